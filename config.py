@@ -1,0 +1,349 @@
+"""Every setting of the project: its name, default, meaning and rule.
+
+A value comes from the default here, then from `--config FILE.toml`, then from a flag. Flags are
+read in either case, with dashes or underscores: `--BATCH_SIZE 64`, `--batch-size 64`. Secrets
+(API keys, tokens) never enter a `Config`; they stay in the environment.
+
+    config = parse_config(["--config", "presets/demo.toml", "--NUM_EPOCHS", "3"])
+"""
+
+import math
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from errors import UserError
+from options import check_value, parse_options, unknown_name
+
+CONFIG_FLAG = "--config"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of one run."""
+
+    # Data
+    DATASET: str = "flickr30k"
+    """flickr30k, flickr8k, coco, demo, or a Hub data set id; with IMAGE_DIR and CAPTIONS_FILE any
+    name for your own pictures."""
+    DATASET_SOURCE: str = ""
+    """Where DATASET comes from, if not from its usual place: a Hub data set id, or a folder or zip
+    on disk that holds the pictures and their captions file."""
+    DATASET_REVISION: str = ""
+    """Branch, tag or commit of the Hub data set ("" = its usual one)."""
+    DATA_DIR: str = "data"
+    """Folder in which prepared data sets lie, one folder each."""
+    IMAGE_DIR: str = ""
+    """Folder or zip with your own pictures; needs CAPTIONS_FILE."""
+    CAPTIONS_FILE: str = ""
+    """Captions of the pictures in IMAGE_DIR: JSON, JSON Lines, CSV, results.csv or token file."""
+    VALIDATION_FRACTION: float = 0.1
+    """Share of the pictures for validation, where the source has no splits."""
+    TEST_FRACTION: float = 0.1
+    """Share of the pictures for the test split, where the source has no splits."""
+    MAX_BAD_FRACTION: float = 0.01
+    """Share of missing, unreadable or caption-less pictures above which preparation refuses."""
+
+    # Run
+    OUTPUT_DIR: str = "checkpoints"
+    """Folder in which runs lie, one folder each."""
+    RUN_NAME: str = ""
+    """Name of the run's folder ("" = data set and encoder)."""
+    RANDOM_SEED: int = 42
+    """Seed of initial weights, splits, batch order, dropout and sampling."""
+    DEVICE: str = "auto"
+    """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
+    PRECISION: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the model; auto is bf16 on GPUs that have it, fp32 elsewhere."""
+    COMPILE: Literal["auto", "on", "off"] = "auto"
+    """torch.compile for the training step; auto is on where it measured faster (CUDA)."""
+    NUM_WORKERS: int = -1
+    """Processes that decode pictures (-1 = one a core, 8 at most; 0 = in the main process)."""
+
+    # Encoder
+    ENCODER_MODEL_NAME: str = "openai/clip-vit-base-patch32"
+    """Vision model of the Hub or a local folder; "random:FOLDER" builds the config.json in FOLDER
+    with random weights."""
+    ENCODER_REVISION: str = ""
+    """Branch, tag or commit of the encoder on the Hub ("" = main)."""
+    IMAGE_PROCESSOR_NAME: str = ""
+    """Image processor of the Hub or a local folder ("" = the encoder's own)."""
+    ENCODER_TRAINED_BLOCKS: int = 0
+    """Last blocks of the encoder that are trained too (0 = frozen, -1 = the whole encoder)."""
+    ENCODER_LEARNING_RATE: float = 1e-5
+    """Peak learning rate of the encoder's trained blocks."""
+    CACHE_FEATURES: bool = True
+    """Encode each picture once and keep its features on disk (a frozen encoder only)."""
+
+    # Model
+    PROJECTION_DIM: int = 512
+    """Width of the memory that cross-attention reads."""
+    DECODER_EMBED_DIM: int = 512
+    """Width of the decoder."""
+    DECODER_LAYERS: int = 6
+    """Blocks of the decoder."""
+    DECODER_HEADS: int = 8
+    """Attention heads of a block; divides DECODER_EMBED_DIM."""
+    DECODER_FF_DIM: int = 2048
+    """Hidden width of a block's feed-forward network."""
+    DECODER_DROPOUT: float = 0.1
+    """Share of activations dropped in training."""
+    POSITIONS: Literal["sinusoidal", "learned"] = "sinusoidal"
+    """How the decoder knows a token's place."""
+    VOCAB_SIZE: int = 10_000
+    """Entries of the BPE vocabulary at most (fewer where the captions hold fewer)."""
+    MAX_SEQ_LEN: int = 64
+    """Tokens of a caption at most, <START> and <END> counted."""
+
+    # Training
+    BATCH_SIZE: int = 256
+    """Captions (picture-caption pairs) a step, over all processes."""
+    MICRO_BATCH_SIZE: int = 0
+    """Captions computed at a time; smaller ones are accumulated to BATCH_SIZE (0 = all at once)."""
+    CAPTIONS_PER_STEP: int = 0
+    """Captions of a picture that share a step (0 = all of them)."""
+    NUM_EPOCHS: int = 15
+    """Times that each pair is trained on."""
+    LEARNING_RATE: float = 5e-4
+    """Peak learning rate of projection and decoder."""
+    WEIGHT_DECAY: float = 0.05
+    """AdamW's decay; matrices only."""
+    ADAM_BETA1: float = 0.9
+    """AdamW's decay of the gradient's mean."""
+    ADAM_BETA2: float = 0.98
+    """AdamW's decay of the gradient's square."""
+    ADAM_EPS: float = 1e-8
+    """AdamW's term against division by zero."""
+    WARMUP_STEPS: int = 1000
+    """Steps of linear warm-up (at most a tenth of the run), before the cosine."""
+    GRAD_CLIP_VALUE: float = 1.0
+    """Largest norm of the gradient (0 = no clipping)."""
+    LABEL_SMOOTHING: float = 0.1
+    """Share of the target's probability spread over the vocabulary."""
+
+    # Validation and generation
+    VALIDATION_INTERVAL: int = 1
+    """Epochs between validations."""
+    VALIDATION_IMAGES: int = 500
+    """Validation pictures that are captioned and scored each time (0 = none, -1 = all)."""
+    BEST_METRIC: Literal["CIDEr", "loss"] = "CIDEr"
+    """What decides which checkpoint is `best`."""
+    BEAM_SIZE: int = 3
+    """Beams in validation and evaluation (1 = greedy)."""
+
+    # Checkpoints and logging
+    RESUME_CHECKPOINT_PATH: str = ""
+    """Checkpoint folder to go on from; "auto" = the newest of this run, or a fresh start."""
+    SAVE_INTERVAL_STEPS: int = 0
+    """Steps between saves of `last` (0 = off); each epoch's end saves it anyway."""
+    SAVE_INTERVAL_MINUTES: float = 10.0
+    """Minutes between saves of `last` (0 = off)."""
+    KEEP_CHECKPOINTS: int = 0
+    """Older `last` checkpoints to keep as step-N folders."""
+    LOG_INTERVAL: int = 50
+    """Steps between lines of metrics.jsonl."""
+    WANDB_PROJECT: str = "image-captioning"
+    """Weights & Biases project."""
+    WANDB_ENTITY: str = ""
+    """Weights & Biases user or team ("" = your default)."""
+    WANDB_RUN_NAME: str = ""
+    """Name of the run on Weights & Biases ("" = RUN_NAME)."""
+    WANDB_MODE: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto = online where an API key is found, else offline."""
+    HF_REPO_ID: str = ""
+    """Hub model repository for the best checkpoints, as user/name."""
+    HF_UPLOAD_BEST_CHECKPOINTS: bool = False
+    """Upload each new best checkpoint to HF_REPO_ID."""
+    HF_PRIVATE: bool = False
+    """Make HF_REPO_ID private if it has to be made."""
+
+    def __post_init__(self) -> None:
+        problems = list(_problems(self))
+        if problems:
+            raise UserError(*problems)
+
+    @property
+    def run_name(self) -> str:
+        """RUN_NAME, or a name made of the data set and the encoder."""
+        if self.RUN_NAME:
+            return self.RUN_NAME
+        encoder = self.ENCODER_MODEL_NAME.rstrip("/").rsplit("/", 1)[-1].removeprefix("random:")
+        return f"{self.dataset_name}-{encoder}"
+
+    @property
+    def dataset_name(self) -> str:
+        """DATASET as a folder name."""
+        return self.DATASET.replace("/", "--")
+
+    @property
+    def dataset_dir(self) -> Path:
+        """The prepared data set."""
+        return Path(self.DATA_DIR) / self.dataset_name
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.OUTPUT_DIR) / self.run_name
+
+
+def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: value >= low), f"at least {low:g}"
+
+
+def _between(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: low <= value < high), f"at least {low:g} and below {high:g}"
+
+
+_POSITIVE: tuple[Callable[[Any], bool], str] = ((lambda value: value > 0), "above 0")
+_FILE_NAME: tuple[Callable[[Any], bool], str] = (
+    (lambda value: "/" not in value and "\\" not in value and value not in (".", "..")),
+    "a plain name, without slashes",
+)
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "DATASET": ((lambda value: bool(value) and not {".", ".."} & set(value.split("/"))), "a name"),
+    "RUN_NAME": _FILE_NAME,
+    "VALIDATION_FRACTION": _between(0, 1),
+    "TEST_FRACTION": _between(0, 1),
+    "MAX_BAD_FRACTION": ((lambda value: 0 <= value <= 1), "from 0 to 1"),
+    "RANDOM_SEED": _between(0, 2**63),
+    "NUM_WORKERS": _at_least(-1),
+    "ENCODER_MODEL_NAME": (bool, "the name of a vision model"),
+    "ENCODER_TRAINED_BLOCKS": _at_least(-1),
+    "ENCODER_LEARNING_RATE": _at_least(0),
+    "PROJECTION_DIM": _at_least(1),
+    "DECODER_EMBED_DIM": ((lambda value: value >= 2 and value % 2 == 0), "even and at least 2"),
+    "DECODER_LAYERS": _at_least(1),
+    "DECODER_HEADS": _at_least(1),
+    "DECODER_FF_DIM": _at_least(1),
+    "DECODER_DROPOUT": _between(0, 1),
+    "VOCAB_SIZE": _at_least(260),
+    "MAX_SEQ_LEN": _at_least(3),
+    "BATCH_SIZE": _at_least(1),
+    "MICRO_BATCH_SIZE": _at_least(0),
+    "CAPTIONS_PER_STEP": _at_least(0),
+    "NUM_EPOCHS": _at_least(1),
+    "LEARNING_RATE": _POSITIVE,
+    "WEIGHT_DECAY": _at_least(0),
+    "ADAM_BETA1": _between(0, 1),
+    "ADAM_BETA2": _between(0, 1),
+    "ADAM_EPS": _POSITIVE,
+    "WARMUP_STEPS": _at_least(0),
+    "GRAD_CLIP_VALUE": _at_least(0),
+    "LABEL_SMOOTHING": _between(0, 1),
+    "VALIDATION_INTERVAL": _at_least(1),
+    "VALIDATION_IMAGES": _at_least(-1),
+    "BEAM_SIZE": _at_least(1),
+    "SAVE_INTERVAL_STEPS": _at_least(0),
+    "SAVE_INTERVAL_MINUTES": _at_least(0),
+    "KEEP_CHECKPOINTS": _at_least(0),
+    "LOG_INTERVAL": _at_least(1),
+}
+"""What a value must satisfy, and the same in words."""
+
+
+def _problems(config: Config) -> Iterator[str]:
+    for field in fields(Config):
+        value = getattr(config, field.name)
+        yield from check_value(field, value)
+        if field.name in RULES and isinstance(value, str | int | float):
+            holds, rule = RULES[field.name]
+            finite = isinstance(value, str) or math.isfinite(value)
+            if not (finite and holds(value)):
+                yield f"{field.name} is {value!r}; it must be {rule}."
+    numbers = (config.DECODER_EMBED_DIM, config.DECODER_HEADS)
+    if all(isinstance(n, int) and n > 0 for n in numbers) and numbers[0] % numbers[1]:
+        yield (
+            f"DECODER_HEADS is {config.DECODER_HEADS}; it must divide DECODER_EMBED_DIM "
+            f"({config.DECODER_EMBED_DIM}). Try --DECODER_HEADS {math.gcd(*numbers)}."
+        )
+    held_out = (config.VALIDATION_FRACTION, config.TEST_FRACTION)
+    if all(isinstance(share, float) and share < 1 for share in held_out) and sum(held_out) >= 1:
+        yield (
+            f"VALIDATION_FRACTION {held_out[0]} and TEST_FRACTION {held_out[1]} leave nothing to "
+            "train on; their sum must be below 1."
+        )
+    if bool(config.IMAGE_DIR) != bool(config.CAPTIONS_FILE):
+        missing = "CAPTIONS_FILE" if config.IMAGE_DIR else "IMAGE_DIR"
+        yield f"IMAGE_DIR and CAPTIONS_FILE go together; add --{missing} PATH."
+    if config.HF_UPLOAD_BEST_CHECKPOINTS and not config.HF_REPO_ID:
+        yield "HF_UPLOAD_BEST_CHECKPOINTS needs a repository; add --HF_REPO_ID user/name."
+
+
+def parse_config(argv: Sequence[str] | None = None, *, description: str = "") -> Config:
+    """The settings of a command line (`sys.argv[1:]` by default), preset file included.
+
+    Raises `UserError` with every problem of the preset and the flags. `--help` prints and exits.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    preset, argv = _take_preset(argv)
+    defaults = load_config(preset) if preset else Config()
+    return parse_options(Config, argv, default=defaults, description=description)
+
+
+def load_config(path: str | os.PathLike[str], *, base: Config | None = None) -> Config:
+    """`base` (the defaults) with the values of a TOML file, as `dump_config` or a preset has it."""
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.{_preset_advice()}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}.") from None
+    known = {field.name: field for field in fields(Config)}
+    problems = []
+    accepted: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.upper().replace("-", "_")
+        if name not in known:
+            problems.append(f"{path}: {unknown_name(key, known)}")
+            continue
+        if known[name].type is float and type(value) is int:
+            value = float(value)
+        problems += [f"{path}: {problem}" for problem in check_value(known[name], value)]
+        accepted[name] = value
+    if problems:
+        raise UserError(*problems)
+    try:
+        return replace(base or Config(), **accepted)
+    except UserError as error:
+        raise UserError(*(f"{path}: {problem}" for problem in error.problems)) from None
+
+
+def dump_config(config: Config) -> str:
+    """`config` as TOML that `load_config` reads back to an equal `Config`."""
+    lines = (f"{field.name} = {_toml(getattr(config, field.name))}" for field in fields(config))
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: str | bool | float) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return repr(value)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
+
+
+def _take_preset(argv: list[str]) -> tuple[str, list[str]]:
+    """The value of --config and the rest of the flags."""
+    rest, preset, words = [], "", iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag.lower() != CONFIG_FLAG:
+            rest.append(word)
+            continue
+        preset = value if equals else next(words, "")
+        if not preset:
+            raise UserError(f"--config needs a file.{_preset_advice()}")
+    return preset, rest
+
+
+def _preset_advice() -> str:
+    folder = Path(__file__).parent / "presets"
+    names = ", ".join(sorted(f"presets/{path.name}" for path in folder.glob("*.toml")))
+    return f" Presets: {names}." if names else ""

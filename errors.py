@@ -1,0 +1,49 @@
+"""How a command ends: one clear sentence for what the user can mend, and the exit codes.
+
+Every command runs through `run_command`, which turns `UserError` into text on standard error and
+exit code 2. Anything else is a bug of ours and keeps its traceback.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+EXIT_DONE = 0
+EXIT_PARTLY_DONE = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class UserError(ValueError):
+    """Something the user can mend. Its text gives the value seen, the rule, and what to type next.
+
+    Several problems found together are one error: `UserError("first ...", "second ...")`.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """Run a command's `main` and leave the process with its exit code."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone: not an error, but nothing may be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_DONE
+    sys.exit(code)
