@@ -1,0 +1,317 @@
+"""The captioner: picture features -> projection -> transformer decoder -> next-token logits.
+
+    B  pictures                     N  tokens of all captions, without padding
+    P  patches of a picture         R  captions (rows); R / B a picture
+    F  width of the features        T  tokens of the longest caption
+    M  width of the memory          H  attention heads, d = D / H wide each
+    D  width of the decoder         V  vocabulary
+
+Training runs all tokens of a batch at once (`CaptionModel.loss`), generation one token a row with a
+cache (`DecoderState`); both go through the same blocks. A picture's cross-attention keys and
+values are computed once and shared by all its captions, or beams.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from config import Config
+from packing import Packing
+
+
+class KeysValues(NamedTuple):
+    """What attention reads in one layer."""
+
+    keys: Tensor
+    """(B, H, P, d) of pictures, or (R, H, T, d) of captions."""
+    values: Tensor
+    """The same shape."""
+
+
+class KVCache:
+    """Keys and values of the tokens that each row has read so far, in one layer."""
+
+    def __init__(self) -> None:
+        self._past: KeysValues | None = None
+
+    def update(self, keys: Tensor, values: Tensor) -> KeysValues:
+        """Append (R, H, 1, d) of the newest token; returns all (R, H, T, d)."""
+        if self._past is not None:
+            keys = torch.cat([self._past.keys, keys], dim=2)
+            values = torch.cat([self._past.values, values], dim=2)
+        self._past = KeysValues(keys, values)
+        return self._past
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let new row r go on from old row `rows[r]`."""
+        if self._past is not None:
+            self._past = KeysValues(*(part.index_select(0, rows) for part in self._past))
+
+
+class SelfAttention(nn.Module):
+    """Each token reads the tokens before it and itself."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = nn.Linear(dim, 3 * dim, bias=False)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, packing: Packing, cache: KVCache | None = None) -> Tensor:
+        """(N, D) -> (N, D)."""
+        qkv = packing.pad(self.query_key_value(x))  # (R, T, 3 D)
+        q, k, v = split_heads(qkv, self.heads, parts=3)  # 3 (R, H, T, d)
+        if cache is not None:
+            k, v = cache.update(k, v)
+        # A cached step is one token a row, which may read all that the cache holds. Padding needs
+        # no mask: it stands behind a row's tokens, and its own results are not taken up again.
+        x = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
+        return self.output(packing.pack(x.transpose(1, 2).flatten(2)))
+
+
+class CrossAttention(nn.Module):
+    """Each token reads the patches of its picture."""
+
+    def __init__(self, dim: int, heads: int, memory_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key_value = nn.Linear(memory_dim, 2 * dim, bias=False)
+        self.output = nn.Linear(dim, dim)
+
+    def read(self, memory: Tensor) -> KeysValues:
+        """(B, P, M) -> keys and values, once a picture."""
+        return KeysValues(*split_heads(self.key_value(memory), self.heads, parts=2))
+
+    def forward(
+        self,
+        x: Tensor,
+        packing: Packing,
+        pictures: KeysValues,
+        weights: list[Tensor] | None = None,
+    ) -> Tensor:
+        """(N, D) -> (N, D); appends (R, H, T, P) attention weights to `weights` if given."""
+        keys, values = pictures
+        q = packing.pad(self.query(x)).view(keys.shape[0], -1, x.shape[-1])  # (B, R / B * T, D)
+        (q,) = split_heads(q, self.heads, parts=1)  # (B, H, R / B * T, d)
+        if weights is not None:
+            scores = q @ keys.transpose(-2, -1) / math.sqrt(q.shape[-1])
+            shape = (packing.rows, packing.length, self.heads, keys.shape[2])
+            weights.append(scores.softmax(-1).transpose(1, 2).reshape(shape).transpose(1, 2))
+        x = F.scaled_dot_product_attention(q, keys, values)
+        x = x.transpose(1, 2).reshape(packing.rows, packing.length, -1)  # (R, T, D)
+        return self.output(packing.pack(x))
+
+
+class DecoderBlock(nn.Module):
+    """Self-attention, cross-attention and feed-forward, each on the normalised sum so far."""
+
+    def __init__(self, dim: int, heads: int, ff_dim: int, memory_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_self = nn.LayerNorm(dim)
+        self.self_attention = SelfAttention(dim, heads)
+        self.norm_cross = nn.LayerNorm(dim)
+        self.cross_attention = CrossAttention(dim, heads, memory_dim)
+        self.norm_ff = nn.LayerNorm(dim)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(dim, ff_dim), nn.GELU(approximate="tanh"), nn.Linear(ff_dim, dim)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        packing: Packing,
+        pictures: KeysValues,
+        cache: KVCache | None = None,
+        weights: list[Tensor] | None = None,
+    ) -> Tensor:
+        """(N, D) -> (N, D)."""
+        x = x + self.dropout(self.self_attention(self.norm_self(x), packing, cache))
+        x = x + self.dropout(self.cross_attention(self.norm_cross(x), packing, pictures, weights))
+        return x + self.dropout(self.feed_forward(self.norm_ff(x)))
+
+
+class TransformerDecoder(nn.Module):
+    """The decoder of Vaswani et al. (2017), pre-norm, input and output embeddings tied."""
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        dim: int,
+        layers: int,
+        heads: int,
+        ff_dim: int,
+        memory_dim: int,
+        max_length: int,
+        dropout: float = 0.0,
+        positions: str = "sinusoidal",
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, dim)
+        if positions == "learned":
+            self.positions = nn.Parameter(torch.empty(max_length, dim))
+            nn.init.normal_(self.positions, std=0.02)
+        else:
+            self.register_buffer("positions", sinusoids(max_length, dim), persistent=False)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks: Sequence[DecoderBlock] = nn.ModuleList(  # type: ignore[assignment]
+            DecoderBlock(dim, heads, ff_dim, memory_dim, dropout) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Xavier for matrices, residual branches scaled down by how many add up (GPT-2)."""
+        nn.init.normal_(self.embedding.weight, std=self.embedding.embedding_dim**-0.5)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                branches = 3 * len(self.blocks)
+                is_branch = name.endswith(("output", "feed_forward.2"))
+                gain = branches**-0.5 if is_branch else 1.0
+                nn.init.xavier_uniform_(module.weight, gain=gain)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def read(self, memory: Tensor) -> list[KeysValues]:
+        """(B, P, M) -> each layer's cross-attention keys and values."""
+        return [block.cross_attention.read(memory) for block in self.blocks]
+
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        packing: Packing,
+        pictures: Sequence[KeysValues],
+        caches: Sequence[KVCache] | None = None,
+        weights: list[Tensor] | None = None,
+    ) -> Tensor:
+        """(N,) ids at (N,) positions -> (N, D) hidden states."""
+        x = self.embedding(ids) * math.sqrt(self.embedding.embedding_dim)
+        x = self.dropout(x + self.positions[positions])
+        for layer, block in enumerate(self.blocks):
+            cache = caches[layer] if caches is not None else None
+            x = block(x, packing, pictures[layer], cache, weights)
+        return self.norm(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, D) hidden states -> (N, V): how well each token of the vocabulary follows."""
+        return F.linear(x, self.embedding.weight)
+
+
+class Projection(nn.Module):
+    """Adapts the encoder's features to the memory that cross-attention reads.
+
+    Adds a learned position to each patch, because a grid of convolutional features has none.
+    """
+
+    def __init__(self, patches: int, feature_dim: int, memory_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(feature_dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(feature_dim, memory_dim), nn.GELU(), nn.Linear(memory_dim, memory_dim)
+        )
+        self.positions = nn.Parameter(torch.zeros(patches, memory_dim))
+        self.norm_memory = nn.LayerNorm(memory_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, P, F) -> (B, P, M)."""
+        return self.norm_memory(self.mlp(self.norm(features)) + self.positions)
+
+
+class CaptionModel(nn.Module):
+    """Features of pictures in, captions out. The encoder that makes the features is not part of it.
+
+    The encoder lives beside it (`encoder.VisionEncoder`): a frozen one runs once a picture, and its
+    weights belong in no checkpoint.
+    """
+
+    def __init__(self, projection: Projection, decoder: TransformerDecoder) -> None:
+        super().__init__()
+        self.projection = projection
+        self.decoder = decoder
+
+    @classmethod
+    def from_config(
+        cls, config: Config, *, patches: int, feature_dim: int, vocab_size: int
+    ) -> Self:
+        """The model of a `Config`, for features of (P, F) and a vocabulary of V entries."""
+        return cls(
+            Projection(patches, feature_dim, config.PROJECTION_DIM),
+            TransformerDecoder(
+                vocab_size=vocab_size,
+                dim=config.DECODER_EMBED_DIM,
+                layers=config.DECODER_LAYERS,
+                heads=config.DECODER_HEADS,
+                ff_dim=config.DECODER_FF_DIM,
+                memory_dim=config.PROJECTION_DIM,
+                max_length=config.MAX_SEQ_LEN,
+                dropout=config.DECODER_DROPOUT,
+                positions=config.POSITIONS,
+            ),
+        )
+
+    def read(self, features: Tensor) -> list[KeysValues]:
+        """(B, P, F) features -> what each decoder layer's cross-attention reads."""
+        memory = self.projection(features)  # (B, P, M)
+        return self.decoder.read(memory)  # L x 2 (B, H, P, d)
+
+    def forward(self, features: Tensor, ids: Tensor, positions: Tensor, packing: Packing) -> Tensor:
+        """(B, P, F) features and (N,) tokens -> (N, V) logits of the tokens that follow."""
+        hidden = self.decoder(ids, positions, packing, self.read(features))
+        return self.decoder.logits(hidden)
+
+
+class DecoderState:
+    """Open captions of B pictures, W rows each; reads one token a row at a time.
+
+    It is the `NextToken` that `decoding` searches over.
+    """
+
+    def __init__(self, model: CaptionModel, features: Tensor) -> None:
+        """Begin with one empty row for each of (B, P, F) features."""
+        self._decoder = model.decoder
+        self._pictures = model.read(features)
+        self._caches = [KVCache() for _ in self._pictures]
+        self._length = 0
+        self._width = 1
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """(B, W) newest token of each row -> (B, W, V) float32 logits of the next."""
+        ids, self._width = tokens.flatten(), tokens.shape[1]
+        position = torch.full_like(ids, self._length)
+        packing = Packing(rows=ids.numel(), length=1)
+        hidden = self._decoder(ids, position, packing, self._pictures, self._caches)
+        self._length += 1
+        return self._decoder.logits(hidden).float().view(*tokens.shape, -1)
+
+    def reorder(self, pictures: Tensor, rows: Tensor) -> None:
+        """New picture b is old picture `pictures[b]`; its row w goes on from old `rows[b, w]`."""
+        before = self._pictures[0].keys.shape[0]
+        if len(pictures) != before:
+            self._pictures = [
+                KeysValues(*(part.index_select(0, pictures) for part in layer))
+                for layer in self._pictures
+            ]
+        flat = (pictures[:, None] * self._width + rows).flatten()
+        for cache in self._caches:
+            cache.reorder(flat)
+        self._width = rows.shape[1]
+
+
+def split_heads(x: Tensor, heads: int, *, parts: int) -> Tensor:
+    """(B, T, parts * D) -> (parts, B, H, T, d)."""
+    B, T, width = x.shape
+    return x.view(B, T, parts, heads, width // (parts * heads)).permute(2, 0, 3, 1, 4)
+
+
+def sinusoids(length: int, dim: int) -> Tensor:
+    """(length, dim) positions of Vaswani et al. (2017), section 3.5; `dim` is even."""
+    frequencies = torch.exp(torch.arange(0, dim, 2) * (-math.log(10_000.0) / dim))
+    angles = torch.arange(length)[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

@@ -1,0 +1,171 @@
+"""Where a run computes: device, precision, processes, seeds. The only module that knows of ranks.
+
+One process is the same code as many with a world of one. Under `torchrun` each process has its own
+device, and `gather`, `barrier` and `sum_over_processes` speak with the others.
+"""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from errors import UserError
+
+Item = TypeVar("Item")
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device, the precision and this process's place among the processes."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    """What matrices are multiplied in: float32, or bfloat16 under autocast."""
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def create(cls, device: str = "auto", precision: str = "auto") -> "Runtime":
+        """Choose and prepare the device; join the other processes where `torchrun` started us."""
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        chosen = choose_device(device, local_rank if world_size > 1 else None)
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+            torch.set_float32_matmul_precision("high")  # TF32
+        if world_size > 1 and not dist.is_initialized():
+            backend = "nccl" if chosen.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+        has_bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        use_bf16 = precision == "bf16" or (precision == "auto" and has_bf16)
+        dtype = torch.bfloat16 if use_bf16 else torch.float32
+        return cls(chosen, dtype, int(os.environ.get("RANK", "0")), world_size)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes, logs and uploads."""
+        return self.rank == 0
+
+    @property
+    def description(self) -> str:
+        """The hardware in a few words."""
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            name = f"{self.device.type}, {torch.get_num_threads()} threads"
+        precision = "bf16" if self.dtype is torch.bfloat16 else "fp32"
+        processes = f"{self.world_size} x " if self.world_size > 1 else ""
+        return f"{processes}{name}, {precision}"
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Run matrix products in `dtype`."""
+        if self.dtype is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def memory_bytes(self) -> int:
+        """Most device memory held so far, in bytes; 0 where the device does not tell."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return 0
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def gather(self, items: list[Item]) -> list[Item]:
+        """Items that were shared out as `items[rank::world_size]`, together again in their order.
+
+        Every process gets the whole list.
+        """
+        if self.world_size == 1:
+            return items
+        parts: list[list[Item]] = [[] for _ in range(self.world_size)]
+        dist.all_gather_object(parts, items)
+        whole: list[Item] = []
+        for i in range(max(map(len, parts))):
+            whole += [part[i] for part in parts if i < len(part)]
+        return whole
+
+    def sum_over_processes(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all processes; changes `value`."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def shared(self, items: list[Item]) -> list[Item]:
+        """This process's share of `items`; `gather` puts results back in order."""
+        return items[self.rank :: self.world_size]
+
+    def close(self) -> None:
+        """Leave the other processes."""
+        if self.world_size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
+    """The device of a name; `auto` is cuda, else mps, else cpu. Raises `UserError`."""
+    if name == "auto":
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available():
+            name = "mps"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"DEVICE is {name!r}; write auto, cpu, cuda, cuda:1 or mps.") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        index = device.index if device.index is not None else (local_rank or 0)
+        if index >= count:
+            raise UserError(
+                f"DEVICE is {name!r}, but torch sees {count} CUDA devices here. "
+                "Write --DEVICE auto, or install a CUDA build of torch."
+            )
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("DEVICE is 'mps', but torch has no MPS here; write --DEVICE auto.")
+    if device.type not in ("cpu", "mps"):
+        raise UserError(f"DEVICE is {name!r}; write auto, cpu, cuda, cuda:1 or mps.")
+    return device
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Make the random numbers of a step (dropout) a function of (seed, step, rank) alone."""
+    torch.manual_seed(stable_seed(seed, step, rank))
+
+
+def stable_seed(*numbers: int) -> int:
+    """One 63-bit seed of several numbers, the same on every machine."""
+    low, high = np.random.SeedSequence(list(numbers)).generate_state(2)
+    return int(low) | (int(high) & 0x7FFFFFFF) << 32
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep third-party progress bars and advice out of our console."""
+    import transformers
+
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    level = transformers.logging.get_verbosity()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()

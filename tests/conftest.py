@@ -1,0 +1,20 @@
+"""Offline, quiet and deterministic surroundings for every test."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with real photographs and captions; tests that need it are skipped without it."""
+    folder = os.environ.get("CAPTION_TEST_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("CAPTION_TEST_DATA names no folder with real data")
+    return Path(folder)
