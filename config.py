@@ -144,6 +144,8 @@ class Config:
     """Minutes between saves of `last` (0 = off)."""
     KEEP_CHECKPOINTS: int = 0
     """Older `last` checkpoints to keep as step-N folders."""
+    STOP_ON_SAVE_ERROR: bool = False
+    """Stop where a checkpoint cannot be written (disk full); otherwise warn and try again later."""
     LOG_INTERVAL: int = 50
     """Steps between lines of metrics.jsonl."""
     WANDB_PROJECT: str = "image-captioning"
@@ -270,18 +272,24 @@ def _problems(config: Config) -> Iterator[str]:
     if bool(config.IMAGE_DIR) != bool(config.CAPTIONS_FILE):
         missing = "CAPTIONS_FILE" if config.IMAGE_DIR else "IMAGE_DIR"
         yield f"IMAGE_DIR and CAPTIONS_FILE go together; add --{missing} PATH."
+    if config.BEST_METRIC == "CIDEr" and config.VALIDATION_IMAGES == 0:
+        yield "BEST_METRIC CIDEr needs captions; add --VALIDATION_IMAGES 500 or --BEST_METRIC loss."
     if config.HF_UPLOAD_BEST_CHECKPOINTS and not config.HF_REPO_ID:
         yield "HF_UPLOAD_BEST_CHECKPOINTS needs a repository; add --HF_REPO_ID user/name."
 
 
-def parse_config(argv: Sequence[str] | None = None, *, description: str = "") -> Config:
+def parse_config(
+    argv: Sequence[str] | None = None, *, base: Config | None = None, description: str = ""
+) -> Config:
     """The settings of a command line (`sys.argv[1:]` by default), preset file included.
 
-    Raises `UserError` with every problem of the preset and the flags. `--help` prints and exits.
+    What they do not name comes from `base`, or the defaults. Raises `UserError` with every problem
+    of the preset and the flags. `--help` prints and exits.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     preset, argv = _take_preset(argv)
-    defaults = load_config(preset) if preset else Config()
+    defaults = load_config(preset, base=base) if preset else base or Config()
+    description += " --config FILE.toml gives values that flags then override."
     return parse_options(Config, argv, default=defaults, description=description)
 
 

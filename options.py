@@ -47,6 +47,8 @@ def parse_options(
     problems: list[str] = []
     values: dict[str, Any] = {}
     for name, words in _flags(argv, known, problems):
+        if name in values:
+            problems.append(f"{_flag(name)} is given twice.")
         try:
             values[name] = _convert(known[name], words)
         except ValueError as error:
@@ -71,7 +73,7 @@ def check_value(field: dataclasses.Field[Any], value: object) -> Iterator[str]:
             typing.cast(Any, field.type), "text"
         )
     if not right:
-        yield f"{field.name} is {value!r}; it must be {rule}."
+        yield f"{_shown(field.name)} is {value!r}; it must be {rule}."
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
@@ -86,7 +88,7 @@ def _build(options_type: type[Options], default: Options | None, values: dict[st
     if default is not None:
         return typing.cast(Options, dataclasses.replace(typing.cast(Any, default), **values))
     missing = [
-        f"--{_shown(field.name)} is missing."
+        f"{_flag(field.name)} is missing."
         for field in dataclasses.fields(typing.cast(Any, options_type))
         if field.name not in values
         and field.default is dataclasses.MISSING
@@ -126,7 +128,7 @@ def _flags(
 
 def _convert(field: dataclasses.Field[Any], words: list[str]) -> Any:
     """The value of a flag; raises `ValueError` with a sentence."""
-    shown = f"--{_shown(field.name)}"
+    shown = _flag(field.name)
     kind = _without_none(field.type)
     if typing.get_origin(kind) is tuple:
         if not words:
@@ -181,6 +183,11 @@ def _canonical(name: str) -> str:
     return name.lstrip("-").lower().replace("_", "-")
 
 
+def _flag(name: str) -> str:
+    """A field's flag as people type it: settings as they are, options of a command with dashes."""
+    return "--" + (name if name.isupper() else name.replace("_", "-"))
+
+
 def _shown(name: str) -> str:
-    """A flag as people type it: settings as they are, options of a command with dashes."""
-    return name if name.isupper() else name.replace("_", "-")
+    """A field's name in a sentence: settings by name, options of a command by flag."""
+    return name if name.isupper() else _flag(name)

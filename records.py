@@ -75,7 +75,7 @@ def _parse_line(line: str, path: Path, number: int, advice: str) -> Record:
     try:
         row = json.loads(line)
         name, captions = row.pop("file_name"), row.pop("captions")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise UserError(
             f'{path}, line {number}: expected {{"file_name": "...", "captions": ["..."]}}, '
             f"found {line[:80]!r}.{advice}"

@@ -1,0 +1,45 @@
+# make setup   .venv with the exact versions that are tested
+# make demo    draw the demo data, train, evaluate, caption a picture
+# make test    every test but the slow ones
+# make check   format, lint, types
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := --config presets/demo.toml
+DEMO_RUN := checkpoints/demo
+
+.PHONY: setup demo test test-slow check format clean-demo
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check torch -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .[dev] -c constraints.txt
+	touch $@
+
+demo: export HF_HUB_OFFLINE = 1
+demo: export WANDB_MODE = disabled
+demo: setup
+	$(BIN)/python train.py $(DEMO) --RESUME_CHECKPOINT_PATH auto
+	$(BIN)/python evaluate.py --checkpoint $(DEMO_RUN)/best --output $(DEMO_RUN)/evaluation
+	$(BIN)/python generate.py --checkpoint $(DEMO_RUN)/best --image data/demo/test \
+		--attention $(DEMO_RUN)/attention.png --limit 1
+
+test: setup
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
+
+test-slow: setup
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest -m slow
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy *.py
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean-demo:
+	rm -rf data/demo $(DEMO_RUN)

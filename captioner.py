@@ -1,0 +1,140 @@
+"""A trained model as a function of pictures.
+
+    captioner = Captioner.from_pretrained("checkpoints/flickr30k-clip-vit-base-patch32/best")
+    print(captioner("photo.jpg"))
+    captions = captioner(["a.jpg", "b.jpg"])
+    three = captioner.captions(["a.jpg"], SearchOptions(method="beam", num_captions=3))
+    captioner.attention("photo.jpg")         # what each word looked at
+
+Pictures are paths, bytes or `PIL.Image`s. Nothing of training is imported.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attention import WordAttention, attend, word_attention
+from captioning import CaptionPipeline, TextCaption, in_batches
+from checkpoint import load_pipeline, read_checkpoint
+from config import Config
+from decoding import SearchOptions, TokenRules
+from hub import resolve_checkpoint
+from images import load_image
+from runtime import Runtime
+
+Picture = str | os.PathLike[str] | bytes | Image.Image
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What the model says of a picture, and how sure it is."""
+
+    text: str
+    log_probability: float
+    """Sum of the log-probabilities of its tokens, <END> included."""
+    confidence: float
+    """Geometric mean of the probabilities of its tokens, 0 to 1."""
+    token_probabilities: tuple[tuple[str, float], ...]
+    """Each token with its probability; the last is <END> if the caption ended."""
+    ids: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Captioner:
+    """A checkpoint, ready to caption."""
+
+    def __init__(self, pipeline: CaptionPipeline, config: Config) -> None:
+        """Wrap an evaluated `pipeline`; `config` holds the settings that it was trained with."""
+        self.pipeline, self.config = pipeline, config
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        revision: str = "",
+        device: str = "auto",
+        precision: str = "auto",
+        trust_remote_code: bool = False,
+    ) -> "Captioner":
+        """Load a checkpoint folder or a repository of the Hub (user/name, at `revision`)."""
+        folder = resolve_checkpoint(os.fspath(name), revision=revision)
+        checkpoint = read_checkpoint(Path(folder))
+        runtime = Runtime.create(device, precision)
+        pipeline = load_pipeline(checkpoint, runtime, trust_remote_code=trust_remote_code)
+        return cls(pipeline, checkpoint.config)
+
+    @overload
+    def __call__(self, pictures: Picture) -> Caption: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, pictures: Sequence[Picture]) -> list[Caption]: ...
+
+    def __call__(self, pictures: Picture | Sequence[Picture]) -> Caption | list[Caption]:
+        """The best caption of a picture, or of each of several."""
+        if isinstance(pictures, str | os.PathLike | bytes | Image.Image):
+            return self.captions([pictures])[0][0]
+        return [captions[0] for captions in self.captions(pictures)]
+
+    def captions(
+        self,
+        pictures: Sequence[Picture],
+        options: SearchOptions | None = None,
+        *,
+        rules: TokenRules | None = None,
+        first_number: int = 0,
+        batch_size: int = 32,
+    ) -> list[list[Caption]]:
+        """Captions of each picture, best first. `options` default to beam search as trained with.
+
+        A sample depends on the seed and on the picture's number, `first_number` for the first.
+        """
+        options = options or self.default_options()
+
+        def caption(batch: range) -> list[list[Caption]]:
+            features = self.features([pictures[number] for number in batch])
+            numbers = [first_number + number for number in batch]
+            found = self.pipeline.captions(features, options, rules=rules, picture_numbers=numbers)
+            return [[self._caption(one) for one in many] for many in found]
+
+        return in_batches(len(pictures), caption, batch_size=batch_size)
+
+    def features(self, pictures: Sequence[Picture]) -> Tensor:
+        """(B, P, F) float32 encoder features."""
+        encoder = self.pipeline.encoder
+        pixels = [encoder.preprocess(load_image(picture)) for picture in pictures]
+        return self.pipeline.features(torch.stack(pixels))
+
+    def attention(self, picture: Picture, caption: Caption | None = None) -> list[WordAttention]:
+        """What each word of a picture's caption looked at (the best caption by default)."""
+        image = load_image(picture)
+        caption = caption or self(image)
+        (weights,) = attend(self.pipeline, self.features([image]), [caption.ids])
+        return word_attention(self.pipeline, caption.ids, weights, image.size)
+
+    def default_options(self) -> SearchOptions:
+        """Beam search with the BEAM_SIZE of training, greedy where that is 1."""
+        beam_size = self.config.BEAM_SIZE
+        return SearchOptions(method="beam" if beam_size > 1 else "greedy", beam_size=beam_size)
+
+    def _caption(self, found: TextCaption) -> Caption:
+        hypothesis = found.hypothesis
+        tokenizer = self.pipeline.tokenizer
+        pieces = [tokenizer.decode([token]) for token in hypothesis.ids]
+        pieces += ["<END>"] * (len(hypothesis.token_log_probabilities) - len(pieces))
+        probabilities = torch.tensor(hypothesis.token_log_probabilities).exp().tolist()
+        return Caption(
+            found.text,
+            found.log_probability,
+            found.confidence,
+            tuple(zip(pieces, probabilities, strict=True)),
+            hypothesis.ids,
+        )

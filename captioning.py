@@ -1,0 +1,121 @@
+"""Features in, text out: search in batches that fit the device, ids to words.
+
+Used by validation during training, by `generate.py` and by `evaluate.py`, so that a picture gets
+the same caption wherever it is captioned.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from decoding import Hypothesis, SearchOptions, TokenRules, search
+from encoder import VisionEncoder
+from model import CaptionModel, DecoderState
+from runtime import Runtime
+from tokenizer import CaptionTokenizer
+
+Result = TypeVar("Result")
+BATCH_SIZE = 64
+"""Pictures searched together, unless memory says otherwise."""
+
+
+@dataclass(frozen=True)
+class TextCaption:
+    """A caption as text, and how sure the model is of it."""
+
+    text: str
+    hypothesis: Hypothesis
+
+    @property
+    def log_probability(self) -> float:
+        """Sum of the log-probabilities of its tokens, <END> included."""
+        return self.hypothesis.log_probability
+
+    @property
+    def confidence(self) -> float:
+        """Geometric mean of the probabilities of its tokens, 0 to 1."""
+        return self.hypothesis.confidence
+
+
+@dataclass(frozen=True)
+class CaptionPipeline:
+    """All that stands between pixels and words."""
+
+    encoder: VisionEncoder
+    model: CaptionModel
+    tokenizer: CaptionTokenizer
+    runtime: Runtime
+    max_length: int
+    """Ids of a caption at most, <START> and <END> counted."""
+
+    @torch.inference_mode()
+    def features(self, content: Tensor) -> Tensor:
+        """(B, P, F) float32 features from cached ones, or from (B, 3, H, W) uint8 pixels."""
+        content = content.to(self.runtime.device)
+        with self.runtime.autocast():
+            return encode(content, self.encoder)
+
+    @torch.inference_mode()
+    def captions(
+        self,
+        features: Tensor,
+        options: SearchOptions,
+        *,
+        rules: TokenRules | None = None,
+        picture_numbers: Sequence[int] | None = None,
+    ) -> list[list[TextCaption]]:
+        """Captions of (B, P, F) features, best first. The model must be in evaluation mode."""
+        with self.runtime.autocast():
+            found = search(
+                DecoderState(self.model, features),
+                batch_size=len(features),
+                rules=rules or self.rules(),
+                options=options,
+                picture_numbers=picture_numbers,
+                device=self.runtime.device,
+            )
+        return [[self._text(hypothesis) for hypothesis in captions] for captions in found]
+
+    def rules(self) -> TokenRules:
+        """Captions as long as training allows, without special tokens inside."""
+        return TokenRules(
+            start_id=self.tokenizer.start_id,
+            end_id=self.tokenizer.end_id,
+            max_length=self.max_length - 1,  # <START> is not written
+            forbidden_ids=(
+                self.tokenizer.pad_id,
+                self.tokenizer.start_id,
+                self.tokenizer.unk_id,
+            ),
+        )
+
+    def _text(self, hypothesis: Hypothesis) -> TextCaption:
+        return TextCaption(self.tokenizer.decode(hypothesis.ids).strip(), hypothesis)
+
+
+def encode(content: Tensor, encoder: VisionEncoder) -> Tensor:
+    """(B, P, F) float32 features; uint8 content is pixels and goes through the encoder."""
+    features: Tensor = encoder(content) if content.dtype is torch.uint8 else content
+    return features.float()
+
+
+def in_batches(
+    count: int, work: Callable[[range], list[Result]], *, batch_size: int = BATCH_SIZE
+) -> list[Result]:
+    """`work(range)` over 0 ... count - 1; a batch that does not fit into memory is halved."""
+    results: list[Result] = []
+    while len(results) < count:
+        batch = range(len(results), min(len(results) + batch_size, count))
+        try:
+            results += work(batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            batch_size = len(batch) // 2
+            torch.cuda.empty_cache()
+            print(f"Out of memory; going on with {batch_size} pictures at a time.", file=sys.stderr)
+    return results

@@ -1,0 +1,346 @@
+"""Self-contained checkpoint folders: safetensors, JSON and TOML, written whole or not at all.
+
+    config.toml               the settings of the run
+    model.safetensors         projection and decoder; the encoder too where it was trained
+    tokenizer.json            the vocabulary
+    preprocessor_config.json  the image processor
+    encoder_config.json       the encoder's architecture, where its weights are in the checkpoint
+    metrics.json              the scores at that step
+    README.md                 the model card
+    checkpoint.json           format version, the encoder's name and fingerprint, checksums
+    optimizer.safetensors     to go on training: AdamW's moments   (`last` only)
+    trainer_state.json        to go on training: step, order, best (`last` only)
+
+How a folder is kept whole is in `checkpoint_files`. Nothing in it is pickled, nothing is executed.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from captioning import CaptionPipeline
+from checkpoint_files import (
+    MANIFEST,
+    UNFINISHED_SUFFIX,
+    check_files,
+    read_json,
+    read_manifest,
+    write_json,
+    written_whole,
+)
+from config import Config, dump_config, load_config
+from encoder import RANDOM_PREFIX, VisionEncoder
+from errors import UserError
+from model import CaptionModel
+from runtime import Runtime
+from tokenizer import CaptionTokenizer
+
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "trainer_state.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """Where training stands; with weights and moments, all that the next step depends on."""
+
+    step: int = 0
+    """Updates made."""
+    epoch: int = 0
+    """The running epoch, from 0."""
+    step_in_epoch: int = 0
+    """Updates made in it."""
+    best_score: float | None = None
+    best_step: int = 0
+    loss_sum: float = 0.0
+    """Loss since the last line of metrics.jsonl."""
+    loss_tokens: int = 0
+    """Tokens since the last line of metrics.jsonl."""
+    trained_seconds: float = 0.0
+    data_fingerprint: str = ""
+    wandb_run_id: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder that has been read and found whole; weights are not loaded yet."""
+
+    folder: Path
+    config: Config
+    tokenizer: CaptionTokenizer
+    encoder_name: str
+    encoder_revision: str
+    encoder_fingerprint: str
+    has_encoder: bool
+    """Whether the encoder's weights are in the checkpoint."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    state: TrainState | None = None
+
+
+def save_checkpoint(
+    folder: Path,
+    pipeline: CaptionPipeline,
+    config: Config,
+    *,
+    metrics: Mapping[str, Any],
+    card: str,
+    optimizer: torch.optim.Optimizer | None = None,
+    state: TrainState | None = None,
+    keep: int = 0,
+) -> None:
+    """Write a checkpoint to `folder`; what stood there stays until the new one is whole.
+
+    The newest `keep` of those that were replaced stay beside it as `step-N`. Raises `OSError` where
+    the disk does not take the files; the old checkpoint is then still there.
+    """
+    about = {"encoder": _about_encoder(pipeline.encoder)}
+    older = _older_name(folder) if keep else None
+    with written_whole(folder, about, keep_replaced_as=older) as unfinished:
+        _write_parts(unfinished, pipeline, config, metrics, card)
+        if optimizer is not None and state is not None:
+            save_file(_optimizer_tensors(optimizer, pipeline), unfinished / OPTIMIZER)
+            write_json(unfinished / STATE, asdict(state))
+    if keep:
+        for path in sorted(folder.parent.glob("step-*"))[:-keep]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _older_name(folder: Path) -> Path | None:
+    state = folder / STATE
+    return folder.with_name(f"step-{_read_state(state).step:09}") if state.is_file() else None
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Check a folder file by file and read what is small. Raises `UserError` naming the file."""
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    tokenizer = CaptionTokenizer.load(folder)
+    encoder = manifest["encoder"]
+    state_file = folder / STATE
+    return Checkpoint(
+        folder=folder,
+        config=load_config(folder / "config.toml"),
+        tokenizer=tokenizer,
+        encoder_name=encoder["name"],
+        encoder_revision=encoder["revision"],
+        encoder_fingerprint=encoder["fingerprint"],
+        has_encoder=encoder["in_checkpoint"],
+        metrics=read_json(folder / "metrics.json"),
+        state=_read_state(state_file) if state_file.exists() else None,
+    )
+
+
+def load_encoder(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> VisionEncoder:
+    """The encoder that a checkpoint was trained with, from the checkpoint or by its name.
+
+    Raises `UserError` where the named encoder is not the one that it was trained with.
+    """
+    folder, config = checkpoint.folder, checkpoint.config
+    if checkpoint.has_encoder:
+        encoder = VisionEncoder.from_config(
+            read_json(folder / "encoder_config.json"),
+            read_json(folder / "preprocessor_config.json"),
+            name=checkpoint.encoder_name,
+            trained_blocks=config.ENCODER_TRAINED_BLOCKS,
+        )
+        load_weights(encoder, folder / MODEL, prefix="encoder.")
+        return encoder
+    encoder = VisionEncoder.from_pretrained(
+        checkpoint.encoder_name,
+        revision=checkpoint.encoder_revision,
+        processor_name=config.IMAGE_PROCESSOR_NAME,
+        trust_remote_code=trust_remote_code,
+    )
+    if encoder.fingerprint() != checkpoint.encoder_fingerprint:
+        raise UserError(
+            f"{folder} was trained with another {checkpoint.encoder_name} than the one found now "
+            f"(fingerprint {checkpoint.encoder_fingerprint[:12]}, found "
+            f"{encoder.fingerprint()[:12]}). Restore that encoder's files, or train again."
+        )
+    return encoder
+
+
+def load_pipeline(
+    checkpoint: Checkpoint, runtime: Runtime, *, trust_remote_code: bool = False
+) -> CaptionPipeline:
+    """Encoder, model and tokenizer of a checkpoint, on the device, in evaluation mode."""
+    encoder = load_encoder(checkpoint, trust_remote_code=trust_remote_code)
+    model = CaptionModel.from_config(
+        checkpoint.config,
+        patches=encoder.num_tokens,
+        feature_dim=encoder.feature_dim,
+        vocab_size=len(checkpoint.tokenizer),
+    )
+    load_weights(model, checkpoint.folder / MODEL, prefix="model.")
+    return CaptionPipeline(
+        encoder.to(runtime.device).eval(),
+        model.to(runtime.device).eval(),
+        checkpoint.tokenizer,
+        runtime,
+        checkpoint.config.MAX_SEQ_LEN,
+    )
+
+
+def load_weights(module: nn.Module, path: Path, *, prefix: str) -> None:
+    """Fill a module with the tensors under `prefix`; every name and shape must agree."""
+    expected = {prefix + name: tensor for name, tensor in _own_tensors(module).items()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+            problems = [f"{name} is missing" for name in sorted(expected.keys() - found)]
+            problems += [f"{name} is unknown" for name in sorted(found - expected.keys())]
+            for name in sorted(expected.keys() & found):
+                seen, wanted = tuple(file.get_slice(name).get_shape()), expected[name].shape
+                if seen != tuple(wanted):
+                    problems.append(f"{name} is {seen}, the settings make it {tuple(wanted)}")
+            if problems:
+                more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+                raise UserError(
+                    f"{path} does not fit the settings beside it: {'; '.join(problems[:3])}{more}. "
+                    "Take config.toml, tokenizer.json and model.safetensors from one checkpoint."
+                )
+            with torch.no_grad():
+                for name, tensor in expected.items():
+                    tensor.copy_(file.get_tensor(name))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from None
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, pipeline: CaptionPipeline, folder: Path
+) -> None:
+    """Give the optimizer back the moments that `save_checkpoint` wrote."""
+    path = folder / OPTIMIZER
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from None
+    names = _trained_names(pipeline)
+    optimizer_names = {names[p] for group in optimizer.param_groups for p in group["params"]}
+    saved_names = {key.split("/", 1)[1] for key in tensors}
+    if tensors and saved_names != optimizer_names:
+        different = sorted(saved_names ^ optimizer_names)[0]
+        raise UserError(
+            f"{path} holds other parameters than the settings train ({different} among them). "
+            "Go on with the settings of the checkpoint's config.toml."
+        )
+    for parameter, name in names.items():
+        state = {
+            kind: tensors[f"{kind}/{name}"]
+            for kind in ("step", "exp_avg", "exp_avg_sq")
+            if f"{kind}/{name}" in tensors
+        }
+        if state:
+            optimizer.state[parameter] = {
+                kind: tensor.to(parameter.device) for kind, tensor in state.items()
+            }
+
+
+def newest_checkpoint(run_dir: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a run that can be trained on, and what is wrong with newer."""
+    candidates = []
+    problems = []
+    for path in run_dir.glob(f"*/{STATE}"):
+        if path.parent.name.endswith(UNFINISHED_SUFFIX):
+            continue
+        try:
+            candidates.append((_read_state(path).step, path.parent))
+        except UserError as error:
+            problems.append(str(error))
+    for _, folder in sorted(candidates, key=lambda one: (one[0], one[1].name), reverse=True):
+        try:
+            read_checkpoint(folder)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        return folder, problems
+    return None, problems
+
+
+def newest_best(output_dir: Path) -> Path:
+    """The `best` folder under OUTPUT_DIR that was written last."""
+    found = sorted(output_dir.glob(f"*/best/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(
+            f"there is no trained model under {output_dir}. Train one with: python train.py, or "
+            "name one: --checkpoint FOLDER_OR_REPO"
+        )
+    return found[-1].parent
+
+
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict(module.state_dict(keep_vars=False))
+
+
+def _trained_names(pipeline: CaptionPipeline) -> dict[Tensor, str]:
+    parts = (("model", pipeline.model), ("encoder", pipeline.encoder))
+    return {
+        parameter: f"{part}.{name}"
+        for part, module in parts
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _optimizer_tensors(
+    optimizer: torch.optim.Optimizer, pipeline: CaptionPipeline
+) -> dict[str, Tensor]:
+    names = _trained_names(pipeline)
+    return {
+        f"{kind}/{names[parameter]}": value.detach().cpu().contiguous()
+        for parameter, state in optimizer.state.items()
+        for kind, value in state.items()
+    }
+
+
+def _write_parts(
+    folder: Path,
+    pipeline: CaptionPipeline,
+    config: Config,
+    metrics: Mapping[str, Any],
+    card: str,
+) -> None:
+    encoder = pipeline.encoder
+    modules: list[tuple[str, nn.Module]] = [("model", pipeline.model)]
+    if _is_saved(encoder):
+        modules.append(("encoder", encoder))
+        write_json(folder / "encoder_config.json", encoder.config_dict())
+    tensors = {
+        f"{part}.{name}": tensor.detach().cpu().contiguous()
+        for part, module in modules
+        for name, tensor in _own_tensors(module).items()
+    }
+    save_file(tensors, folder / MODEL, metadata={"format": "pt"})
+    write_json(folder / "preprocessor_config.json", encoder.processor_dict())
+    write_json(folder / "metrics.json", dict(metrics))
+    (folder / "config.toml").write_text(dump_config(config), encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    pipeline.tokenizer.save(folder / "tokenizer.json")
+
+
+def _about_encoder(encoder: VisionEncoder) -> dict[str, Any]:
+    is_saved = _is_saved(encoder)
+    return {
+        "name": encoder.name,
+        "revision": encoder.revision,
+        "fingerprint": "" if is_saved else encoder.fingerprint(),
+        "in_checkpoint": is_saved,
+    }
+
+
+def _is_saved(encoder: VisionEncoder) -> bool:
+    """A trained encoder, or one with random weights, can be had from nowhere else."""
+    return bool(encoder.trained_parameters()) or encoder.name.startswith(RANDOM_PREFIX)
+
+
+def _read_state(path: Path) -> TrainState:
+    values = read_json(path)
+    known = {one.name for one in fields(TrainState)}
+    if values.keys() != known:
+        raise UserError(f"{path} is damaged: {', '.join(sorted(values.keys() ^ known))}.")
+    return TrainState(**values)

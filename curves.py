@@ -1,0 +1,93 @@
+"""Learning curves: the lines of a run's `metrics.jsonl` drawn as `curves.png`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+TRAINING_COLOUR = "#9aa5b1"
+VALIDATION_COLOUR = "#1f6feb"
+METRIC_COLOURS = ("#d1495b", "#2a9d8f", "#edae49", "#6f4e9b", "#00798c")
+SHOWN_METRICS = ("CIDEr", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
+SMOOTHED_POINTS = 40
+"""The smoothed training curve averages about a fortieth of the run."""
+
+
+def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
+    """Draw loss, caption metrics and learning rate over steps; whole or not at all.
+
+    `lines` are those of `metrics.jsonl`; a panel without numbers is left out.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [
+        draw
+        for draw, has_numbers in (
+            (_draw_loss, any("loss" in line or "validation_loss" in line for line in lines)),
+            (_draw_metrics, any(name in line for line in lines for name in SHOWN_METRICS)),
+            (_draw_learning_rate, any("learning_rate" in line for line in lines)),
+        )
+        if has_numbers
+    ]
+    if not panels:
+        return
+    figure = Figure(figsize=(5.2 * len(panels), 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left", fontweight="bold")
+    for draw, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        draw(axes, lines)
+        axes.set_xlabel("step")
+        axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color("#9aa5b1")
+        axes.tick_params(colors="#52606d", labelsize=9)
+        axes.margins(x=0.02)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(frameon=False, fontsize=9)
+    beside = path.with_suffix(".tmp.png")
+    figure.savefig(beside, dpi=130)
+    os.replace(beside, path)
+
+
+def _draw_loss(axes: Any, lines: Sequence[Mapping[str, Any]]) -> None:
+    steps, losses = _points(lines, "loss")
+    window = max(1, len(losses) // SMOOTHED_POINTS)
+    axes.plot(steps, losses, color=TRAINING_COLOUR, alpha=0.35, linewidth=0.8)
+    axes.plot(
+        steps, _smoothed(losses, window), color=TRAINING_COLOUR, linewidth=1.8, label="training"
+    )
+    steps, losses = _points(lines, "validation_loss")
+    axes.plot(steps, losses, "o-", color=VALIDATION_COLOUR, markersize=4, label="validation")
+    axes.set_title("Loss per token", loc="left", fontsize=11)
+
+
+def _draw_metrics(axes: Any, lines: Sequence[Mapping[str, Any]]) -> None:
+    for name, colour in zip(SHOWN_METRICS, METRIC_COLOURS, strict=True):
+        steps, scores = _points(lines, name)
+        if scores:
+            axes.plot(steps, scores, "o-", color=colour, markersize=4, label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_title("Captions of the validation split", loc="left", fontsize=11)
+
+
+def _draw_learning_rate(axes: Any, lines: Sequence[Mapping[str, Any]]) -> None:
+    steps, rates = _points(lines, "learning_rate")
+    axes.plot(steps, rates, color="#52606d", linewidth=1.6)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_title("Learning rate", loc="left", fontsize=11)
+
+
+def _points(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the lines that hold a number of that name."""
+    found = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def _smoothed(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and up to `window` - 1 before it."""
+    return [
+        sum(values[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(values))
+    ]

@@ -1,0 +1,240 @@
+"""Pictures with their captions as batches, in an order that is a function of seed and epoch.
+
+`plan_epoch` decides which captions share a step; `CaptionDataset` holds their token ids;
+`collate_fn` lays the tokens of a step side by side without padding. Where the pictures' features
+come from is another module's matter: a `Batch` asks a `PictureRows` for them.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from packing import Packing
+from records import Record
+from tokenizer import CaptionTokenizer
+
+Ints = NDArray[np.int64]
+
+
+class PictureRows(Protocol):
+    """What turns row numbers of pictures into what the model reads."""
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """(B,) -> (B, P, F) features, or (B, 3, H, W) uint8 pixels."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pictures and N tokens of their captions; `packing` tells which token is whose."""
+
+    pictures: Tensor
+    """(B,) row number of each picture in its split."""
+    content: Tensor
+    """(B, P, F) features, or (B, 3, H, W) uint8 pixels."""
+    inputs: Tensor
+    """(N,) the tokens that the decoder reads."""
+    targets: Tensor
+    """(N,) the tokens that follow them."""
+    positions: Tensor
+    """(N,) each token's place in its caption."""
+    packing: Packing
+    captions: int
+    """How many captions there are."""
+
+    @property
+    def num_tokens(self) -> int:
+        """N, the tokens to predict."""
+        return self.targets.numel()
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`; the copy does not wait where memory is pinned."""
+        if self.content.device == device and self.inputs.device == device:
+            return self
+        return Batch(
+            pictures=self.pictures.to(device, non_blocking=True),
+            content=self.content.to(device, non_blocking=True),
+            inputs=self.inputs.to(device, non_blocking=True),
+            targets=self.targets.to(device, non_blocking=True),
+            positions=self.positions.to(device, non_blocking=True),
+            packing=self.packing.to(device),
+            captions=self.captions,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which captions of which pictures share a step. A group is captions of one picture."""
+
+    pictures: Ints
+    """(G,) the picture of each group."""
+    captions: Ints
+    """(C,) caption numbers, group after group."""
+    group_starts: Ints
+    """(G + 1,) where each group begins in `captions`."""
+    step_starts: Ints
+    """(S + 1,) where each step begins among the groups."""
+
+    def __len__(self) -> int:
+        return len(self.step_starts) - 1
+
+    def groups(self, step: int) -> slice:
+        """The groups of a step."""
+        return slice(int(self.step_starts[step]), int(self.step_starts[step + 1]))
+
+
+def plan_epoch(
+    captions_per_picture: Sequence[int] | Ints,
+    *,
+    batch_size: int,
+    captions_per_step: int = 0,
+    seed: int | None = None,
+    epoch: int = 0,
+) -> Plan:
+    """Deal out every caption exactly once, at most `batch_size` a step.
+
+    A picture's captions stay together, at most `captions_per_step` of them (0 = all). With a `seed`
+    the order is a function of (seed, epoch) alone; without one it is the order of the records.
+    """
+    counts = np.asarray(captions_per_picture, dtype=np.int64)
+    together = min(captions_per_step or batch_size, batch_size)
+    picture_of_caption = np.repeat(np.arange(len(counts)), counts)
+    captions = np.arange(len(picture_of_caption))
+    generator = np.random.default_rng([seed, epoch]) if seed is not None else None
+    if generator is not None:
+        captions = np.lexsort((generator.random(len(captions)), picture_of_caption))
+    first_caption = np.cumsum(counts) - counts
+    place = np.arange(len(captions)) - first_caption[picture_of_caption]
+    starts = np.flatnonzero(place % together == 0)
+    sizes = np.diff(starts, append=len(captions))
+    pictures = picture_of_caption[starts]
+    if generator is not None:
+        order = generator.permutation(len(starts))
+        captions = captions[_ranges(starts[order], sizes[order])]
+        sizes, pictures = sizes[order], pictures[order]
+    group_starts = np.concatenate([[0], np.cumsum(sizes)])
+    return Plan(pictures, captions, group_starts, _fill(sizes, batch_size))
+
+
+def _fill(sizes: Ints, batch_size: int) -> Ints:
+    """Where steps begin when groups are taken in order while they fit."""
+    starts, filled = [0], 0
+    for group, size in enumerate(sizes.tolist()):
+        if filled + size > batch_size:
+            starts.append(group)
+            filled = 0
+        filled += size
+    return np.array([*starts, len(sizes)] if len(sizes) else [0])
+
+
+def _ranges(starts: Ints, sizes: Ints) -> Ints:
+    """start, start + 1, ... for each of `sizes`, one after another."""
+    ends = np.cumsum(sizes)
+    return np.arange(sizes.sum()) + np.repeat(starts - (ends - sizes), sizes)
+
+
+class CaptionDataset:
+    """The captions of a split as token ids, in two flat arrays."""
+
+    def __init__(
+        self, records: Sequence[Record], tokenizer: CaptionTokenizer, max_length: int
+    ) -> None:
+        """Encode every caption, cut to `max_length` ids."""
+        self.captions_per_picture = np.array([len(record.captions) for record in records], np.int64)
+        texts = [caption for record in records for caption in record.captions]
+        encoded = tokenizer.encode_all(texts, max_length)
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        flat = itertools.chain.from_iterable(encoded)
+        self._ids = np.fromiter(flat, np.int32, int(lengths.sum()))
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+
+    @property
+    def num_captions(self) -> int:
+        """Captions of the split."""
+        return len(self._starts) - 1
+
+    def plan(
+        self,
+        batch_size: int,
+        *,
+        captions_per_step: int = 0,
+        seed: int | None = None,
+        epoch: int = 0,
+    ) -> Plan:
+        """`plan_epoch` over this split's captions."""
+        return plan_epoch(
+            self.captions_per_picture,
+            batch_size=batch_size,
+            captions_per_step=captions_per_step,
+            seed=seed,
+            epoch=epoch,
+        )
+
+    def collate_fn(self, plan: Plan, groups: slice, pictures: PictureRows) -> Batch:
+        """The groups of a plan as one `Batch`."""
+        rows = torch.from_numpy(plan.pictures[groups].astype(np.int64))
+        bounds = plan.group_starts[groups.start : groups.stop + 1]
+        sizes = np.diff(bounds)
+        captions = plan.captions[bounds[0] : bounds[-1]]
+        most = int(sizes.max())
+        row = _ranges(np.arange(len(sizes)) * most, sizes)  # (R,) each caption's row in the grid
+        lengths = self._starts[captions + 1] - self._starts[captions] - 1
+        longest = int(lengths.max())
+        tokens = _ranges(self._starts[captions], lengths)
+        positions = _ranges(np.zeros(len(captions), np.int64), lengths)
+        slots = np.repeat(row * longest, lengths) + positions
+        return Batch(
+            pictures=rows,
+            content=pictures.rows(rows),
+            inputs=torch.from_numpy(self._ids[tokens].astype(np.int64)),
+            targets=torch.from_numpy(self._ids[tokens + 1].astype(np.int64)),
+            positions=torch.from_numpy(positions),
+            packing=Packing(len(sizes) * most, longest, torch.from_numpy(slots)),
+            captions=len(captions),
+        )
+
+
+class StepDataset(Dataset[list[Batch]]):
+    """Item s is step s of a plan: the batches whose gradients are added up."""
+
+    def __init__(
+        self,
+        captions: CaptionDataset,
+        plan: Plan,
+        pictures: PictureRows,
+        micro_batch_size: int = 0,
+    ) -> None:
+        self._captions, self._plan, self._pictures = captions, plan, pictures
+        self._micro_batch_size = micro_batch_size
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        groups = self._plan.groups(step)
+        sizes = np.diff(self._plan.group_starts[groups.start : groups.stop + 1])
+        bounds = _fill(sizes, self._micro_batch_size or int(sizes.sum())) + groups.start
+        return [
+            self._captions.collate_fn(self._plan, slice(int(start), int(stop)), self._pictures)
+            for start, stop in itertools.pairwise(bounds)
+        ]
+
+
+def iterate_steps(
+    steps: StepDataset, *, first: int = 0, num_workers: int = 0
+) -> Iterator[list[Batch]]:
+    """Steps `first`, `first + 1`, ... of a plan, made ahead of time by `num_workers` processes."""
+    loader = DataLoader(
+        steps,
+        sampler=range(first, len(steps)),
+        batch_size=None,
+        num_workers=num_workers,
+        generator=torch.Generator(),  # the loader's own draw leaves the global state alone
+    )
+    return iter(loader)

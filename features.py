@@ -1,0 +1,108 @@
+"""Encodes each picture of a data set once and keeps the features on disk, for `train.py` to read.
+
+    python features.py                                   Flickr30k with CLIP
+    python features.py --config presets/demo.toml
+    torchrun --nproc-per-node 8 features.py              several GPUs share the work
+
+Reads a prepared data set; writes DATA_DIR/<name>/features/<encoder>-<fingerprint>/<split>.bin and
+.json. What is there and right is used, what is missing is made; an interrupted call goes on where
+it was. `train.py` does the same by itself. Where the encoder is trained too, its features change,
+and what is kept instead is the pixels that it reads.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from config import Config, parse_config
+from errors import EXIT_DONE, UserError, run_command
+from records import METADATA_NAME, SPLITS, Record, read_records
+
+if TYPE_CHECKING:
+    from encoder import VisionEncoder
+    from feature_store import FeatureStore, LivePictures
+    from runtime import Runtime
+
+CPU_BATCH_SIZE, GPU_BATCH_SIZE = 32, 256
+"""Pictures encoded together."""
+MOST_WORKERS = 8
+
+
+def open_stores(
+    config: Config,
+    encoder: "VisionEncoder",
+    runtime: "Runtime",
+    records: Mapping[str, Sequence[Record]],
+) -> dict[str, "FeatureStore | LivePictures"]:
+    """What gives the rows of each split's pictures; `records` are those of the splits wanted.
+
+    Stores, of which all that is missing is made first: of features, or of pixels where part of the
+    encoder is trained. With CACHE_FEATURES false, pictures that are decoded each time.
+    """
+    from feature_building import RowMaker, build_features
+    from feature_store import LivePictures
+
+    images = {split: [record.image for record in part] for split, part in records.items()}
+    if not config.CACHE_FEATURES:
+        return {split: LivePictures(part, encoder.preprocessor) for split, part in images.items()}
+    maker = RowMaker(
+        encoder.to(runtime.device),
+        runtime,
+        contents="pixels" if config.ENCODER_TRAINED_BLOCKS else "features",
+    )
+    return {
+        split: build_features(
+            part,
+            maker,
+            config.dataset_dir / "features" / _folder_name(config.ENCODER_MODEL_NAME, maker.key),
+            label=split,
+            num_workers=worker_count(config.NUM_WORKERS),
+            batch_size=CPU_BATCH_SIZE if runtime.device.type == "cpu" else GPU_BATCH_SIZE,
+        )
+        for split, part in images.items()
+    }
+
+
+def worker_count(wanted: int) -> int:
+    """NUM_WORKERS as a number of processes; -1 is one a core, 8 at most."""
+    return min(MOST_WORKERS, os.cpu_count() or 1) if wanted < 0 else wanted
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build the stores of all splits and say where they are."""
+    config = parse_config(argv, description="Encode each picture of a data set once.")
+    if not config.CACHE_FEATURES:
+        raise UserError("CACHE_FEATURES is false, which leaves nothing to build; leave it out.")
+    mend = f"python prepare_dataset.py --DATASET {config.DATASET}"
+    folder = config.dataset_dir
+    splits = [split for split in SPLITS if (folder / split / METADATA_NAME).exists()] or SPLITS
+    records = {split: read_records(folder / split, mend=mend) for split in splits}
+    from encoder import VisionEncoder
+    from feature_store import FeatureStore
+    from runtime import Runtime
+
+    runtime = Runtime.create(config.DEVICE, config.PRECISION)
+    try:
+        encoder = VisionEncoder.from_pretrained(
+            config.ENCODER_MODEL_NAME,
+            revision=config.ENCODER_REVISION,
+            processor_name=config.IMAGE_PROCESSOR_NAME,
+            trained_blocks=config.ENCODER_TRAINED_BLOCKS,
+            seed=config.RANDOM_SEED,
+        )
+        for split, store in open_stores(config, encoder, runtime, records).items():
+            if runtime.is_main and isinstance(store, FeatureStore):
+                print(f"{split}\t{store.path}\t{len(store):,} pictures\t{store.nbytes:,} bytes")
+    finally:
+        runtime.close()
+    return EXIT_DONE
+
+
+def _folder_name(encoder_name: str, key: str) -> str:
+    last_part = re.split(r"[/\\:]", encoder_name.rstrip("/\\"))[-1]
+    return f"{last_part}-{key[:12]}"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,91 @@
+"""What a training run tells those who follow it, and the shape of a follower.
+
+`run_log.RunLog` hands these to the console, the files of the run folder and Weights & Biases; each
+is a `Follower`, and one that is not wanted is simply not there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Values = Mapping[str, float]
+"""Measured numbers by name, e.g. `{"loss": 2.31, "learning_rate": 4.2e-4}`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What is trained, on what, where; known once data and model are there."""
+
+    device: str
+    """`Runtime.description`."""
+    trained_parameters: int
+    frozen_parameters: int
+    """Those of a frozen encoder."""
+    train_pictures: int
+    train_captions: int
+    validation_pictures: int
+    vocabulary: int
+    """Entries of the tokenizer."""
+    steps_per_epoch: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A validation picture, what the model says of it and what people said."""
+
+    image: Path
+    caption: str
+    references: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """The outcome of one validation."""
+
+    step: int
+    epoch: int
+    values: Values
+    """`validation_loss` and whatever caption metrics were computed."""
+    samples: tuple[Sample, ...] = ()
+    """A few pictures, the same each time."""
+    caption_lengths: tuple[int, ...] = ()
+    """Words of each caption that the model gave."""
+    attention_strip: Path | None = None
+    """Picture of what each word of one sample looked at."""
+    is_best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    seconds: float
+    finished: bool
+    """False where it was stopped before its last epoch."""
+    best: Values = field(default_factory=dict)
+    """Step, epoch and values of the best validation; empty where there was none."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """Where further things are, as (label, place)."""
+
+
+class Follower:
+    """Hears of a run's events; does nothing with those that it does not override."""
+
+    def start(self, facts: RunFacts, step: int) -> None:
+        """Training begins after `step` steps (0, or where a resumed run goes on)."""
+
+    def advance(self, captions: int) -> None:
+        """A step has trained on that many captions."""
+
+    def step(self, step: int, epoch: int, values: Values) -> None:
+        """The steps since the last call, as measured."""
+
+    def validation(self, event: Validation) -> None:
+        """A validation is done."""
+
+    def say(self, text: str) -> None:
+        """There is something that the user should know."""
+
+    def close(self, outcome: Outcome) -> None:
+        """The run has ended."""

@@ -1,0 +1,121 @@
+"""Train a captioner: prepare what is missing, train, validate, keep `best` and `last`.
+
+    python train.py                                             Flickr30k with CLIP features
+    python train.py --config presets/demo.toml                  drawn scenes, minutes on two cores
+    python train.py --DATASET mine --IMAGE_DIR pictures --CAPTIONS_FILE captions.csv
+    python train.py --RESUME_CHECKPOINT_PATH auto               go on where the last run stopped
+
+Reads a prepared data set (made if it is not there); writes OUTPUT_DIR/RUN_NAME/{best,last}, and
+beside them `metrics.jsonl`, `curves.png` and `provenance.json`.
+"""
+
+import fcntl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config import Config, load_config, parse_config
+from errors import EXIT_DONE, UserError, run_command
+
+if TYPE_CHECKING:
+    from checkpoint import Checkpoint
+    from runtime import Runtime
+
+MAY_CHANGE = frozenset(
+    "DATA_DIR IMAGE_DIR CAPTIONS_FILE DATASET_SOURCE DATASET_REVISION MAX_BAD_FRACTION OUTPUT_DIR "
+    "RUN_NAME DEVICE COMPILE NUM_WORKERS NUM_EPOCHS VALIDATION_INTERVAL VALIDATION_IMAGES "
+    "BEAM_SIZE RESUME_CHECKPOINT_PATH SAVE_INTERVAL_STEPS SAVE_INTERVAL_MINUTES KEEP_CHECKPOINTS "
+    "STOP_ON_SAVE_ERROR LOG_INTERVAL WANDB_PROJECT WANDB_ENTITY WANDB_RUN_NAME WANDB_MODE "
+    "HF_REPO_ID HF_UPLOAD_BEST_CHECKPOINTS HF_PRIVATE".split()
+)
+"""Settings that a run may go on with at another value; any other would alter the model."""
+DESCRIPTION = "Train a captioner on a pretrained vision encoder."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the settings, then train."""
+    config = parse_config(argv, description=DESCRIPTION)
+    resumed = find_resumed(config)
+    if resumed is not None:
+        # What the command line leaves open is as the run had it.
+        config = parse_config(argv, base=load_config(resumed / "config.toml"))
+        refuse_changes(load_config(resumed / "config.toml"), config)
+    return train(config, resumed)
+
+
+def find_resumed(config: Config) -> Path | None:
+    """The checkpoint folder to go on from, or None for a fresh start; says which."""
+    wanted = config.RESUME_CHECKPOINT_PATH
+    if not wanted:
+        if any(config.run_dir.glob("*/checkpoint.json")):
+            raise UserError(
+                f"{config.run_dir} holds a run already. Go on with it: "
+                "--RESUME_CHECKPOINT_PATH auto, or begin another: --RUN_NAME NAME"
+            )
+        return None
+    from checkpoint import newest_checkpoint, read_checkpoint
+
+    if wanted != "auto":
+        if read_checkpoint(Path(wanted)).state is None:
+            raise UserError(
+                f"{wanted} cannot be trained on, it holds a model alone; name the `last` folder "
+                "beside it."
+            )
+        return Path(wanted)
+    folder, problems = newest_checkpoint(config.run_dir)
+    for problem in problems:
+        print(f"Passed over: {problem}")
+    print(f"Going on from {folder}." if folder else f"{config.run_dir} is new: a fresh start.")
+    return folder
+
+
+def refuse_changes(saved: Config, wanted: Config) -> None:
+    """Raise `UserError` naming each setting that a run cannot go on with."""
+    changed = [
+        f"{name} was {getattr(saved, name)!r} in the checkpoint and is {getattr(wanted, name)!r} "
+        "now; it cannot change within a run. Leave it out, or begin another run: --RUN_NAME NAME"
+        for name in sorted({field.name for field in fields(Config)} - MAY_CHANGE)
+        if getattr(saved, name) != getattr(wanted, name)
+    ]
+    if changed:
+        raise UserError(*changed)
+
+
+def train(config: Config, resumed: Path | None = None) -> int:
+    """Train as `config` says, from `resumed` or from the start; returns the exit code."""
+    from checkpoint import read_checkpoint
+    from prepare_dataset import prepare_dataset
+    from provenance import provenance
+    from run_log import RunLog
+    from runtime import Runtime
+
+    runtime = Runtime.create(config.DEVICE, config.PRECISION)
+    if runtime.is_main:
+        summary = prepare_dataset(config)
+    runtime.barrier()
+    with locked(config.run_dir):
+        checkpoint = read_checkpoint(resumed) if resumed else None
+        trainer = build_trainer(config, checkpoint, runtime, summary.fingerprint)
+        try:
+            code = trainer.run()
+        finally:
+            trainer.log.close(finished=trainer.is_finished)
+            runtime.close()
+    return code
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold a run's folder. Raises `UserError` where another process trains in it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{run_dir} is being trained in by another process. Wait for it, or begin another "
+                "run: --RUN_NAME NAME"
+            ) from None
+        yield

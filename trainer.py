@@ -1,0 +1,313 @@
+"""The training loop: epochs, steps, validations, saves, signals.
+
+Everything that a step depends on is a function of (seed, epoch, step) or is in the checkpoint, so a
+run that goes on from a checkpoint makes, bit for bit, the steps that it would have made.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from captioning import CaptionPipeline
+from checkpoint import TrainState, save_checkpoint
+from config import Config
+from dataset import Batch, CaptionDataset, PictureRows, Plan, StepDataset, iterate_steps
+from decoding import SearchOptions
+from errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
+from optimization import (
+    LossFunction,
+    Schedule,
+    StepResult,
+    caption_loss,
+    set_learning_rate,
+    train_step,
+)
+from records import Record
+from run_log import RunLog
+from runtime import seed_step
+from validation import validate
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split, ready to be trained on or measured with."""
+
+    records: Sequence[Record]
+    captions: CaptionDataset
+    pictures: PictureRows
+    num_workers: int = 0
+    """Processes that fetch the pictures' content ahead of time."""
+
+
+class Trainer:
+    """One run, from the state that it is given to its last epoch."""
+
+    def __init__(
+        self,
+        config: Config,
+        pipeline: CaptionPipeline,
+        optimizer: torch.optim.Optimizer,
+        train: Split,
+        validation: Split,
+        log: RunLog,
+        state: TrainState,
+        *,
+        metrics: Mapping[str, Any],
+        card: Callable[[Mapping[str, Any]], str],
+        on_best: Callable[[Path, Mapping[str, Any]], None],
+        loss_function: LossFunction = caption_loss,
+    ) -> None:
+        """Go on from `state`, where the last validation gave `metrics`.
+
+        `card` makes a checkpoint's model card of its metrics, `on_best` is told of each new best.
+        """
+        self.config, self.pipeline, self.optimizer = config, pipeline, optimizer
+        self.train, self.validation, self.log, self.state = train, validation, log, state
+        self._card, self._on_best, self._loss_function = card, on_best, loss_function
+        self.schedule = Schedule(len(self._plan(0)) * config.NUM_EPOCHS, config.WARMUP_STEPS)
+        device = pipeline.runtime.device
+        self._loss_sum = torch.tensor(state.loss_sum, device=device)
+        self._bad_step = torch.tensor(-1, device=device)
+        self._stop = StopRequest()
+        self._saved_at = self._logged_at = time.monotonic()
+        self._waited_seconds = 0.0
+        self._captions_since_log = 0
+        self._metrics = dict(metrics)
+
+    def run(self) -> int:
+        """Train to the last epoch, or to a signal; returns the exit code."""
+        self.pipeline.model.train()
+        self.pipeline.encoder.train()
+        with self._stop.listening():
+            while self.state.epoch < self.config.NUM_EPOCHS and not self._stop.number:
+                self._run_epoch()
+        if not self._stop.number:
+            return EXIT_DONE
+        self.save_last()
+        self.log.say(
+            f"Stopped by {signal.Signals(self._stop.number).name} after step {self.state.step:,}; "
+            "all of it is saved. Go on with the same command and --RESUME_CHECKPOINT_PATH auto"
+        )
+        return EXIT_TERMINATED if self._stop.number == signal.SIGTERM else EXIT_INTERRUPTED
+
+    def _run_epoch(self) -> None:
+        plan = self._plan(self.state.epoch)
+        for batches in self._steps(plan):
+            self._count(self._step(batches))
+            is_last = self.state.step_in_epoch == len(plan)
+            if self.state.step % self.config.LOG_INTERVAL == 0:
+                self._log_step()
+            if self._stop.number and not is_last:
+                return
+            if not is_last and self._save_is_due():
+                self.save_last()
+        self._finish_epoch()
+
+    def _plan(self, epoch: int) -> Plan:
+        return self.train.captions.plan(
+            self.config.BATCH_SIZE,
+            captions_per_step=self.config.CAPTIONS_PER_STEP,
+            seed=self.config.RANDOM_SEED,
+            epoch=epoch,
+        )
+
+    def _steps(self, plan: Plan) -> Iterator[list[Batch]]:
+        """The batches of each step that this epoch still has, and how long each was waited for."""
+        steps = StepDataset(
+            self.train.captions, plan, self.train.pictures, self.config.MICRO_BATCH_SIZE
+        )
+        waiting = iterate_steps(
+            steps, first=self.state.step_in_epoch, num_workers=self.train.num_workers
+        )
+        while True:
+            began = time.monotonic()
+            batches = next(waiting, None)
+            self._waited_seconds += time.monotonic() - began
+            if batches is None:
+                return
+            yield batches
+
+    def _step(self, batches: list[Batch]) -> StepResult:
+        rate = set_learning_rate(self.optimizer, self.schedule.factor(self.state.step))
+        seed_step(self.config.RANDOM_SEED, self.state.step, self.pipeline.runtime.rank)
+        result = train_step(
+            self.pipeline.model,
+            self.pipeline.encoder,
+            self.optimizer,
+            batches,
+            self.pipeline.runtime,
+            label_smoothing=self.config.LABEL_SMOOTHING,
+            clip_norm=self.config.GRAD_CLIP_VALUE,
+            loss_function=self._loss_function,
+        )
+        self._learning_rate = rate
+        return result
+
+    def _count(self, result: StepResult) -> None:
+        """Note a step without waiting for the device."""
+        self.state = replace(
+            self.state,
+            step=self.state.step + 1,
+            step_in_epoch=self.state.step_in_epoch + 1,
+            loss_tokens=self.state.loss_tokens + result.num_tokens,
+        )
+        self._loss_sum += result.loss_sum
+        is_bad = ~torch.isfinite(result.loss_sum) & (self._bad_step < 0)
+        self._bad_step.masked_fill_(is_bad, self.state.step)
+        self._gradient_norm = result.gradient_norm
+        self._captions_since_log += result.captions
+        self.log.advance(result.captions)
+
+    def _log_step(self) -> None:
+        """Read the loss back, once in LOG_INTERVAL steps, and write a line."""
+        self._check_loss()
+        now = time.monotonic()
+        seconds = max(now - self._logged_at, 1e-9)
+        values = {
+            "loss": self._loss_sum.item() / max(self.state.loss_tokens, 1),
+            "learning_rate": self._learning_rate,
+            "gradient_norm": self._gradient_norm.item(),
+            "pairs_per_second": self._captions_since_log / seconds,
+            "waiting_share": self._waited_seconds / seconds,
+            "memory_bytes": float(self.pipeline.runtime.memory_bytes()),
+        }
+        self.log.step(self.state.step, self.state.epoch + 1, values)
+        self._loss_sum.zero_()
+        self.state = replace(self.state, loss_tokens=0)
+        self._start_clocks()
+
+    def _start_clocks(self) -> None:
+        self._logged_at, self._waited_seconds, self._captions_since_log = time.monotonic(), 0.0, 0
+
+    def _check_loss(self) -> None:
+        """Stop where the loss of a step was not finite; `last` is from before it."""
+        step = int(self._bad_step.item())
+        if step < 0:
+            return
+        number = self.state.step_in_epoch - (self.state.step - step) - 1
+        plan = self._plan(self.state.epoch)
+        names = [
+            self.train.records[picture].image.name for picture in plan.pictures[plan.groups(number)]
+        ]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise UserError(
+            f"the loss of step {step} (epoch {self.state.epoch + 1}, batch {number + 1}: {shown}) is "
+            "not a finite number. Nothing after the last checkpoint is kept. Try a lower "
+            "LEARNING_RATE, a longer WARMUP_STEPS, or --PRECISION fp32."
+        )
+
+    def _finish_epoch(self) -> None:
+        """Validate if it is time, keep `best` and `last`, and turn to the next epoch."""
+        self._check_loss()
+        epoch = self.state.epoch + 1
+        if epoch % self.config.VALIDATION_INTERVAL == 0 or epoch == self.config.NUM_EPOCHS:
+            self._validate()
+        self.state = replace(self.state, epoch=epoch, step_in_epoch=0)
+        self.save_last()
+        self._start_clocks()
+
+    def _validate(self) -> None:
+        result = validate(
+            self.pipeline,
+            self.validation.captions,
+            self.validation.records,
+            self.validation.pictures,
+            batch_size=self.config.BATCH_SIZE,
+            num_images=self.config.VALIDATION_IMAGES,
+            options=search_options(self.config.BEAM_SIZE),
+        )
+        self._metrics = dict(result.metrics)
+        by_loss = self.config.BEST_METRIC == "loss"
+        score = -result.metrics["validation_loss"] if by_loss else result.metrics["CIDEr"]
+        is_best = self.state.best_score is None or score > self.state.best_score
+        if is_best:
+            self.state = replace(self.state, best_score=score, best_step=self.state.step)
+        self.log.validation(
+            self.state.step, self.state.epoch + 1, result.metrics, result.samples, is_best=is_best
+        )
+        if is_best:
+            self._save(self.config.run_dir / "best")
+            self._on_best(self.config.run_dir / "best", result.metrics)
+
+    def _save_is_due(self) -> bool:
+        steps, minutes = self.config.SAVE_INTERVAL_STEPS, self.config.SAVE_INTERVAL_MINUTES
+        waited_minutes = (time.monotonic() - self._saved_at) / 60
+        return bool(steps and self.state.step % steps == 0) or 0 < minutes <= waited_minutes
+
+    def save_last(self) -> None:
+        """Write `last`, from which training can go on."""
+        self._check_loss()
+        seconds = self.state.trained_seconds + time.monotonic() - self._saved_at
+        self._saved_at = time.monotonic()
+        self.state = replace(
+            self.state,
+            loss_sum=self._loss_sum.item(),
+            trained_seconds=seconds,
+            wandb_run_id=self.log.wandb_run_id,
+        )
+        self.log.sync()
+        self._save(self.config.run_dir / "last", with_state=True)
+
+    def _save(self, folder: Path, *, with_state: bool = False) -> None:
+        if not self.pipeline.runtime.is_main:
+            return
+        try:
+            save_checkpoint(
+                folder,
+                self.pipeline,
+                self.config,
+                metrics=self._metrics | {"step": self.state.step},
+                card=self._card(self._metrics),
+                optimizer=self.optimizer if with_state else None,
+                state=self.state if with_state else None,
+                keep=self.config.KEEP_CHECKPOINTS if with_state else 0,
+            )
+        except OSError as error:
+            if self.config.STOP_ON_SAVE_ERROR:
+                raise UserError(
+                    f"{folder} could not be saved: {error.strerror or error}. The checkpoint before "
+                    "it is still there. Free some space and go on with the same command and "
+                    "--RESUME_CHECKPOINT_PATH auto"
+                ) from None
+            self.log.say(
+                f"WARNING: {folder} could not be saved: {error.strerror or error}. The checkpoint "
+                "before it is still there; training goes on and tries again."
+            )
+
+
+class StopRequest:
+    """SIGINT or SIGTERM asks for a stop after the running step; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """The signal that asked, or 0."""
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals within the block."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self._take) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+        print("Finishing the step, then saving; once more to stop at once.", file=sys.stderr)
+
+
+def search_options(beam_size: int) -> SearchOptions:
+    """Beam search, or greedy search for one beam."""
+    return SearchOptions(method="beam" if beam_size > 1 else "greedy", beam_size=max(beam_size, 1))
