@@ -60,16 +60,10 @@ class WordAttention:
         ]
         return whole / max(float(whole.max()), 1e-12)
 
-    def peak(self) -> tuple[float, float]:
-        """(x, y) in pixels of the picture: the middle of the patch with most attention."""
-        rows, columns = self.grid.shape
-        row, column = np.unravel_index(int(self.grid.argmax()), self.grid.shape)
-        width = (self.region.right - self.region.left) / columns
-        height = (self.region.bottom - self.region.top) / rows
-        return (
-            self.region.left + (float(column) + 0.5) * width,
-            self.region.top + (float(row) + 0.5) * height,
-        )
+    def peak(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(x, y) in a picture of `size` (width, height) of the largest heat."""
+        heat = self.heat(size)
+        return int(heat.argmax()) % size[0], int(heat.argmax()) // size[0]
 
 
 @torch.inference_mode()

@@ -62,6 +62,8 @@ class TrainState:
     loss_tokens: int = 0
     """Tokens since the last line of metrics.jsonl."""
     trained_seconds: float = 0.0
+    joules: float = 0.0
+    """Energy, where the hardware has a meter."""
     data_fingerprint: str = ""
     wandb_run_id: str = ""
 

@@ -146,6 +146,8 @@ class Console(Follower):
         if outcome.best:
             self._print(f"  python generate.py --checkpoint {run_dir / 'best'} --image PHOTO.jpg")
             self._print(f"  python evaluate.py --checkpoint {run_dir / 'best'}")
+        for command in outcome.commands:
+            self._print(f"  {command}")
 
     @property
     def _columns(self) -> int:

@@ -64,11 +64,11 @@ class FeatureStore:
     def hold_on_device(self, limit_bytes: int | None = None) -> bool:
         """Move all rows to the device if they fit into `limit_bytes`; gives whether they did.
 
-        The limit is by default half of the device's free memory. On a CPU nothing moves: the page
-        cache holds the file's rows already, and gives them back when memory is short.
+        The limit is by default half of the device's free memory; on a CPU it is 0, because the page
+        cache holds the file's rows already and gives them back when memory is short.
         """
-        if self.device.type == "cpu" or self._held is not None:
-            return self._held is not None
+        if self._held is not None:
+            return True
         if limit_bytes is None:
             limit_bytes = int(_free_bytes(self.device) * HELD_SHARE)
         if self.nbytes > limit_bytes:
@@ -108,7 +108,9 @@ class LivePictures:
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Memory that a device still has for us."""
+    """Memory that a device other than the CPU still has for us."""
+    if device.type == "cpu":
+        return 0
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()

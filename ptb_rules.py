@@ -206,7 +206,7 @@ PERIOD_RULES = (
     ),
     Rule(r"{CLOSING_ABBREVIATION}\.", ahead="(?s:..)"),
     Rule(r"{CLOSING_ABBREVIATION}\."),
-    Rule(r"(?i:{OPENING_ABBREVIATIONS}|m[ft]g)\."),
+    Rule(r"(?:(?i:{OPENING_ABBREVIATIONS})|[Mm][ft][Gg])\."),
     Rule(r"(?i:{NUMBER_ABBREVIATIONS})\.", ahead="{SPACE}?[{DIGITS}]"),
     *(
         Rule(pattern + r"\.", ahead="[,;:\u3001]", write=_unhyphenated)

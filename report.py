@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from calibration import calibration_error, confidence_bins
+from caption_statistics import Diversity
 from charts import Point, Series, calibration_chart, histogram, line_chart
 from gallery import GROUPS, embedded_heat, embedded_picture, gallery_indexes
 from report_contents import (
@@ -47,10 +48,6 @@ SMOOTHED_POINTS = 40
 """The smoothed training loss averages about a fortieth of the run."""
 REPEATED_SHOWN = 6
 """Most frequent captions that are listed."""
-LOUD_SHARE = 0.1
-"""Share of the pictures with one and the same caption above which the report warns."""
-LOUD_PICTURES = 20
-"""Fewer pictures than this may well deserve the same caption."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +79,10 @@ def render_report(report: Report) -> str:
     template = _environment().get_template("report.html")
     return template.render(
         report=report,
-        warnings=[*report.warnings, *_repetition_warning(repeated, len(items))],
+        warnings=_warnings(report),
         scores=[score for score in report.scores if finite(score.value) is not None],
         skipped=[score for score in report.scores if finite(score.value) is None],
+        measures={**_diversity_measures(report.diversity), **report.measures},
         curves=_curve_charts(report.curves),
         cards=_cards(items),
         groups=GROUPS,
@@ -139,14 +137,24 @@ def _value_text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _repetition_warning(repeated: Sequence[tuple[str, int]], pictures: int) -> list[str]:
-    if pictures < LOUD_PICTURES or repeated[0][1] <= LOUD_SHARE * pictures:
-        return []
-    caption, count = repeated[0]
-    return [
-        f"{count} of {pictures} pictures ({count / pictures:.0%}) got the same caption: "
-        f"“{caption}”. The model may not be looking at the pictures."
-    ]
+def _warnings(report: Report) -> list[str]:
+    repetition = report.diversity.warning if report.diversity else None
+    return [*report.warnings, repetition] if repetition else list(report.warnings)
+
+
+def _diversity_measures(diversity: Diversity | None) -> dict[str, object]:
+    """The tiles of `diversity`: label and number."""
+    if diversity is None:
+        return {}
+    measures: dict[str, object] = {
+        "distinct-1": diversity.distinct_1,
+        "distinct-2": diversity.distinct_2,
+        "vocabulary": diversity.vocabulary_size,
+        "tokens a caption": diversity.mean_length,
+    }
+    if diversity.share_in_training is not None:
+        measures["also in training"] = f"{diversity.share_in_training:.1%}"
+    return measures
 
 
 def _cards(items: Sequence[GalleryItem]) -> list[Card]:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caption_statistics import Diversity
+
 
 @dataclass(frozen=True)
 class WordHeat:
@@ -78,9 +80,11 @@ class Report:
     curves: tuple[Mapping[str, Any], ...] = ()
     """The lines of the run's `metrics.jsonl`."""
     warnings: tuple[str, ...] = ()
-    """What the reader must know before the numbers, a sentence each."""
-    diversity: Mapping[str, object] = field(default_factory=dict)
-    """Label to number or text, e.g. {"distinct-1": 0.12, "vocabulary": 843}."""
+    """What the reader must know before the numbers; the warning of `diversity` is added."""
+    diversity: Diversity | None = None
+    """How varied the captions are."""
+    measures: Mapping[str, object] = field(default_factory=dict)
+    """Further numbers by label, shown beside those of `diversity`."""
     protocol: Mapping[str, object] = field(default_factory=dict)
     """Label to value: split, pictures, references a picture, tokenizer, decoding."""
     settings: Mapping[str, object] = field(default_factory=dict)

@@ -67,6 +67,8 @@ class Outcome:
     """Step, epoch and values of the best validation; empty where there was none."""
     notes: tuple[tuple[str, str], ...] = ()
     """Where further things are, as (label, place)."""
+    commands: tuple[str, ...] = ()
+    """What else is worth typing next."""
 
 
 class Follower:

@@ -129,11 +129,13 @@ class RunLog:
         if not (self._files and self._wandb):
             return
         places = [("W&B", self._wandb.place)] if self._wandb.place else []
+        commands = [self._wandb.sync_command] if self._wandb.sync_command else []
         outcome = Outcome(
             seconds=time.monotonic() - self._started,
             finished=finished,
             best=best_validation(self._files.metrics.read(), self._best_metric),
             notes=(*notes, *places),
+            commands=tuple(commands),
         )
         for follower in self._followers:
             follower.close(outcome)
@@ -168,9 +170,8 @@ class RunFiles(Follower):
         draw_curves(self.metrics.read(), self._curves, title=self._title)
 
     def close(self, outcome: Outcome) -> None:
+        self.sync()
         draw_curves(self.metrics.read(), self._curves, title=self._title)
-        self.metrics.close()
-        self._samples.close()
 
     def sync(self) -> None:
         """Have all lines on disk."""
@@ -193,12 +194,11 @@ class JsonLines:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-        self._file = path.open("a", encoding="utf-8", newline="\n")
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one line; a number that is not finite becomes null."""
-        self._file.write(_to_line(line))
-        self._file.flush()
+        with self._path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(_to_line(line))
 
     def read(self) -> list[dict[str, Any]]:
         """All whole lines."""
@@ -214,12 +214,8 @@ class JsonLines:
 
     def sync(self) -> None:
         """Have all lines on disk."""
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Write no more."""
-        self.sync()
-        self._file.close()
+        with self._path.open("a") as file:
+            os.fsync(file.fileno())
 
 
 def best_validation(lines: Iterable[Mapping[str, Any]], metric: str) -> dict[str, float]:
@@ -227,7 +223,7 @@ def best_validation(lines: Iterable[Mapping[str, Any]], metric: str) -> dict[str
     that metric was not computed. Empty where there was no validation. Of equals, the first."""
     validations = [line for line in lines if line.get("validation_loss") is not None]
     scored = [line for line in validations if line.get(metric) is not None]
-    if metric != "loss" and scored:
+    if scored:
         return dict(max(scored, key=lambda line: line[metric]))
     return dict(min(validations, key=lambda line: line["validation_loss"], default={}))
 

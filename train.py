@@ -10,18 +10,13 @@ beside them `metrics.jsonl`, `curves.png` and `provenance.json`.
 """
 
 import fcntl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from config import Config, load_config, parse_config
-from errors import EXIT_DONE, UserError, run_command
-
-if TYPE_CHECKING:
-    from checkpoint import Checkpoint
-    from runtime import Runtime
+from errors import UserError, run_command
 
 MAY_CHANGE = frozenset(
     "DATA_DIR IMAGE_DIR CAPTIONS_FILE DATASET_SOURCE DATASET_REVISION MAX_BAD_FRACTION OUTPUT_DIR "
@@ -85,30 +80,31 @@ def refuse_changes(saved: Config, wanted: Config) -> None:
 
 def train(config: Config, resumed: Path | None = None) -> int:
     """Train as `config` says, from `resumed` or from the start; returns the exit code."""
-    from checkpoint import read_checkpoint
     from prepare_dataset import prepare_dataset
-    from provenance import provenance
-    from run_log import RunLog
     from runtime import Runtime
+    from training_run import TrainingRun
 
+    if config.HF_UPLOAD_BEST_CHECKPOINTS:
+        from hub import check_token
+
+        check_token(config.HF_REPO_ID)
     runtime = Runtime.create(config.DEVICE, config.PRECISION)
-    if runtime.is_main:
-        summary = prepare_dataset(config)
-    runtime.barrier()
-    with locked(config.run_dir):
-        checkpoint = read_checkpoint(resumed) if resumed else None
-        trainer = build_trainer(config, checkpoint, runtime, summary.fingerprint)
-        try:
-            code = trainer.run()
-        finally:
-            trainer.log.close(finished=trainer.is_finished)
-            runtime.close()
-    return code
+    try:
+        with locked(config.run_dir, runtime.is_main):
+            if runtime.is_main:
+                prepare_dataset(config)
+            runtime.barrier()
+            return TrainingRun(config, runtime, resumed).train()
+    finally:
+        runtime.close()
 
 
 @contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: Path, is_main: bool = True) -> Iterator[None]:
     """Hold a run's folder. Raises `UserError` where another process trains in it."""
+    if not is_main:
+        yield
+        return
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("w") as file:
         try:
@@ -119,3 +115,7 @@ def locked(run_dir: Path) -> Iterator[None]:
                 "run: --RUN_NAME NAME"
             ) from None
         yield
+
+
+if __name__ == "__main__":
+    run_command(main)

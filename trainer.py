@@ -61,17 +61,20 @@ class Trainer:
         state: TrainState,
         *,
         metrics: Mapping[str, Any],
-        card: Callable[[Mapping[str, Any]], str],
+        card: Callable[[Mapping[str, Any], TrainState], str],
         on_best: Callable[[Path, Mapping[str, Any]], None],
+        joules: Callable[[], float | None] = lambda: None,
         loss_function: LossFunction = caption_loss,
     ) -> None:
         """Go on from `state`, where the last validation gave `metrics`.
 
-        `card` makes a checkpoint's model card of its metrics, `on_best` is told of each new best.
+        `card` makes a checkpoint's model card of its metrics, `on_best` is told of each new best,
+        `joules` measures the energy so far.
         """
         self.config, self.pipeline, self.optimizer = config, pipeline, optimizer
         self.train, self.validation, self.log, self.state = train, validation, log, state
-        self._card, self._on_best, self._loss_function = card, on_best, loss_function
+        self._card, self._on_best, self._joules = card, on_best, joules
+        self._loss_function = loss_function
         self.schedule = Schedule(len(self._plan(0)) * config.NUM_EPOCHS, config.WARMUP_STEPS)
         device = pipeline.runtime.device
         self._loss_sum = torch.tensor(state.loss_sum, device=device)
@@ -199,8 +202,8 @@ class Trainer:
         ]
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise UserError(
-            f"the loss of step {step} (epoch {self.state.epoch + 1}, batch {number + 1}: {shown}) is "
-            "not a finite number. Nothing after the last checkpoint is kept. Try a lower "
+            f"the loss of step {step} (epoch {self.state.epoch + 1}, batch {number + 1}: {shown}) "
+            "is not a finite number. Nothing after the last checkpoint is kept. Try a lower "
             "LEARNING_RATE, a longer WARMUP_STEPS, or --PRECISION fp32."
         )
 
@@ -252,6 +255,7 @@ class Trainer:
             loss_sum=self._loss_sum.item(),
             trained_seconds=seconds,
             wandb_run_id=self.log.wandb_run_id,
+            joules=self._joules() or 0.0,
         )
         self.log.sync()
         self._save(self.config.run_dir / "last", with_state=True)
@@ -265,7 +269,7 @@ class Trainer:
                 self.pipeline,
                 self.config,
                 metrics=self._metrics | {"step": self.state.step},
-                card=self._card(self._metrics),
+                card=self._card(self._metrics, self.state),
                 optimizer=self.optimizer if with_state else None,
                 state=self.state if with_state else None,
                 keep=self.config.KEEP_CHECKPOINTS if with_state else 0,
@@ -273,8 +277,8 @@ class Trainer:
         except OSError as error:
             if self.config.STOP_ON_SAVE_ERROR:
                 raise UserError(
-                    f"{folder} could not be saved: {error.strerror or error}. The checkpoint before "
-                    "it is still there. Free some space and go on with the same command and "
+                    f"{folder} could not be saved: {error.strerror or error}. The checkpoint "
+                    "before it is still there. Free some space and go on with the same command and "
                     "--RESUME_CHECKPOINT_PATH auto"
                 ) from None
             self.log.say(

@@ -79,7 +79,13 @@ class WandbLog(Follower):
         self._samples_file = samples_file
         self._best_folder = best_folder
         self.run_id: str = run.id if run else ""
-        self.place = _place(run) if run else ""
+        self.place, self.sync_command = "", ""
+        if run and run.offline:
+            # All parts of a resumed run: they are sent in their order.
+            runs = Path(run.settings.sync_dir).parent / f"offline-run-*-{run.id}"
+            self.place, self.sync_command = "offline", f"wandb sync {runs}"
+        elif run:
+            self.place = str(run.url)
 
     def start(self, facts: RunFacts, step: int) -> None:
         self._try(lambda run: run.config.update({"facts": vars(facts)}, allow_val_change=True))
@@ -96,10 +102,18 @@ class WandbLog(Follower):
             for name, value in outcome.best.items():
                 run.summary[f"best/{name}"] = value
             if self._best_folder and self._best_folder.is_dir():
-                run.log_artifact(str(self._best_folder), name=f"best-{run.id}", type="model")
+                self._send_folder(run, self._best_folder)
             run.finish(exit_code=0 if outcome.finished else 1)
 
         self._try(finish)
+
+    def _send_folder(self, run: Any, folder: Path) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(f"best-{run.id}", type="model")
+        for path in sorted(folder.iterdir()):
+            artifact.add_file(str(path))
+        run.log_artifact(artifact)
 
     def _send_validation(self, run: Any, event: Validation) -> None:
         import wandb
@@ -114,7 +128,10 @@ class WandbLog(Follower):
             line["samples/pictures"] = pictures
             line["samples/captions"] = self._captions_table(event, pictures)
         if event.caption_lengths:
-            line["validation/caption_lengths"] = wandb.Histogram(list(event.caption_lengths))
+            longest = max(event.caption_lengths)
+            counts = [event.caption_lengths.count(length) for length in range(longest + 1)]
+            edges = [length - 0.5 for length in range(longest + 2)]
+            line["validation/caption_lengths"] = wandb.Histogram(np_histogram=(counts, edges))
         if event.attention_strip:
             line["samples/attention"] = wandb.Image(str(event.attention_strip))
         run.log(line)
@@ -181,14 +198,6 @@ def _has_key() -> bool:
     except (OSError, netrc.NetrcParseError) as error:
         _warn(f"{path} cannot be read for a W&B key: {error}")
         return False
-
-
-def _place(run: Any) -> str:
-    """Where to look at a run, or the command that sends it there."""
-    if run.offline:
-        folder = Path(run.settings.sync_dir)
-        return f"offline; send it with: wandb sync {folder.parent}/offline-run-*-{run.id}"
-    return str(run.url)
 
 
 def thumbnail(path: Path) -> Any:

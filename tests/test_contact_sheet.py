@@ -5,9 +5,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageFont
+from PIL import Image, ImageColor, ImageFont
 
-from contact_sheet import RIGHT_COLOUR, WRONG_COLOUR, contact_sheet, wrapped
+from contact_sheet import (
+    MARK_PIXELS,
+    PAPER,
+    RIGHT_COLOUR,
+    WRONG_COLOUR,
+    contact_sheet,
+    wrapped,
+)
 from errors import UserError
 from report_contents import GalleryItem
 
@@ -17,6 +24,10 @@ FONT = ImageFont.load_default(size=14)
 def picture(path: Path, colour: str = "gold", size: tuple[int, int] = (80, 60)) -> Path:
     Image.new("RGB", size, colour).save(path)
     return path
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return ImageColor.getrgb(colour)
 
 
 def test_rows_and_columns(tmp_path: Path) -> None:
@@ -34,21 +45,23 @@ def test_rows_and_columns(tmp_path: Path) -> None:
 
 def test_wrong_captions_are_marked(tmp_path: Path) -> None:
     image = picture(tmp_path / "a.png")
-    colours = {}
+    bars, inks = {}, {}
     for correct in (True, False, None):
         item = GalleryItem(image=image, caption="a dog", correct=correct)
-        contact_sheet([item], tmp_path / "sheet.png")
+        contact_sheet([item], tmp_path / "sheet.png", cell_width=400, font_size=20)
         with Image.open(tmp_path / "sheet.png") as sheet:
-            colours[correct] = {f"#{r:02x}{g:02x}{b:02x}" for _, (r, g, b) in sheet.getcolors(9999)}
-    assert RIGHT_COLOUR in colours[True]
-    assert WRONG_COLOUR in colours[False]
-    assert not {RIGHT_COLOUR, WRONG_COLOUR} & colours[None]
-    assert WRONG_COLOUR not in colours[True]
+            bars[correct] = sheet.getpixel((220, 20 + 300 + MARK_PIXELS // 2))
+            text = sheet.crop((0, 320 + MARK_PIXELS, sheet.width, sheet.height))
+            inks[correct] = {colour for _, colour in text.getcolors(9999)}
+    assert bars == {True: rgb(RIGHT_COLOUR), False: rgb(WRONG_COLOUR), None: rgb(PAPER)}
+    assert {rgb(WRONG_COLOUR) in inks[correct] for correct in (True, None)} == {False}
+    assert rgb(WRONG_COLOUR) in inks[False]
 
 
 def test_a_tall_picture_is_shown_whole(tmp_path: Path) -> None:
-    tall = Image.new("RGB", (100, 400), "red")
-    tall.paste("blue", (0, 200, 100, 400))
+    tall = Image.new("RGB", (100, 400), "white")
+    tall.paste("red", (0, 0, 100, 40))
+    tall.paste("blue", (0, 360, 100, 400))
     tall.save(tmp_path / "tall.png")
     item = GalleryItem(image=tmp_path / "tall.png", caption="")
     contact_sheet([item], tmp_path / "sheet.png", cell_width=400, font_size=10)

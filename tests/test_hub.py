@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.fake_hub import OWNER_TOKEN, READER_TOKEN, FakeHub, Fault, running_hub
 
 ROOT = Path(__file__).parents[1]

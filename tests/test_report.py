@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from caption_statistics import describe_captions
 from errors import UserError
 from report import GalleryItem, Report, ReportedScore, WordHeat, render_report, write_report
 from tests.webdriver import Browser, open_browser
@@ -79,7 +80,8 @@ def full_report(picture: Path) -> Report:
         items=items,
         curves=(*training, validation),
         warnings=(f"Beware {INJECTION}",),
-        diversity={"vocabulary": 12_843, "distinct-1": 0.08124},
+        diversity=describe_captions(["a dog", "a cat"], {"a cat"}),
+        measures={"pointed at": 12_843, "share": 0.08124},
         protocol={"split": "test", "decoding": INJECTION},
         settings={"DATASET": INJECTION, "CACHE_FEATURES": True, "LEARNING_RATE": 0.0005},
         provenance={"commit": LONG_WORD},
@@ -117,8 +119,20 @@ def test_scores_stand_with_their_intervals_and_reasons(picture: Path) -> None:
     assert "BLEU-4 0.250 " in text
     assert "METEOR was not computed: Java was not found" in text
     assert "SPICE was not computed: no reason was given" in text
-    assert "vocabulary 12,843 distinct-1 0.08124" in text
+    assert text.count("was not computed") == 2
+    assert "distinct-1 0.75 distinct-2 1 vocabulary 3 tokens a caption 2 " in text
+    assert "also in training 50.0% pointed at 12,843 share 0.08124" in text
     assert "CACHE_FEATURES yes LEARNING_RATE 0.0005" in text
+
+
+def test_calibration_counts_what_was_checked_and_has_a_confidence(picture: Path) -> None:
+    page = render_report(full_report(picture))
+    assert "<dt>Captions checked</dt><dd>4</dd>" in page
+    assert "<dt>Share right</dt><dd>75.0 %</dd>" in page
+    assert "<dt>Mean confidence</dt><dd>0.725</dd>" in page
+    assert "3 captions of confidence 0.80: 100% right" in page
+    unchecked = GalleryItem(image=None, caption="a dog", confidence=0.5)
+    assert "Captions checked" not in render_report(Report(title="t", items=(unchecked,)))
 
 
 def test_an_empty_report_is_a_page() -> None:
@@ -159,12 +173,21 @@ def test_nothing_outside_the_file_is_named(picture: Path) -> None:
 
 
 def test_one_caption_for_many_pictures_is_warned_of() -> None:
-    same = [GalleryItem(image=None, caption="a man") for _ in range(30)]
-    others = [GalleryItem(image=None, caption=f"dog {i}") for i in range(30)]
-    loud = render_report(Report(title="t", items=(*same, *others)))
-    assert "30 of 60 pictures (50%) got the same caption: “a man”" in loud
-    assert 'role="alert"' in loud
-    assert 'role="alert"' not in render_report(Report(title="t", items=(*same[:3], *others)))
+    captions = ["a man"] * 30 + [f"dog {i}" for i in range(30)]
+    loud = render_report(Report(title="t", diversity=describe_captions(captions)))
+    assert re.search(r'role="alert">30 of 60 pictures \(50%\) got the same caption, .*a man', loud)
+    quiet = render_report(Report(title="t", diversity=describe_captions(captions[29:])))
+    assert 'role="alert"' not in quiet
+
+
+def test_repeated_captions_are_listed() -> None:
+    captions = ["a man", "a man", "a man", "a dog", "a dog", "a cat"]
+    items = tuple(GalleryItem(image=None, caption=caption) for caption in captions)
+    page = render_report(Report(title="t", items=items))
+    listed = re.findall(
+        r'<li style="--share: ([\d.]+)%"><span dir="auto">(.*?)</span><b>(\d)', page
+    )
+    assert listed == [("100.0", "a man", "3"), ("66.7", "a dog", "2")]
 
 
 def test_a_page_is_written_whole_or_not_at_all(picture: Path, tmp_path: Path) -> None:

@@ -1,0 +1,245 @@
+"""One training run, put together: data, vocabulary, encoder, model, log, trainer.
+
+Everything is built from the settings, or from the checkpoint that the run goes on from.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from best_uploader import BestUploader
+from captioning import CaptionPipeline
+from checkpoint import TrainState, load_optimizer, load_pipeline, read_checkpoint
+from config import Config
+from dataset import CaptionDataset
+from encoder import VisionEncoder
+from energy import EnergyMeter
+from errors import EXIT_DONE, UserError
+from feature_store import LivePictures
+from features import open_stores, worker_count
+from model import CaptionModel
+from model_card import Training, model_card
+from optimization import build_optimizer, caption_loss
+from prepared import read_marker
+from provenance import data_fingerprint, finish, provenance, write_provenance
+from records import read_records
+from run_events import RunFacts
+from run_log import RunLog
+from runtime import Runtime
+from tokenizer import CaptionTokenizer, train_tokenizer
+from trainer import Split, Trainer
+
+UPLOAD_SECONDS = 600.0
+"""How long the end of a run waits for the last upload."""
+
+
+class TrainingRun:
+    """Builds a run's parts, trains, and ends it in order."""
+
+    def __init__(self, config: Config, runtime: Runtime, resumed: Path | None = None) -> None:
+        """Build everything; `resumed` is the checkpoint folder to go on from."""
+        self.config, self.runtime = config, runtime
+        self.checkpoint = read_checkpoint(resumed) if resumed else None
+        self.state = self._starting_state()
+        mend = f"python prepare_dataset.py --DATASET {config.DATASET}"
+        self.records = {
+            split: read_records(config.dataset_dir / split, mend=mend)
+            for split in ("train", "validation")
+        }
+        self._refuse_empty_splits()
+        self.pipeline = self._pipeline()
+        self.splits = self._splits()
+        self.optimizer = self._optimizer()
+        self.energy = EnergyMeter(self._gpus(), joules=self.state.joules)
+        self.provenance = provenance(
+            asdict(config),
+            device=runtime.description,
+            data=data_fingerprint(config.dataset_dir),
+        )
+
+    def train(self) -> int:
+        """Train to the end, or to a signal; returns the exit code."""
+        config, is_main = self.config, self.runtime.is_main
+        log = RunLog(
+            config.run_dir,
+            config,
+            resumed_step=self.state.step if self.checkpoint else None,
+            wandb_run_id=self.state.wandb_run_id,
+            provenance=self.provenance,
+            is_main=is_main,
+        )
+        uploader = self._uploader()
+        if is_main:
+            write_provenance(config.run_dir, self.provenance, resumed=self.checkpoint is not None)
+        trainer = self._trainer(log, uploader)
+        log.start(self._facts(trainer))
+        code = 1
+        try:
+            code = trainer.run()
+        finally:
+            if uploader is not None:
+                uploader.finish(timeout_seconds=UPLOAD_SECONDS)
+            log.close(finished=code == EXIT_DONE)
+            if is_main:
+                write_provenance(config.run_dir, finish(self.provenance), resumed=True)
+        return code
+
+    def _starting_state(self) -> TrainState:
+        marker = read_marker(self.config.dataset_dir)
+        fingerprint = marker[0].fingerprint if marker else ""
+        if self.checkpoint is None:
+            return TrainState(data_fingerprint=fingerprint)
+        state = self.checkpoint.state
+        if state is None:
+            raise UserError(f"{self.checkpoint.folder} cannot be trained on; name a `last` folder.")
+        if state.data_fingerprint != fingerprint:
+            raise UserError(
+                f"{self.config.dataset_dir} is not the data that {self.checkpoint.folder} was "
+                "trained on: pictures, captions or splits differ. Restore it, or begin another "
+                "run: --RUN_NAME NAME"
+            )
+        return state
+
+    def _refuse_empty_splits(self) -> None:
+        for split, records in self.records.items():
+            if not records:
+                raise UserError(
+                    f"{self.config.dataset_dir / split} holds no pictures; training needs a train "
+                    "and a validation split. Prepare the data again with other "
+                    "VALIDATION_FRACTION and TEST_FRACTION."
+                )
+
+    def _pipeline(self) -> CaptionPipeline:
+        config, runtime = self.config, self.runtime
+        if self.checkpoint is not None:
+            return load_pipeline(self.checkpoint, runtime)
+        captions = [text for record in self.records["train"] for text in record.captions]
+        tokenizer = train_tokenizer(captions, config.VOCAB_SIZE)
+        encoder = VisionEncoder.from_pretrained(
+            config.ENCODER_MODEL_NAME,
+            revision=config.ENCODER_REVISION,
+            processor_name=config.IMAGE_PROCESSOR_NAME,
+            trained_blocks=config.ENCODER_TRAINED_BLOCKS,
+            seed=config.RANDOM_SEED,
+        )
+        torch.manual_seed(config.RANDOM_SEED)
+        model = CaptionModel.from_config(
+            config,
+            patches=encoder.num_tokens,
+            feature_dim=encoder.feature_dim,
+            vocab_size=len(tokenizer),
+        )
+        return CaptionPipeline(
+            encoder.to(runtime.device),
+            model.to(runtime.device),
+            tokenizer,
+            runtime,
+            config.MAX_SEQ_LEN,
+        )
+
+    def _splits(self) -> dict[str, Split]:
+        stores = open_stores(self.config, self.pipeline.encoder, self.runtime, self.records)
+        splits = {}
+        for name, records in self.records.items():
+            pictures = stores[name]
+            workers = 0
+            if isinstance(pictures, LivePictures):
+                workers = worker_count(self.config.NUM_WORKERS)
+            else:
+                pictures.hold_on_device()
+            captions = CaptionDataset(records, self._tokenizer, self.config.MAX_SEQ_LEN)
+            splits[name] = Split(records, captions, pictures, workers)
+        return splits
+
+    @property
+    def _tokenizer(self) -> CaptionTokenizer:
+        return self.pipeline.tokenizer
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        config = self.config
+        optimizer = build_optimizer(
+            self.pipeline.model,
+            self.pipeline.encoder,
+            learning_rate=config.LEARNING_RATE,
+            encoder_learning_rate=config.ENCODER_LEARNING_RATE,
+            weight_decay=config.WEIGHT_DECAY,
+            betas=(config.ADAM_BETA1, config.ADAM_BETA2),
+            eps=config.ADAM_EPS,
+        )
+        if self.checkpoint is not None:
+            load_optimizer(optimizer, self.pipeline, self.checkpoint.folder)
+        return optimizer
+
+    def _uploader(self) -> BestUploader | None:
+        config = self.config
+        if not (config.HF_UPLOAD_BEST_CHECKPOINTS and self.runtime.is_main):
+            return None
+        return BestUploader(config.HF_REPO_ID, private=config.HF_PRIVATE)
+
+    def _trainer(self, log: RunLog, uploader: BestUploader | None) -> Trainer:
+        def on_best(folder: Path, metrics: Mapping[str, Any]) -> None:
+            if uploader is not None:
+                uploader.submit(folder, metrics)
+
+        loss_function = caption_loss
+        use_compile = self.config.COMPILE == "on" or (
+            self.config.COMPILE == "auto" and self.runtime.device.type == "cuda"
+        )
+        if use_compile:
+            loss_function = torch.compile(caption_loss, dynamic=True)
+        return Trainer(
+            self.config,
+            self.pipeline,
+            self.optimizer,
+            self.splits["train"],
+            self.splits["validation"],
+            log,
+            self.state,
+            metrics=self.checkpoint.metrics if self.checkpoint else {},
+            card=self._card,
+            on_best=on_best,
+            joules=self.energy.joules,
+            loss_function=loss_function,
+        )
+
+    def _card(self, metrics: Mapping[str, Any], state: TrainState) -> str:
+        training = Training(
+            provenance=self.provenance,
+            step=state.step,
+            seconds=state.trained_seconds,
+            joules=self.energy.joules(),
+            energy_sources=self.energy.sources,
+            trained_parameters=self._parameters(trained=True),
+        )
+        return model_card(self.config, metrics, training=training)
+
+    def _gpus(self) -> list[str]:
+        if self.runtime.device.type != "cuda":
+            return []
+        return [str(torch.cuda.get_device_properties(self.runtime.device).uuid)]
+
+    def _facts(self, trainer: Trainer) -> RunFacts:
+        train, validation = self.splits["train"], self.splits["validation"]
+        return RunFacts(
+            device=self.runtime.description,
+            trained_parameters=self._parameters(trained=True),
+            frozen_parameters=self._parameters(trained=False),
+            train_pictures=len(train.records),
+            train_captions=train.captions.num_captions,
+            validation_pictures=len(validation.records),
+            vocabulary=len(self._tokenizer),
+            steps_per_epoch=trainer.schedule.total_steps // self.config.NUM_EPOCHS,
+            epochs=self.config.NUM_EPOCHS,
+        )
+
+    def _parameters(self, *, trained: bool) -> int:
+        modules = (self.pipeline.model, self.pipeline.encoder)
+        return sum(
+            parameter.numel()
+            for module in modules
+            for parameter in module.parameters()
+            if parameter.requires_grad is trained
+        )
