@@ -70,9 +70,17 @@ class BestUploader:
     def submit(self, folder: Path, metrics: Mapping[str, Any]) -> None:
         """Upload what `folder` holds now, in place of what still waits; returns at once."""
         with self._changed:
+            if not (self._waiting or self._running):
+                # What lies there now is of a run that was killed.
+                shutil.rmtree(folder.parent / STAGING_NAME, ignore_errors=True)
+            try:
+                staged = _stage(folder)
+            except OSError as error:
+                _say(f"{folder} is not uploaded: {error}.")
+                return
             if self._waiting:
                 _unstage(self._waiting)
-            self._waiting = Upload(_stage(folder), folder, commit_message(metrics))
+            self._waiting = Upload(staged, folder, commit_message(metrics))
             self._changed.notify_all()
 
     def finish(self, *, timeout_seconds: float) -> bool:

@@ -120,6 +120,9 @@ def _older_name(folder: Path) -> Path | None:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Check a folder file by file and read what is small. Raises `UserError` naming the file."""
     manifest = read_manifest(folder)
+    unchecked = sorted({"config.toml", MODEL, "tokenizer.json"} - manifest["files"].keys())
+    if unchecked:
+        raise UserError(f"{folder / MANIFEST} is damaged: it does not name {unchecked[0]}.")
     check_files(folder, manifest)
     tokenizer = CaptionTokenizer.load(folder)
     encoder = manifest["encoder"]

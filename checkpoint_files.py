@@ -19,6 +19,8 @@ from errors import UserError
 FORMAT_VERSION = 1
 MANIFEST = "checkpoint.json"
 UNCHECKED = "README.md"  # the one file that people edit
+ENCODER_TYPES = {"name": str, "revision": str, "fingerprint": str, "in_checkpoint": bool}
+FILE_TYPES = {"size": int, "sha256": str}
 REPLACED_SUFFIX, UNFINISHED_SUFFIX = ".replaced", ".unfinished"
 
 
@@ -58,8 +60,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} has format version {version!r}; this program reads {FORMAT_VERSION}. "
             "Use the version of the program that wrote it."
         )
-    if not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("encoder"), dict):
-        raise UserError(f"{path} is damaged: files or encoder is missing.")
+    if not (_fits(manifest.get("encoder"), ENCODER_TYPES) and _are_files(manifest.get("files"))):
+        raise UserError(f"{path} is damaged: its files or its encoder are not as they are written.")
     return manifest
 
 
@@ -92,6 +94,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: it must hold a JSON object.")
     return value
+
+
+def _are_files(files: object) -> bool:
+    return isinstance(files, dict) and all(
+        Path(name).name == name and _fits(entry, FILE_TYPES) for name, entry in files.items()
+    )
+
+
+def _fits(entry: object, types: Mapping[str, type]) -> bool:
+    return isinstance(entry, dict) and all(
+        type(entry.get(name)) is expected for name, expected in types.items()
+    )
 
 
 def _write_manifest(folder: Path, about: Mapping[str, Any]) -> None:

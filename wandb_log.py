@@ -9,6 +9,7 @@ import netrc
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -34,7 +35,8 @@ def setup_wandb(
     mode = choose_mode(config.WANDB_MODE)
     if mode == "disabled":
         return None
-    provenance = provenance or {}
+    record = {"settings": asdict(config), **(provenance or {})}
+    settings = record.pop("settings")
     os.makedirs(config.run_dir, exist_ok=True)
     import wandb
 
@@ -47,7 +49,7 @@ def setup_wandb(
             resume="allow" if run_id else None,
             mode=mode,
             dir=str(config.run_dir),
-            config={**provenance.get("settings", {}), "provenance": dict(provenance)},
+            config={**settings, "provenance": record},
             settings=wandb.Settings(
                 silent=True,
                 init_timeout=START_TIMEOUT_SECONDS,

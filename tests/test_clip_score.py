@@ -23,7 +23,7 @@ REFERENCES = [["a red dog", "a cat"], ["a dog runs", "a red dog"]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random CLIP, saved whole as the Hub has them."""
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     tower = {
         "hidden_size": 16,
         "num_hidden_layers": 2,

@@ -275,6 +275,7 @@ def test_the_best_is_uploaded_as_it_was_when_submitted(
     hub: FakeHub, tmp_path: Path, folder: Path
 ) -> None:
     expected = travelling(folder)
+    make_folder(folder.parent / ".uploads" / "of-a-killed-run", seed=9)
     hub.faults.append(Fault("preupload", waits=True))
     code = """
 uploader.submit(folder, {"CIDEr": 0.25})
@@ -350,6 +351,15 @@ print(uploader.finish(timeout_seconds=1.5))
     assert "has not ended in 2 s" in result.stderr
     assert f"python hub.py upload {folder} {REPO}\n" in result.stderr
     assert result.returncode == 0
+
+
+def test_a_folder_that_cannot_be_kept_is_a_sentence(
+    hub: FakeHub, tmp_path: Path, folder: Path
+) -> None:
+    (folder.parent / ".uploads").write_text("a file where a folder should be")
+    result = background(hub, tmp_path, folder, "uploader.submit(folder, {})")
+    assert result.returncode == 0
+    assert f"{folder} is not uploaded" in result.stderr
 
 
 def test_no_token_is_one_sentence_at_the_start(hub: FakeHub, tmp_path: Path, folder: Path) -> None:

@@ -121,7 +121,7 @@ def test_models_are_asked_for_not_downloaded(
     [
         ("print('Exception: no memory', file=sys.stderr); sys.exit(1)", "Exception: no memory"),
         ("sys.exit(3)", ""),
-        ("print('what?', flush=True); sys.stdin.read()", ""),
+        ("for line in sys.stdin: print('what?', flush=True)", ""),
         ("os.close(0); os.close(1)", ""),
         ("sys.stdout.buffer.write(b'\\xff\\n')", ""),
     ],

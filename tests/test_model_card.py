@@ -97,7 +97,7 @@ def test_pictures_are_shown_only_of_the_demo() -> None:
     ("settings", "datasets"),
     [
         ({"DATASET": "user/pictures"}, ["user/pictures"]),
-        ({"DATASET": "mine", "IMAGE_DIR": "a/b", "CAPTIONS_FILE": "c.json"}, None),
+        ({"DATASET": "flickr30k", "IMAGE_DIR": "a/b", "CAPTIONS_FILE": "c.json"}, None),
         ({"DATASET": "flickr8k"}, None),
         ({"DATASET": "flickr8k", "DATASET_SOURCE": "user/flickr8k"}, ["user/flickr8k"]),
         ({"DATASET": "flickr30k", "DATASET_SOURCE": "/data/flickr30k.zip"}, None),

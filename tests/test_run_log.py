@@ -470,6 +470,8 @@ def test_wandb_that_is_down_makes_an_offline_run(tmp_path: Path) -> None:
     result = run_logged(tmp_path, 1, 1, mode="auto", run_id="abc123", **down)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("W&B cannot be reached") == 1
+    assert result.stdout.split()[-1] == "abc123"
+    assert "wandb sync" in result.stdout
     assert len(list((tmp_path / "a-run" / "wandb").glob("offline-run-*-abc123"))) == 1
     assert len(read_lines(tmp_path / "a-run" / "metrics.jsonl")) == 2
 
