@@ -5,8 +5,12 @@ either case and with dashes or underscores, switches that also take true or fals
 problems of a command line reported at once, in words, as one `UserError`.
 """
 
+import ast
 import dataclasses
 import difflib
+import inspect
+import itertools
+import json
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -191,3 +195,19 @@ def _flag(name: str) -> str:
 def _shown(name: str) -> str:
     """A field's name in a sentence: settings by name, options of a command by flag."""
     return name if name.isupper() else _flag(name)
+
+
+def settings_table(options_type: type[Any]) -> str:
+    """The fields of a dataclass with their defaults and docstrings, as a Markdown table."""
+    body = ast.parse(inspect.getsource(options_type)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    for field, text in itertools.pairwise(body.body):
+        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+            continue
+        assert isinstance(text, ast.Expr)
+        meaning = " ".join(ast.literal_eval(text.value).split()).replace("|", "\\|")
+        default = getattr(options_type, field.target.id)
+        shown = json.dumps(default) if isinstance(default, str | bool) else f"{default:g}"
+        lines.append(f"| `{field.target.id}` | `{shown}` | {meaning} |")
+    return "\n".join(lines)

@@ -133,8 +133,10 @@ def test_a_text_checkpoint_under_a_vision_config_stops(tmp_path: Path) -> None:
 
 def test_missing_pooler_does_no_harm(tmp_path: Path) -> None:
     folder = saved(tmp_path, "vit-classifier")
-    first, second = (VisionEncoder.from_pretrained(folder) for _ in range(2))
-    torch.rand(1)
+    first = VisionEncoder.from_pretrained(folder)
+    torch.rand(1)  # the pooler is made at random, so that the second one is another
+    second = VisionEncoder.from_pretrained(folder)
+    assert not torch.equal(first.tower.pooler.dense.weight, second.tower.pooler.dense.weight)
     assert first.fingerprint() == second.fingerprint()
 
 
@@ -215,10 +217,13 @@ def test_frozen_part_stays_in_evaluation_mode(tmp_path: Path) -> None:
     frozen, partly = (
         VisionEncoder.from_pretrained(folder, trained_blocks=blocks) for blocks in (0, 1)
     )
+    records: list[bool] = []
+    frozen.tower.register_forward_hook(lambda *_: records.append(torch.is_grad_enabled()))
     parent = nn.ModuleList([frozen, partly]).train()
     assert parent.training
     assert not any(module.training for module in frozen.tower.modules())
     assert not frozen(some_pixels(32)).requires_grad
+    assert records == [False]
     assert partly(some_pixels(32)).requires_grad
     stages = partly.tower.encoder.stages
     assert all(module.training for module in stages[1].modules())

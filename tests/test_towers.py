@@ -52,6 +52,15 @@ def test_all_files_are_of_the_config_s_commit(
     assert asked == ["c0ffee"]
 
 
+def test_prefix_is_the_one_that_leads_to_most() -> None:
+    missing = {"layers.0.attention.weight", "patches.weight", "norm.weight"}
+    vision = {f"vision.{name}" for name in missing}
+    text = {"writer.layers.0.attention.weight", "writer.norm.weight", "writer.words.weight"}
+    assert towers._prefix(missing, vision | text) == "vision."
+    assert towers._prefix(missing, {"classifier.weight"}) == ""
+    assert towers._prefix(set(), vision) == ""
+
+
 def response(status: int) -> object:
     import httpx
 
