@@ -4,13 +4,20 @@ The caption is fed back once. The heat of a token is the attention with which it
 of the position before it, averaged over heads and layers; a word's is the mean over its tokens.
 Prefix tokens of the encoder (class token, registers) have no place in the picture and are left out,
 and the rest is not scaled up again: `WordAttention.on_picture` tells how much of it is left.
-Weights are computed here only; search never asks for them.
+
+A patch of the encoder's output knows of other patches, too. `roll_out` follows its attention back to
+the patches of the input, where the encoder gives its attention.
+
+Weights are computed here only; search never asks for them. `write_strip` draws a caption's words as a
+row of pictures.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +26,18 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from captioning import CaptionPipeline
+from encoder import VisionEncoder
+from errors import UserError
 from packing import Packing
 from preprocessing import Region
 
 Floats = NDArray[np.float32]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+TILE_PIXELS, MARGIN_PIXELS, FONT_PIXELS = 224, 12, 18
+"""Of a strip: longer side of its pictures, space between them, height of its letters."""
+TILES_IN_A_ROW = 6
+INK, PAPER, HEAT_COLOUR = "#1b1d22", "#ffffff", (255.0, 96.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -34,36 +49,40 @@ class WordAttention:
     """(rows, columns) attention on each patch that the encoder saw."""
     region: Region
     """Where these patches lie in the picture."""
+    image_size: tuple[int, int]
+    """Width and height of the picture."""
 
     @property
     def on_picture(self) -> float:
         """Share of the attention that went to patches rather than to prefix tokens, 0 to 1."""
         return float(self.grid.sum())
 
-    def heat(self, size: tuple[int, int]) -> Floats:
-        """(height, width) over the whole picture of `size` (width, height), largest value 1.
+    def heat(self, size: tuple[int, int] | None = None) -> Floats:
+        """(height, width) over the whole picture, drawn at `size` (width, height; its own by
+        default), largest value 1.
 
         Patches are blended into one another; what the encoder did not see (cropped away) is 0.
         """
-        width, height = size
-        left, top = round(self.region.left), round(self.region.top)
-        right, bottom = round(self.region.right), round(self.region.bottom)
-        whole = np.zeros((height, width), np.float32)
-        patches = Image.fromarray(self.grid.astype(np.float32))
-        spread = np.asarray(
-            patches.resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.BICUBIC)
-        ).clip(min=0)
-        rows = slice(max(top, 0), min(bottom, height))
-        columns = slice(max(left, 0), min(right, width))
-        whole[rows, columns] = spread[
-            rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-        ]
-        return whole / max(float(whole.max()), 1e-12)
+        width, height = size or self.image_size
+        rows, columns = self.grid.shape
+        # Patches a pixel of the drawn picture, along each axis.
+        right = columns * self.image_size[0] / width / (self.region.right - self.region.left)
+        down = rows * self.image_size[1] / height / (self.region.bottom - self.region.top)
+        start_x = -self.region.left * columns / (self.region.right - self.region.left)
+        start_y = -self.region.top * rows / (self.region.bottom - self.region.top)
+        spread = Image.fromarray(self.grid.astype(np.float32)).transform(
+            (width, height),
+            Image.Transform.AFFINE,
+            (right, 0, start_x, 0, down, start_y),
+            Image.Resampling.BICUBIC,
+        )
+        heat = np.asarray(spread).clip(min=0)
+        return heat / max(float(heat.max()), 1e-12)
 
-    def peak(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(x, y) in a picture of `size` (width, height) of the largest heat."""
-        heat = self.heat(size)
-        return int(heat.argmax()) % size[0], int(heat.argmax()) // size[0]
+    def peak(self) -> tuple[int, int]:
+        """(x, y) of the largest heat, in pixels of the picture."""
+        y, x = np.unravel_index(self.heat().argmax(), self.image_size[::-1])
+        return int(x), int(y)
 
 
 @torch.inference_mode()
@@ -96,6 +115,52 @@ def attend(
     return [mean[number, : len(one)] for number, one in enumerate(ids)]
 
 
+@torch.inference_mode()
+def roll_out(encoder: VisionEncoder, pixels: Tensor) -> Floats | None:
+    """(B, P, P) how much of each input token is in each output token, for pixels (B, 3, H, W).
+
+    Attention rollout (Abnar and Zuidema, 2020, section 3): in each layer the mean over heads and
+    the residual connection count half each; layers are multiplied. None where the encoder has no
+    attention over all its tokens (a convolutional network, or one of windows).
+    """
+    with _told_attentions(encoder) as told:
+        encoder(pixels)
+    B, P = len(pixels), encoder.num_tokens
+    if not told or any(layer is None or layer.shape[::2] != (B, P) for layer in told):
+        return None
+    rollout = torch.eye(P, device=pixels.device).expand(B, P, P)
+    for layer in told:  # (B, H, P, P)
+        rollout = (layer.float().mean(1) + torch.eye(P, device=pixels.device)) / 2 @ rollout
+    return rollout.cpu().numpy()
+
+
+@contextmanager
+def _told_attentions(encoder: VisionEncoder) -> Iterator[list[Any]]:
+    """A list into which the tower's next call puts the attention of its layers, if it has any."""
+    tower: Any = encoder.tower
+    told: list[Any] = []
+
+    def ask(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, {**kwargs, "output_attentions": True}
+
+    def listen(module: Any, args: Any, output: Any) -> None:
+        told.extend(getattr(output, "attentions", None) or ())
+
+    usual = getattr(tower.config, "_attn_implementation", None)
+    handles = [tower.register_forward_hook(listen)]
+    try:
+        if usual is not None:
+            # The fused kernels never hold the weights.
+            tower.set_attn_implementation("eager")
+            handles.append(tower.register_forward_pre_hook(ask, with_kwargs=True))
+        yield told
+    finally:
+        for handle in handles:
+            handle.remove()
+        if usual is not None:
+            tower.set_attn_implementation(usual)
+
+
 def word_attention(
     pipeline: CaptionPipeline, ids: Sequence[int], weights: Floats, image_size: tuple[int, int]
 ) -> list[WordAttention]:
@@ -104,50 +169,101 @@ def word_attention(
     region = encoder.picture_region(image_size)
     patches = weights[:, encoder.num_prefix_tokens :].reshape(-1, *encoder.grid)
     return [
-        WordAttention(word.text, patches[word.start : word.stop].mean(0), region)
+        WordAttention(word.text, patches[word.start : word.stop].mean(0), region, image_size)
         for word in pipeline.tokenizer.words(ids)
     ]
 
 
-def draw_strip(
-    image: Image.Image, words: Sequence[WordAttention], path: str | os.PathLike[str]
+def write_strip(
+    image: Image.Image,
+    words: Sequence[WordAttention],
+    path: str | os.PathLike[str],
+    *,
+    font_file: str = "",
 ) -> None:
-    """A PNG: the picture, then the picture under each word's heat, the word above it."""
-    tile, margin, title = 224, 10, 30
-    scale = tile / max(image.size)
-    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
-    small = image.resize(size, Image.Resampling.LANCZOS)
+    """Write `draw_strip` as a PNG, whole or not at all."""
+    strip = draw_strip(image, words, font_file=font_file)
+    path = Path(path)
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            strip.save(file, "PNG")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def draw_strip(
+    image: Image.Image, words: Sequence[WordAttention], *, font_file: str = ""
+) -> Image.Image:
+    """The picture, then the picture under each word's heat, the word above it.
+
+    Pillow's own font is used, the same on every machine; it has Latin letters only. `font_file`
+    names another (TrueType or OpenType).
+    """
+    font = load_font(font_file)
+    scale = TILE_PIXELS / max(image.size)
+    width, height = (max(round(side * scale), 1) for side in image.size)
+    small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    # A long word makes the columns wider, up to a tile's usual width, and is then cut.
+    widest = max((font.getlength(word.text) for word in words), default=0.0)
+    cell_width = max(width, min(round(widest) + 1, TILE_PIXELS))
+    title_height = round(FONT_PIXELS * 1.6)
     tiles = [("", small)]
-    tiles += [(word.text, overlay(small, word.heat(image.size))) for word in words]
-    columns = min(len(tiles), 6)
+    tiles += [
+        (fitted(word.text, font, cell_width), overlay(small, word.heat((width, height))))
+        for word in words
+    ]
+    columns = min(len(tiles), TILES_IN_A_ROW)
     rows = -(-len(tiles) // columns)
-    sheet = Image.new(
-        "RGB",
-        (
-            columns * (size[0] + margin) + margin,
-            rows * (size[1] + title + margin) + margin,
-        ),
-        "white",
-    )
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=17)
+    step_x, step_y = cell_width + MARGIN_PIXELS, title_height + height + MARGIN_PIXELS
+    size = (columns * step_x + MARGIN_PIXELS, rows * step_y + MARGIN_PIXELS)
+    strip = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(strip)
     for number, (text, picture) in enumerate(tiles):
         row, column = divmod(number, columns)
-        x = margin + column * (size[0] + margin)
-        y = margin + row * (size[1] + title + margin)
-        draw.text((x + size[0] / 2, y + title / 2), text, "black", font, anchor="mm")
-        sheet.paste(picture, (x, y + title))
-    beside = Path(f"{os.fspath(path)}.tmp")
-    sheet.save(beside, format="PNG")
-    os.replace(beside, path)
+        middle, top = MARGIN_PIXELS + column * step_x + cell_width // 2, row * step_y
+        pen.text((middle, top + MARGIN_PIXELS + title_height // 2), text, INK, font, anchor="mm")
+        strip.paste(picture, (middle - width // 2, top + MARGIN_PIXELS + title_height))
+    return strip
 
 
 def overlay(image: Image.Image, heat: Floats) -> Image.Image:
-    """The picture, pale where nothing was looked at and warm where much was."""
-    spread = Image.fromarray(heat).resize(image.size, Image.Resampling.BILINEAR)
-    strength = np.asarray(spread).clip(0, 1)[..., None]
-    pixels = np.asarray(image.convert("RGB"), np.float32)
-    dimmed = pixels * (0.35 + 0.65 * strength)
-    warm = np.array([255.0, 96.0, 0.0], np.float32)
-    mixed = dimmed * (1 - 0.35 * strength) + warm * 0.35 * strength
-    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+    """The picture, dark where nothing was looked at and warm where much was.
+
+    `heat` (height, width), from 0 to 1, has the picture's size.
+    """
+    strength = heat.clip(0, 1)[..., None]
+    pixels = np.asarray(image, np.float32) * (0.35 + 0.65 * strength)
+    mixed = pixels * (1 - 0.35 * strength) + np.array(HEAT_COLOUR, np.float32) * 0.35 * strength
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def load_font(font_file: str = "") -> Font:
+    """Pillow's own font, or that of a file; raises `UserError` for a file that holds none."""
+    if not font_file:
+        return ImageFont.load_default(size=FONT_PIXELS)
+    try:
+        return ImageFont.truetype(font_file, FONT_PIXELS)
+    except OSError:
+        raise UserError(
+            f"{font_file} is no font that can be read; name a .ttf or .otf file."
+        ) from None
+
+
+def lacks_letters(text: str, font: Font) -> bool:
+    """Whether some character of `text` would be drawn as an empty box."""
+    missing = bytes(font.getmask("\U0010ffff"))
+    return any(bytes(font.getmask(character)) == missing for character in text if character > " ")
+
+
+def fitted(text: str, font: Font, width: float) -> str:
+    """`text`, or as much of it as `width` pixels hold, with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"

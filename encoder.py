@@ -218,7 +218,7 @@ class VisionEncoder(nn.Module):
         values = config.to_dict() if whole else config.to_diff_dict()
         kept = {key: value for key, value in values.items() if key not in VOLATILE_KEYS}
         as_json: dict[str, Any] = json.loads(json.dumps(kept, default=str))
-        return {**as_json, "model_type": config.model_type}
+        return as_json
 
     def _encode(self, pixels: Tensor) -> Tensor:
         normalised = pixels * self.scale + self.shift  # (B, 3, H, W)

@@ -36,18 +36,24 @@ More Now Once One Other Our She Since So Some Such That The Their Then There The
 What When While Yet You
 """
 FILE_ENDINGS = """
-bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov pdf php pl png ppt
-ps py sql tar txt wav x xml zip
+bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png
+ppt ps py sql tar txt wav x xml zip
 """
 
-ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'", "&nbsp;": ""}
+ENTITIES = dict.fromkeys(("&md;", "&mdash;", "&ndash;"), "--") | {
+    "&amp;": "&",
+    "&lt;": "<",
+    "&gt;": ">",
+    "&nbsp;": "",
+}
+LOWER_CASE_ENTITIES = {"&quot;": "''", "&apos;": "'"}
 ROUND_BRACKETS = {"(": "-lrb-", ")": "-rrb-"}
 BRACKETS = ROUND_BRACKETS | {"[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 FRACTIONS = {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
 CURRENCIES = {"£": "#", "¢": "cents", "\x80": "$", "¤": "$", "₠": "$", "€": "$"}
-DASHES = dict.fromkeys(("\x96", "\x97", "–", "—", "―", "&MD;", "&mdash;", "&ndash;"), "--")
+DASHES = dict.fromkeys("\x96\x97–—―", "--")
 OTHERS = {"…": "...", '"': "''"}
-WRITTEN_AS = ENTITIES | BRACKETS | FRACTIONS | CURRENCIES | DASHES | OTHERS
+WRITTEN_AS = BRACKETS | FRACTIONS | CURRENCIES | DASHES | OTHERS
 """Tokens that are replaced by others."""
 QUOTES = {
     **dict.fromkeys("\x91‘‛‹", "`"),
@@ -59,11 +65,11 @@ QUOTES = {
 PATTERNS = {
     "SPACE": "[ \t\xa0\u2000-\u200a\u3000]",
     "SPACE_OR_END": "[ \t\xa0\u2000-\u200a\u3000\n]",
-    "APOSTROPHE": "(?:['\x92’]|&apos;)",
-    "ANY_APOSTROPHE": "(?:['`\x91‘‛\x92’]|&apos;)",
+    "APOSTROPHE": "(?:['\x92’]|(?i:&apos;))",
+    "ANY_APOSTROPHE": "(?:['`\x91‘‛\x92’]|(?i:&apos;))",
     "HYPHEN": "[-_\u058a\u2010\u2011]",
-    "AND": "(?:&amp;|&)",
-    "ACCENTED": "&[aeiouAEIOU](?:acute|grave|uml);",
+    "AND": "(?:(?i:&amp;)|&)",
+    "ACCENTED": "(?i:&[aeiou](?:acute|grave|uml);)",
     "LETTER": "(?:[{LETTERS}{MARKS}\xad]|{ACCENTED})",
     "WORD_CHARACTER": "(?:[{LETTERS}{DIGITS}{MARKS}\xad]|{ACCENTED})",
     # yes!no
@@ -89,8 +95,8 @@ PATTERNS = {
     "|[Pp][Pp]?t[ye][Ss]?)",
     "URL_BODY": r"""[^ \t\n"<>|(){}]+[^ \t\n"<>|.!?(){},\-]""",
     "PATH": r"""[^ \t\n"<>|()]+[^ \t\n"<>|.!?(){},\-]""",
-    "SITE": r"""(?:www\.(?:[^ \t\n"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}"""
-    r"""|(?:[^ \t\n"`'<>|.!?(){},-_$]+\.)+(?:com|net|org|edu))""",
+    "SITE": r"""(?:(?i:www)\.(?:[^ \t\n"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}"""
+    r"""|(?:[^ \t\n"`'<>|.!?(){},-_$]+\.)+(?i:com|net|org|edu))""",
     "MAIL_CHARACTER": r"""[^ \t\n"<>|(){}\xa0]""",
     "MAIL_NAME": r"""[^ \t\n"<>|(){}\xa0.]+""",
     "SMILEY": r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]",
@@ -112,11 +118,15 @@ class Rule:
 
 def _unhyphenated(token: str) -> str:
     """Without soft hyphens, and with plain ampersands."""
-    return token.replace("\xad", "").replace("&amp;", "&")
+    return re.sub("(?i:&amp;)", "&", token.replace("\xad", ""))
 
 
 def _replaced(token: str) -> str:
     return WRITTEN_AS.get(token, token)
+
+
+def _entity(token: str) -> str:
+    return LOWER_CASE_ENTITIES.get(token) or ENTITIES.get(token.lower(), token)
 
 
 def _quotes(token: str) -> str:
@@ -147,8 +157,8 @@ def _ellipsis(token: str) -> str:
 
 MARKUP_RULES = (
     Rule("{TAG}", write=_joined),
-    Rule("&(?:amp|lt|gt|quot|nbsp|apos|MD|mdash|ndash);", write=_replaced),
-    Rule("&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);"),
+    Rule("(?i:&(?:amp|lt|gt|quot|nbsp|apos|md|mdash|ndash);)", write=_entity),
+    Rule("(?i:&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);)"),
 )
 WORD_RULES = (
     Rule("{WORD}", ahead="{REDUCED_VERB}", write=_unhyphenated),
@@ -160,6 +170,7 @@ WORD_RULES = (
     Rule("{WORD}", write=_unhyphenated),
     Rule("{APOSTROPHE}[nN]{APOSTROPHE}"),  # rock 'n' roll
     Rule("{APOSTROPHE}[nN]"),
+    Rule("'[tT]", ahead="(?i:is|was)"),
     Rule("[lLdDjJ]{APOSTROPHE}"),
     Rule("(?:Dunkin|[Ss]omethin|(?i:ol)){APOSTROPHE}"),
     Rule("{APOSTROPHE}(?:(?i:em|till?|cause)|[2-9]0[sS])"),
@@ -179,7 +190,9 @@ NAME_RULES = (
     Rule("(?i:https?)://{URL_BODY}"),
     Rule("{SITE}"),
     Rule("{SITE}/{PATH}"),
-    Rule(r"(?:&lt;|<)?[a-zA-Z0-9]{MAIL_CHARACTER}*@(?:{MAIL_NAME}\.)*{MAIL_NAME}(?:&gt;|>)?"),
+    Rule(
+        r"(?:(?i:&lt;)|<)?[a-zA-Z0-9]{MAIL_CHARACTER}*@(?:{MAIL_NAME}\.)*{MAIL_NAME}(?:(?i:&gt;)|>)?"
+    ),
     Rule("@[a-zA-Z_][a-zA-Z_0-9]*"),
     Rule("#{LETTER}+"),
     Rule(r"[cC]\+\+|[cCfF]#"),
@@ -213,7 +226,7 @@ PERIOD_RULES = (
         for pattern in ("{WORD}", "{COMPOUND}", "{DOTTED_COMPOUND}", "{FIRM}")
     ),
     Rule(
-        r"(?:[0-9]|{LETTER})+(?:\.(?:[0-9]|{LETTER})+)*\.(?:(?i:{FILE_ENDINGS})|mp3|php3)",
+        r"(?:[0-9]|{LETTER})+(?:\.(?:[0-9]|{LETTER})+)*\.(?i:{FILE_ENDINGS})",
         ahead=r"(?:{SPACE_OR_END}|[.?!,])",
     ),
 )

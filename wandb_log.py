@@ -203,6 +203,7 @@ def _has_key() -> bool:
 
 
 def thumbnail(path: Path) -> Any:
+    """A picture as W&B shows it in a table: small and square, white where it is not."""
     from PIL import Image, ImageOps
 
     with Image.open(path) as picture:

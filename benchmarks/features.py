@@ -123,7 +123,7 @@ def measure(images: list[Path], folder: Path, runtime: Runtime, options: Options
         "ratio_to_one_at_a_time": statistics.median(
             each.building / each.one_at_a_time for each in rates
         ),
-        **rounding_errors(maker, images[:CPU_BATCH_SIZE]),
+        **rounding_errors(encoder, images[:CPU_BATCH_SIZE], runtime),
     }
 
 
@@ -174,10 +174,13 @@ def decode(maker: RowMaker, images: Iterable[Path]) -> list[torch.Tensor]:
     return [maker.preprocessor(load_image(image)) for image in images]
 
 
-def rounding_errors(maker: RowMaker, images: list[Path]) -> dict[str, float]:
-    """What storing features in two bytes does to them, relative to their size (root mean square)."""
-    exact = RowMaker(maker._encoder, maker.runtime, dtype=torch.float32)
-    features = exact.rows([torch.stack(decode(maker, images))])
+def rounding_errors(
+    encoder: VisionEncoder, images: list[Path], runtime: Runtime
+) -> dict[str, float]:
+    """What storing features in two bytes does to them, relative to their size (both root mean
+    squares)."""
+    exact = RowMaker(encoder, runtime, dtype=torch.float32)
+    features = exact.rows([torch.stack(decode(exact, images))])
     size = features.square().mean().sqrt()
     return {
         f"rounding_{str(dtype).removeprefix('torch.')}": float(

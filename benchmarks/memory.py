@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = str(choose_device(options.device))
     results = []
     print(
-        f"{'pictures':>10}{'store MB':>10}{'RAM before':>12}{'RAM peak':>10}{'device':>8}{'held':>8}"
+        f"{'pictures':>10}{'store':>10}{'RAM':>10}{'its peak':>10}{'device':>10}{'held':>10}  (MB)"
     )
     for pictures in SIZES:
         with (
@@ -76,11 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):
             found = fresh.apply(measure, (pictures, Path(folder) / "train.bin", device))
         results.append(found)
-        print(
-            f"{pictures:>10,}{found.store_bytes / 1e6:>10,.0f}{found.ram_before_bytes / 1e6:>12,.0f}"
-            f"{found.ram_peak_bytes / 1e6:>10,.0f}{found.device_streaming_bytes / 1e6:>8,.0f}"
-            f"{found.device_held_bytes / 1e6:>8,.0f}"
-        )
+        sizes = list(asdict(found).values())[1:]
+        print(f"{pictures:>10,}" + "".join(f"{size / 1e6:>10,.0f}" for size in sizes))
     if options.json:
         numbers = {"device": device, "sizes": [asdict(result) for result in results]}
         Path(options.json).write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ SEEN = {
     "can't don’t cannot gonna it's they've": "ca n't do n't can not gon na it 's they 've",
     "don`t": "do n`t",
     "y'all o'clock O'Brien l'eau Hawai'i": "y' all o'clock o'brien l'eau hawai'i",
+    "'tis 'Twas ’tis": "'t is 't was tis",
     "rock'n'roll 'em '90s '05 '051": "rock 'n' roll 'em '90s '05 051",
     "'hello' kids' “hi” “”": "hello kids hi ``''",
     # Abbreviations.
@@ -45,7 +46,7 @@ SEEN = {
         "www.a.com http://ab.com/c me@a.com @home #tag"
     ),
     "5.jpg 5.mp4 my-file.jpg": "5.jpg 5 mp4 my-file jpg",
-    '<b> <a b="c d"> <3 &amp; &lt;': '<b> <a\xa0b="c\xa0d"> < 3 & <',
+    '<b> <a b="c d"> <3 &amp; &LT; &#39;': '<b> <a\xa0b="c\xa0d"> < 3 & < &#39;',
     ":-) =D :)x ^_^": ":--rrb- =d -rrb- x ^_^",
     # Other scripts.
     "café हिन्दी 日本語 Ελλάς": "café हिन्दी 日本語 ελλάς",

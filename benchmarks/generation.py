@@ -1,0 +1,225 @@
+"""Captions a second: our search, the old way, and Hugging Face `generate`, in one run.
+
+Writes nothing but the JSON file asked for.
+
+    python benchmarks/generation.py --json benchmark.json
+
+Features are given; weights are random, of the default decoder's size; every caption has the same
+number of tokens on all sides. The old way has no cache: it computes the whole prefix and the
+picture's keys and values again for each token, one picture at a time. Hugging Face's side is a
+GPT-2 with cross-attention of the same width, depth and vocabulary, with its cache. Batch 1 is also
+the latency of one picture.
+"""
+
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from torch import Tensor
+
+from decoding import SearchOptions, TokenRules, search
+from errors import run_command
+from model import CaptionModel, DecoderState, Projection, TransformerDecoder
+from options import parse_options
+from packing import Packing
+
+VOCABULARY, PATCHES, FEATURES, DIM, LAYERS, HEADS, FF_DIM = 10_000, 50, 768, 512, 6, 8, 2048
+START, END = 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to measure."""
+
+    tokens: int = 14
+    """Tokens of each caption; captions of Flickr8k have 12.9."""
+    repeats: int = 5
+    """How often to measure each side; medians are reported."""
+    device: str = "cpu"
+    """Where to compute."""
+    json: str = ""
+    """File for the numbers as JSON."""
+
+
+class UncachedState:
+    """The old way: every token computes all before it again, and the picture's keys and values."""
+
+    def __init__(self, model: CaptionModel, features: Tensor) -> None:
+        self._model, self._features = model, features
+        self._tokens = torch.empty(len(features), 1, 0, dtype=torch.long, device=features.device)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """(B, W) newest tokens -> (B, W, V) logits."""
+        self._tokens = torch.cat([self._tokens, tokens[..., None]], dim=-1)
+        pictures, width, length = self._tokens.shape
+        positions = torch.arange(length, device=tokens.device).repeat(pictures * width)
+        packing = Packing(pictures * width, length)
+        keys_values = self._model.read(self._features)
+        hidden = self._model.decoder(self._tokens.flatten(), positions, packing, keys_values)
+        # The first scripts computed the logits of every position and kept the last.
+        return self._model.decoder.logits(hidden).view(pictures, width, length, -1)[:, :, -1]
+
+    def reorder(self, pictures: Tensor, rows: Tensor) -> None:
+        """As `decoding.NextToken` says."""
+        self._features = self._features[pictures]
+        self._tokens = self._tokens[pictures[:, None], rows]
+
+
+def make_ours() -> CaptionModel:
+    """The default decoder with random weights."""
+    decoder = TransformerDecoder(
+        vocab_size=VOCABULARY,
+        dim=DIM,
+        layers=LAYERS,
+        heads=HEADS,
+        ff_dim=FF_DIM,
+        memory_dim=DIM,
+        max_length=64,
+    )
+    return CaptionModel(Projection(PATCHES, FEATURES, DIM), decoder)
+
+
+def make_theirs() -> Any:
+    """A Hugging Face encoder-decoder whose GPT-2 has the same size; its encoder is not run."""
+    import transformers as hf
+
+    text = hf.GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=64,
+        n_embd=DIM,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        n_inner=FF_DIM,
+        add_cross_attention=True,
+        is_decoder=True,
+        bos_token_id=START,
+        eos_token_id=END,
+        pad_token_id=0,
+    )
+    picture = hf.ViTConfig(
+        hidden_size=DIM, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    model = hf.VisionEncoderDecoderModel(
+        encoder=hf.ViTModel(picture), decoder=hf.GPT2LMHeadModel(text)
+    )
+    model.generation_config.decoder_start_token_id = START
+    model.generation_config.bos_token_id = START
+    model.generation_config.eos_token_id = END
+    model.generation_config.pad_token_id = 0
+    return model.eval()
+
+
+def ours(model: CaptionModel, features: Tensor, beam_size: int, tokens: int) -> int:
+    """Caption all pictures at once with the cache; returns how many tokens were written."""
+    return written(DecoderState(model, features), len(features), beam_size, tokens, features.device)
+
+
+def old(model: CaptionModel, features: Tensor, beam_size: int, tokens: int) -> int:
+    """Caption one picture after the other without a cache."""
+    return sum(
+        written(UncachedState(model, one[None]), 1, beam_size, tokens, features.device)
+        for one in features
+    )
+
+
+def written(state: Any, count: int, beam_size: int, tokens: int, device: torch.device) -> int:
+    """Search for captions of exactly `tokens` tokens."""
+    rules = TokenRules(
+        start_id=START, end_id=END, max_length=tokens, min_length=tokens, forbidden_ids=(0, START)
+    )
+    method = "beam" if beam_size > 1 else "greedy"
+    options = SearchOptions(method=method, beam_size=beam_size)  # type: ignore[arg-type]
+    found = search(state, batch_size=count, rules=rules, options=options, device=device)
+    return sum(len(captions[0].ids) for captions in found)
+
+
+def theirs(model: Any, memory: Tensor, beam_size: int, tokens: int) -> int:
+    """Caption all pictures at once with Hugging Face `generate` and its cache."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    with torch.inference_mode():
+        ids = model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=memory),
+            num_beams=beam_size,
+            do_sample=False,
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
+            use_cache=True,
+        )
+    return int(ids[:, 1:].numel())
+
+
+def timed(work: Callable[[], int], expected: int, device: torch.device) -> float:
+    """Seconds of one call, which must write `expected` tokens."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    count = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    if count != expected:
+        raise AssertionError(f"{count} tokens were written, expected {expected}")
+    return seconds
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print a table, write the JSON file."""
+    options = parse_options(Options, sys.argv[1:] if argv is None else argv, description=__doc__)
+    warnings.filterwarnings("ignore")
+    torch.manual_seed(0)
+    device = torch.device(options.device)
+    model, their_model = make_ours().to(device).eval(), make_theirs().to(device)
+    results: dict[str, dict[str, float]] = {}
+    tokens = options.tokens
+    print(
+        f"{'':16}{'ours':>12}{'old':>12}{'transformers':>14}   captions/s, ours/old, ours/transf."
+    )
+    for name, batch, beam_size in (
+        ("greedy_batch1", 1, 1),
+        ("greedy_batch32", 32, 1),
+        ("beam5_batch1", 1, 5),
+        ("beam5_batch32", 32, 5),
+    ):
+        features = torch.randn(batch, PATCHES, FEATURES, device=device)
+        memory = torch.randn(batch, PATCHES, DIM, device=device)
+        expected = batch * tokens
+        sides: dict[str, Callable[[], int]] = {
+            "ours": lambda f=features, b=beam_size: ours(model, f, b, tokens),
+            "old": lambda f=features, b=beam_size: old(model, f, b, tokens),
+            "transformers": lambda m=memory, b=beam_size: theirs(their_model, m, b, tokens),
+        }
+        seconds: dict[str, list[float]] = {side: [] for side in sides}
+        for repeat in range(options.repeats + 1):
+            for side, work in sides.items():
+                elapsed = timed(work, expected, device)
+                if repeat:  # the first time warms up
+                    seconds[side].append(elapsed)
+        median = {side: statistics.median(values) for side, values in seconds.items()}
+        results[name] = {
+            "captions_per_second": batch / median["ours"],
+            "ratio_to_old": median["old"] / median["ours"],
+            "ratio_to_transformers": median["transformers"] / median["ours"],
+            "seconds": median["ours"],
+        }
+        rates = "".join(f"{batch / median[side]:12.2f}" for side in sides)
+        print(
+            f"{name:16}{rates}   {results[name]['ratio_to_old']:6.1f} "
+            f"{results[name]['ratio_to_transformers']:6.1f}   {median['ours'] * 1000:.0f} ms"
+        )
+    if options.json:
+        Path(options.json).write_text(json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,104 @@
+"""Writes the generated parts of the README: the table of files, of settings, the demo's results.
+
+    python docs/refresh_readme.py            rewrites README.md; `make readme` calls it
+
+What a file is for is the first sentence of its docstring; a setting's meaning is its docstring in
+`config.py`; the demo's results are read from `docs/demo.json`, which `make readme-demo` copies from
+an evaluation. A test compares the README with what this gives.
+"""
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from config import Config  # noqa: E402
+from options import settings_table  # noqa: E402
+
+ORDER = {
+    "Settings, and how a command ends": "errors options config",
+    "The data set": (
+        "records images caption_fields caption_files sources picture_pool picture_splits prepared "
+        "scene_pen scene_sprites scene_skies scene_backdrops scene_plan scene_captions scenes "
+        "prepare_dataset"
+    ),
+    "From captions to ids, from pictures to features": (
+        "tokenizer preprocessing towers encoder runtime progress feature_files feature_store "
+        "feature_building features"
+    ),
+    "Batches and the model": "packing dataset model",
+    "Search": ("token_rules search_options hypotheses beam_search decoding captioning attention"),
+    "Scores": (
+        "ptb_characters ptb_rules ptb_tokenizer ngrams bleu rouge cider score_files metrics "
+        "caption_statistics java_metrics clip_score scoring"
+    ),
+    "Checkpoints, logs, the Hub": (
+        "checkpoint_files checkpoint run_events console curves wandb_log run_log provenance energy "
+        "model_card hub best_uploader"
+    ),
+    "Training": "optimization validation trainer training_run train",
+    "Captioning": "captioner image_inputs generate",
+    "Evaluation": (
+        "report_contents calibration charts gallery report contact_sheet evaluation evaluate"
+    ),
+}
+"""The modules in reading order: each imports only those above it. Names under a heading."""
+
+
+def files_table() -> str:
+    """The table of files; commands are marked with a star."""
+    lines = ["| file | what it is |", "|---|---|"]
+    for heading, names in ORDER.items():
+        lines.append(f"| **{heading}** | |")
+        for name in names.split():
+            source = (ROOT / f"{name}.py").read_text(encoding="utf-8")
+            first = (ast.get_docstring(ast.parse(source)) or "").split("\n\n", 1)[0]
+            is_command = 'if __name__ == "__main__":' in source
+            star = " *" if is_command else ""
+            lines.append(f"| `{name}.py`{star} | {' '.join(first.split())} |")
+    return "\n".join([*lines, "", "\\* has a command line."])
+
+
+def results() -> str:
+    """What the demo was measured to reach."""
+    path = ROOT / "docs" / "demo.json"
+    if not path.exists():
+        return "Not measured yet."
+    demo = json.loads(path.read_text(encoding="utf-8"))
+    truth = demo["truth"]
+    rows = [
+        ("object and colour right", f"{truth['objects_and_colours']:.1%}"),
+        ("place right", f"{truth['place']:.1%}"),
+        ("time of day right", f"{truth['time']:.1%}"),
+        ("relation right, where there are two objects", f"{truth['relation']:.1%}"),
+        (
+            "attention of an object's word peaks inside its box",
+            f"{truth['attention_inside_object']:.1%}",
+        ),
+        ("CIDEr", f"{demo['CIDEr']:.3f}"),
+        ("BLEU-4", f"{demo['BLEU-4']:.3f}"),
+        ("training", f"{demo['trained_minutes']:.1f} minutes"),
+    ]
+    head = (
+        f"The demo, {demo['num_images']} held-out scenes, `make demo` on {demo['machine']}, "
+        f"{demo['date']}, seed {demo['seed']} (read from `docs/demo.json`):"
+    )
+    return "\n".join([head, "", "| | |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
+
+
+def refreshed(text: str) -> str:
+    """The README with its generated parts made anew."""
+    parts = {"files": files_table(), "settings": settings_table(Config), "results": results()}
+    for name, part in parts.items():
+        pattern = re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
+        text = pattern.sub(lambda _, n=name, p=part: f"<!-- {n} -->\n{p}\n<!-- /{n} -->", text)
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(refreshed(readme.read_text(encoding="utf-8")), encoding="utf-8")
