@@ -5,11 +5,11 @@ of the position before it, averaged over heads and layers; a word's is the mean 
 Prefix tokens of the encoder (class token, registers) have no place in the picture and are left out,
 and the rest is not scaled up again: `WordAttention.on_picture` tells how much of it is left.
 
-A patch of the encoder's output knows of other patches, too. `roll_out` follows its attention back to
-the patches of the input, where the encoder gives its attention.
+A patch of the encoder's output knows of other patches, too. `roll_out` follows its attention back
+to the patches of the input, where the encoder gives its attention.
 
-Weights are computed here only; search never asks for them. `write_strip` draws a caption's words as a
-row of pictures.
+Weights are computed here only; search never asks for them. `write_strip` draws the words of a
+caption as a row of pictures.
 """
 
 import os
@@ -32,7 +32,6 @@ from packing import Packing
 from preprocessing import Region
 
 Floats = NDArray[np.float32]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 TILE_PIXELS, MARGIN_PIXELS, FONT_PIXELS = 224, 12, 18
 """Of a strip: longer side of its pictures, space between them, height of its letters."""
@@ -76,8 +75,8 @@ class WordAttention:
             (right, 0, start_x, 0, down, start_y),
             Image.Resampling.BICUBIC,
         )
-        heat = np.asarray(spread).clip(min=0)
-        return heat / max(float(heat.max()), 1e-12)
+        heat: Floats = np.asarray(spread, np.float32).clip(min=0)
+        return heat / np.float32(max(heat.max(), 1e-12))
 
     def peak(self) -> tuple[int, int]:
         """(x, y) of the largest heat, in pixels of the picture."""
@@ -201,8 +200,8 @@ def draw_strip(
 ) -> Image.Image:
     """The picture, then the picture under each word's heat, the word above it.
 
-    Pillow's own font is used, the same on every machine; it has Latin letters only. `font_file`
-    names another (TrueType or OpenType).
+    The letters are DejaVu's: European, Arabic and Hebrew ones, the same on every machine.
+    `font_file` names another font, for Chinese, say.
     """
     font = load_font(font_file)
     scale = TILE_PIXELS / max(image.size)
@@ -242,10 +241,15 @@ def overlay(image: Image.Image, heat: Floats) -> Image.Image:
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
-def load_font(font_file: str = "") -> Font:
-    """Pillow's own font, or that of a file; raises `UserError` for a file that holds none."""
+def load_font(font_file: str = "") -> ImageFont.FreeTypeFont:
+    """The font of a file (TrueType, OpenType), by default the DejaVu Sans that matplotlib brings.
+
+    Raises `UserError` for a file that holds none.
+    """
     if not font_file:
-        return ImageFont.load_default(size=FONT_PIXELS)
+        import matplotlib
+
+        font_file = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
     try:
         return ImageFont.truetype(font_file, FONT_PIXELS)
     except OSError:
@@ -254,13 +258,13 @@ def load_font(font_file: str = "") -> Font:
         ) from None
 
 
-def lacks_letters(text: str, font: Font) -> bool:
+def lacks_letters(text: str, font: ImageFont.FreeTypeFont) -> bool:
     """Whether some character of `text` would be drawn as an empty box."""
     missing = bytes(font.getmask("\U0010ffff"))
     return any(bytes(font.getmask(character)) == missing for character in text if character > " ")
 
 
-def fitted(text: str, font: Font, width: float) -> str:
+def fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """`text`, or as much of it as `width` pixels hold, with an ellipsis."""
     if font.getlength(text) <= width:
         return text

@@ -4,14 +4,15 @@
     print(captioner("photo.jpg"))
     captions = captioner(["a.jpg", "b.jpg"])
     three = captioner.captions(["a.jpg"], SearchOptions(method="beam", num_captions=3))
-    captioner.attention("photo.jpg")         # what each word looked at
+    captioner.strip("photo.jpg")             # a picture of what each word looked at
 
 Pictures are paths, bytes or `PIL.Image`s. Nothing of training is imported.
 """
 
 import os
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attention import WordAttention, attend, word_attention
+from attention import WordAttention, attend, draw_strip, roll_out, word_attention
 from captioning import CaptionPipeline, TextCaption, in_batches
 from checkpoint import load_pipeline, read_checkpoint
 from config import Config
@@ -40,9 +41,10 @@ class Caption:
     """Sum of the log-probabilities of its tokens, <END> included."""
     confidence: float
     """Geometric mean of the probabilities of its tokens, 0 to 1."""
-    token_probabilities: tuple[tuple[str, float], ...]
+    token_probabilities: tuple[tuple[str, float], ...] = field(repr=False)
     """Each token with its probability; the last is <END> if the caption ended."""
-    ids: tuple[int, ...]
+    ids: tuple[int, ...] = field(repr=False)
+    """Its tokens, without <START> and <END>."""
 
     def __str__(self) -> str:
         return self.text
@@ -90,40 +92,81 @@ class Captioner:
         options: SearchOptions | None = None,
         *,
         rules: TokenRules | None = None,
-        first_number: int = 0,
         batch_size: int = 32,
     ) -> list[list[Caption]]:
-        """Captions of each picture, best first. `options` default to beam search as trained with.
+        """Captions of each picture, best first; batches that do not fit into memory are halved.
 
-        A sample depends on the seed and on the picture's number, `first_number` for the first.
+        `options` default to beam search with the beams of training. A sample depends on the seed
+        and on the picture's place among `pictures`, not on the batches.
         """
-        options = options or self.default_options()
 
         def caption(batch: range) -> list[list[Caption]]:
-            features = self.features([pictures[number] for number in batch])
-            numbers = [first_number + number for number in batch]
-            found = self.pipeline.captions(features, options, rules=rules, picture_numbers=numbers)
-            return [[self._caption(one) for one in many] for many in found]
+            content = [pictures[number] for number in batch]
+            return self.caption_batch(content, options, rules=rules, picture_numbers=batch)
 
         return in_batches(len(pictures), caption, batch_size=batch_size)
 
+    def caption_batch(
+        self,
+        pictures: Sequence[Picture],
+        options: SearchOptions | None = None,
+        *,
+        rules: TokenRules | None = None,
+        picture_numbers: Sequence[int] | None = None,
+    ) -> list[list[Caption]]:
+        """`captions` of one batch, whose pictures have the given numbers (0, 1, ... by default)."""
+        found = self.pipeline.captions(
+            self.features(pictures),
+            options or self.default_options(),
+            rules=rules,
+            picture_numbers=picture_numbers,
+        )
+        return [[self._caption(one) for one in many] for many in found]
+
     def features(self, pictures: Sequence[Picture]) -> Tensor:
         """(B, P, F) float32 encoder features."""
-        encoder = self.pipeline.encoder
-        pixels = [encoder.preprocess(load_image(picture)) for picture in pictures]
-        return self.pipeline.features(torch.stack(pixels))
+        return self.pipeline.features(self._pixels(pictures))
 
-    def attention(self, picture: Picture, caption: Caption | None = None) -> list[WordAttention]:
-        """What each word of a picture's caption looked at (the best caption by default)."""
+    def attention(
+        self, picture: Picture, caption: Caption | None = None, *, rollout: bool = False
+    ) -> list[WordAttention]:
+        """What each word of a picture's caption looked at (the best caption by default).
+
+        `rollout` follows attention through the encoder as well; where the encoder has none (a
+        convolutional network), it says so on standard error and cross-attention stands alone.
+        """
         image = load_image(picture)
         caption = caption or self(image)
-        (weights,) = attend(self.pipeline, self.features([image]), [caption.ids])
+        pixels = self._pixels([image])
+        (weights,) = attend(self.pipeline, self.pipeline.features(pixels), [caption.ids])
+        if rollout:
+            through = roll_out(self.pipeline.encoder, pixels.to(self.pipeline.runtime.device))
+            if through is None:
+                print(
+                    f"{self.pipeline.encoder.name} has no attention to roll out; the heat is that "
+                    "of cross-attention alone.",
+                    file=sys.stderr,
+                )
+            else:
+                weights = weights @ through[0]
         return word_attention(self.pipeline, caption.ids, weights, image.size)
+
+    def strip(
+        self, picture: Picture, caption: Caption | None = None, *, rollout: bool = False
+    ) -> Image.Image:
+        """The picture, and beside it what each word of its caption looked at."""
+        image = load_image(picture)
+        return draw_strip(image, self.attention(image, caption, rollout=rollout))
 
     def default_options(self) -> SearchOptions:
         """Beam search with the BEAM_SIZE of training, greedy where that is 1."""
         beam_size = self.config.BEAM_SIZE
         return SearchOptions(method="beam" if beam_size > 1 else "greedy", beam_size=beam_size)
+
+    def _pixels(self, pictures: Sequence[Picture]) -> Tensor:
+        """(B, 3, H, W) uint8."""
+        preprocess = self.pipeline.encoder.preprocess
+        return torch.stack([preprocess(load_image(picture)) for picture in pictures])
 
     def _caption(self, found: TextCaption) -> Caption:
         hypothesis = found.hypothesis

@@ -72,12 +72,8 @@ class DocumentFrequencies:
             wanted = np.where(
                 (prefixes == UNKNOWN) | (last == UNKNOWN), UNKNOWN, prefixes * len(known) + last
             )
-            grams = (
-                look_up(keys, np.arange(1, len(keys) + 1, dtype=np.float64), wanted).astype(
-                    np.int64
-                )
-                - 1
-            )
+            numbers = np.arange(1, len(keys) + 1, dtype=np.float64)
+            grams = look_up(keys, numbers, wanted).astype(np.int64) - 1
             found.append(look_up(keys, frequencies, wanted))
         return found
 

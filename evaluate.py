@@ -8,11 +8,10 @@ Writes `metrics.json`, `captions.jsonl`, `report.html` and `captions.png` into t
 BLEU, ROUGE-L and CIDEr equal coco-caption's and need no Java; METEOR and SPICE run where Java can.
 """
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +23,11 @@ if TYPE_CHECKING:
     from scoring import ScoreSheet
 
 SHOWN_CAPTIONS = 5
+OF_CHECKPOINTS = {
+    *("split", "data_dir", "output_dir", "method", "beam_size", "length_penalty", "limit"),
+    *("clip_model", "device", "revision", "trust_remote_code"),
+}
+"""Options that mean nothing where captions are given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,8 @@ class EvaluateOptions:
     data_dir: str = ""
     """Folder of prepared data sets ("" = as in training)."""
     output: str = ""
-    """Folder for the results ("" = `evaluation` beside the checkpoint)."""
+    """Folder for the results ("" = `evaluation` beside the checkpoint; of several checkpoints, a
+    folder each in it). Captions that are given leave results only where it is set."""
     output_dir: str = "checkpoints"
     """Where to look for the newest `best`."""
     method: Literal["greedy", "beam"] = "beam"
@@ -62,6 +67,8 @@ class EvaluateOptions:
     """auto, cpu, cuda, cuda:1, mps."""
     revision: str = ""
     """Branch, tag or commit of a Hub repository."""
+    trust_remote_code: bool = False
+    """Run code that the encoder's repository brings along. Only for repositories you trust."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,51 +78,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.argv[1:] if argv is None else argv,
         description="Score captions as coco-caption does, without Java.",
     )
-    if options.limit < 0 or options.beam_size < 0:
-        raise UserError("--limit and --beam-size must be at least 0.")
-    if bool(options.candidates) != bool(options.references):
-        missing = "references" if options.candidates else "candidates"
-        raise UserError(f"--candidates and --references go together; add --{missing} FILE.json")
-    if options.candidates and options.checkpoint:
-        raise UserError("give either --checkpoint, or --candidates and --references.")
+    _check(options)
     return score_files(options) if options.candidates else score_checkpoints(options)
 
 
 def score_files(options: EvaluateOptions) -> int:
     """Score captions of any model."""
     from score_files import read_candidates, read_references
-    from scoring import TOKENIZER, score_everything
+    from scoring import TOKENIZER, references_a_picture, score_everything
 
     candidates = read_candidates(options.candidates)
     references = read_references(options.references)
     sheet = score_everything(candidates, references, use_java=options.java, seed=options.seed)
-    counts = sorted({len(references[picture]) for picture in candidates})
     protocol = {
         "candidates": options.candidates,
         "references": options.references,
         "pictures": len(candidates),
-        "references a picture": "-".join(map(str, dict.fromkeys((counts[0], counts[-1])))),
+        "references a picture": references_a_picture(references.values()),
         "tokenizer": TOKENIZER,
     }
     print_scores({"score": sheet})
     print_protocol(protocol)
     _warn(sheet)
     if options.output:
-        folder = Path(options.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "metrics.json", {**sheet.to_json(), "protocol": protocol})
-        lines = [
-            {
-                "image": picture,
-                "caption": caption,
-                "references": list(references[picture]),
-                "scores": sheet.of(number),
-            }
-            for number, (picture, caption) in enumerate(candidates.items())
-        ]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        _write(folder / "captions.jsonl", text)
-        print(f"\nwritten to {folder}")
+        _write_scores(Path(options.output), candidates, references, sheet, protocol)
+        print(f"\nwritten to {options.output}: metrics.json, captions.jsonl, report.html")
     return EXIT_DONE
 
 
@@ -126,10 +113,14 @@ def score_checkpoints(options: EvaluateOptions) -> int:
     from evaluation import evaluate_checkpoint, write_evaluation
 
     names = options.checkpoint or (os.fspath(newest_best(Path(options.output_dir))),)
+    labels = _labels(names)
     evaluations: dict[str, Evaluation] = {}
-    for name in names:
+    for name, label in labels.items():
         captioner = Captioner.from_pretrained(
-            name, revision=options.revision, device=options.device
+            name,
+            revision=options.revision,
+            device=options.device,
+            trust_remote_code=options.trust_remote_code,
         )
         config = captioner.config
         data = Path(options.data_dir or config.DATA_DIR) / config.dataset_name
@@ -144,12 +135,12 @@ def score_checkpoints(options: EvaluateOptions) -> int:
             use_java=options.java,
             seed=options.seed,
         )
-        folder = _output_folder(options, name, len(names))
+        folder = _output_folder(options.output, name, label if len(labels) > 1 else "")
         write_evaluation(evaluation, captioner, folder)
-        evaluations[name] = evaluation
+        evaluations[label] = evaluation
         _print_evaluation(evaluation, folder)
     if len(evaluations) > 1:
-        print_scores({name: one.sheet for name, one in evaluations.items()})
+        print_scores({label: one.sheet for label, one in evaluations.items()})
         _print_differences(evaluations)
     return EXIT_DONE
 
@@ -158,15 +149,14 @@ def print_scores(sheets: Mapping[str, "ScoreSheet"]) -> None:
     """A table: a line a metric, a column a system, with 95 % intervals."""
     first = next(iter(sheets.values()))
     if len(sheets) > 1:
-        print("\n" + " " * 14 + "".join(f"{_short(name):>30}" for name in sheets))
+        print("\n" + " " * 14 + "".join(f"  {label:>28}" for label in sheets))
     for metric in first.corpus:
         cells = []
         for sheet in sheets.values():
             value = sheet.corpus[metric]
             if value is None:
-                cells.append(
-                    f"{'-':>9}" + (f"  {sheet.skipped[metric]}" if len(sheets) < 2 else "")
-                )
+                reason = f"  {sheet.skipped[metric]}" if len(sheets) == 1 else " " * 20
+                cells.append(f"{'-':>9}{reason}")
                 continue
             interval = sheet.intervals[metric]
             cells.append(f"{value:9.4f}  [{interval.low:.4f}, {interval.high:.4f}]")
@@ -180,13 +170,46 @@ def print_protocol(protocol: Mapping[str, object]) -> None:
     print("\n" + "\n".join(f"{name:22}{value}" for name, value in protocol.items()))
 
 
+def _write_scores(
+    folder: Path,
+    candidates: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    sheet: "ScoreSheet",
+    protocol: Mapping[str, object],
+) -> None:
+    """Write the results of captions that came without pictures."""
+    from evaluation_files import caption_line, reported_scores, write_results
+    from report import GalleryItem, Report
+
+    items = tuple(
+        GalleryItem(
+            image=None,
+            caption=caption,
+            references=tuple(references[picture]),
+            scores=sheet.of(number),
+        )
+        for number, (picture, caption) in enumerate(candidates.items())
+    )
+    report = Report(
+        title=Path(str(protocol["candidates"])).name,
+        subtitle=f"against {protocol['references']}",
+        scores=reported_scores(sheet),
+        items=items,
+        diversity=sheet.diversity,
+        protocol=protocol,
+    )
+    lines = [caption_line(name, item) for name, item in zip(candidates, items, strict=True)]
+    numbers = {**sheet.to_json(), "protocol": protocol}
+    write_results(folder, numbers=numbers, captions=lines, report=report)
+
+
 def _print_evaluation(evaluation: "Evaluation", folder: Path) -> None:
     print(f"\n{evaluation.name}\n")
     print_scores({evaluation.name: evaluation.sheet})
     if evaluation.truth:
         print("\nright, as the truth of the drawn scenes tells:")
         for name, share in evaluation.truth.items():
-            print(f"  {name.replace('_', ' '):26}{share:7.1%}")
+            print(f"  {name.replace('_', ' '):26}{'-' if share is None else f'{share:.1%}':>7}")
     print_protocol(evaluation.protocol)
     _warn(evaluation.sheet)
     print(f"\n{min(SHOWN_CAPTIONS, len(evaluation.records))} captions, and what a person wrote:")
@@ -203,17 +226,49 @@ def _print_evaluation(evaluation: "Evaluation", folder: Path) -> None:
 
 
 def _print_differences(evaluations: Mapping[str, "Evaluation"]) -> None:
+    """How each further system differs from the first, on the pictures that both captioned."""
     from caption_statistics import compare_systems
 
-    (first_name, first), *others = evaluations.items()
-    for name, other in others:
+    (first_label, first), *others = evaluations.items()
+    for label, other in others:
+        if first.sheet.base.ids != other.sheet.base.ids:
+            print(f"{label} captioned other pictures than {first_label}: not to be compared.")
+            continue
         differences = compare_systems(first.sheet.base, other.sheet.base)
         for metric in ("CIDEr", "BLEU-4"):
             found = differences[metric]
             print(
-                f"{_short(name)} - {_short(first_name)}: {metric} {found.value:+.4f} "
+                f"{label} - {first_label}: {metric} {found.value:+.4f} "
                 f"[{found.interval.low:+.4f}, {found.interval.high:+.4f}], p = {found.p_value:.3f}"
             )
+
+
+def _check(options: EvaluateOptions) -> None:
+    """Raise `UserError` with all that can be told from the options alone."""
+    problems = [
+        f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 0."
+        for name in ("limit", "beam_size", "seed")
+        if getattr(options, name) < 0
+    ]
+    if options.method == "greedy" and options.beam_size > 1:
+        problems.append("--beam-size means nothing to --method greedy; leave one of them out.")
+    if bool(options.candidates) != bool(options.references):
+        missing = "references" if options.candidates else "candidates"
+        problems.append(
+            f"--candidates and --references go together; add --{missing} FILE.json, or leave both "
+            "out to score a checkpoint."
+        )
+    elif options.candidates:
+        if options.checkpoint:
+            problems.append("give either --checkpoint, or --candidates and --references.")
+        problems += [
+            f"--{field.name.replace('_', '-')} is for checkpoints and means nothing to captions "
+            "that are given; leave it out."
+            for field in fields(options)
+            if field.name in OF_CHECKPOINTS and getattr(options, field.name) != field.default
+        ]
+    if problems:
+        raise UserError(*problems)
 
 
 def _search(options: EvaluateOptions, trained_beam_size: int) -> Any:
@@ -224,31 +279,28 @@ def _search(options: EvaluateOptions, trained_beam_size: int) -> Any:
     return SearchOptions(method=method, beam_size=beam_size, length_penalty=options.length_penalty)
 
 
-def _output_folder(options: EvaluateOptions, name: str, count: int) -> Path:
-    local = Path(name)
-    usual = local.parent / "evaluation" if local.is_dir() else Path("evaluation")
-    folder = Path(options.output) if options.output else usual
-    return folder / _short(name).replace("/", "--") if count > 1 else folder
+def _output_folder(output: str, name: str, label: str) -> Path:
+    """Where a checkpoint's results go; `label` tells it from others, "" where it is alone."""
+    if output:
+        return Path(output) / label.replace("/", "--")
+    checkpoint = Path(name)
+    return checkpoint.parent / "evaluation" if checkpoint.is_dir() else Path("evaluation") / label
 
 
-def _short(name: str) -> str:
-    path = Path(name)
-    return f"{path.parent.name}/{path.name}" if path.is_dir() else name
+def _labels(names: Sequence[str]) -> dict[str, str]:
+    """Each checkpoint's short name: run and folder, or more where two would be called the same."""
+    paths = {name: Path(name).absolute().parts for name in names if Path(name).is_dir()}
+    labels = {name: name for name in names}
+    for length in range(2, max(map(len, paths.values()), default=1) + 1):
+        short = {name: "/".join(parts[-length:]) for name, parts in paths.items()}
+        if len(set(short.values())) == len(short):
+            return labels | short
+    return labels
 
 
 def _warn(sheet: "ScoreSheet") -> None:
     if sheet.diversity.warning:
         print(f"\nWARNING: {sheet.diversity.warning}", file=sys.stderr)
-
-
-def _write_json(path: Path, value: object) -> None:
-    _write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
 
 
 if __name__ == "__main__":

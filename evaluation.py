@@ -1,36 +1,54 @@
 """A checkpoint, measured on a split: captions, scores, what words looked at, the report.
 
 Writes into a folder: `metrics.json`, `captions.jsonl`, `report.html` and `captions.png`, a contact
-sheet. On drawn scenes, whose truth is known, it also tells how many captions are right and whether
+sheet. On drawn scenes, whose truth is known, it also tells how many captions are right and how many
 object words looked at their object.
 """
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from attention import WordAttention, attend, word_attention
 from captioner import Captioner
 from captioning import TextCaption, in_batches
 from contact_sheet import contact_sheet
 from decoding import SearchOptions
+from evaluation_files import caption_line, reported_scores, write_results
 from images import load_image
-from provenance import provenance
+from progress import Progress
+from provenance import data_fingerprint, provenance
 from records import Record, read_records
-from report import GalleryItem, Report, ReportedScore, WordHeat, gallery_indexes, write_report
+from report import GalleryItem, Report, WordHeat, gallery_indexes
 from scenes import Scene, SceneCheck, check_caption, object_words
-from scoring import TOKENIZER, ScoreSheet, score_everything
+from scoring import TOKENIZER, ScoreSheet, references_a_picture, score_everything
 
 CHECKS = ("objects_and_colours", "place", "time", "relation")
-HEAT_SIZE = 24
-"""Rows and columns of the heat maps that the report holds."""
+HEAT_SIZE = (24, 24)
+"""Columns and rows of the heat maps that the report holds."""
 SHEET_PICTURES = 12
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """Whether right object words looked at the object that they name."""
+
+    words: int
+    inside: int
+    """Words whose heat peaks inside the object's box."""
+    box_share: float
+    """Sum over the words of their box's share of the picture: `inside` if they looked anywhere."""
+
+    def to_json(self) -> dict[str, float | None]:
+        """The shares for `metrics.json`; None where there are no such words."""
+        return {
+            "attention_inside_object": self.inside / self.words if self.words else None,
+            "attention_inside_by_chance": self.box_share / self.words if self.words else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -41,8 +59,9 @@ class Evaluation:
     records: list[Record]
     captions: list[TextCaption]
     sheet: ScoreSheet
-    truth: dict[str, float]
-    """On drawn scenes: share of captions that are right, by what they tell; else empty."""
+    truth: dict[str, float | None]
+    """On drawn scenes: share of captions that are right, by what they tell, and `Pointing`; None
+    where there was nothing to count. Else empty."""
     checks: list[SceneCheck] | None
     protocol: dict[str, object]
     provenance: dict[str, Any]
@@ -71,11 +90,14 @@ def evaluate_checkpoint(
 ) -> Evaluation:
     """Caption a prepared split (its first `limit` pictures) and score the captions."""
     options = options or captioner.default_options()
-    mend = f"python prepare_dataset.py --DATASET {captioner.config.DATASET}"
+    mend = (
+        f"python prepare_dataset.py --DATASET {captioner.config.DATASET} "
+        f"--DATA_DIR {dataset_dir.parent}"
+    )
     records = read_records(dataset_dir / split, mend=mend)
     records = records[:limit] if limit else records
     captions = _caption(captioner, records, options)
-    ids = [record.image.name for record in records]
+    ids = [record.image.relative_to(dataset_dir / split).as_posix() for record in records]
     sheet = score_everything(
         dict(zip(ids, (caption.text for caption in captions), strict=True)),
         dict(zip(ids, (record.captions for record in records), strict=True)),
@@ -87,11 +109,9 @@ def evaluate_checkpoint(
         seed=seed,
     )
     checks = _check(records, captions)
-    truth = _truth(records, checks) if checks else {}
+    truth: dict[str, float | None] = {}
     if checks:
-        truth["attention_inside_object"] = _pointing(captioner, records, captions)
-    references = sorted({len(record.captions) for record in records})
-    shown = "-".join(str(count) for count in dict.fromkeys((references[0], references[-1])))
+        truth = {**_truth(records, checks), **_pointing(captioner, records, captions).to_json()}
     return Evaluation(
         name,
         records,
@@ -103,41 +123,37 @@ def evaluate_checkpoint(
             "data": dataset_dir.name,
             "split": split,
             "pictures": len(records),
-            "references a picture": shown,
+            "references a picture": references_a_picture(record.captions for record in records),
             "tokenizer": TOKENIZER,
             "decoding": describe(options),
         },
         provenance=provenance(
-            vars(captioner.config), device=captioner.pipeline.runtime.description
+            vars(captioner.config),
+            device=captioner.pipeline.runtime.description,
+            data=data_fingerprint(dataset_dir),
         ),
     )
 
 
 def write_evaluation(evaluation: Evaluation, captioner: Captioner, folder: Path) -> None:
     """Write numbers, captions, report and contact sheet."""
-    folder.mkdir(parents=True, exist_ok=True)
     items = _items(evaluation)
     chosen = sorted({number for group in gallery_indexes(items).values() for number in group})
     items = _with_attention(captioner, evaluation, items, chosen)
     lines = [
-        {
-            "image": str(item.image),
-            "caption": item.caption,
-            "references": list(item.references),
-            "scores": dict(item.scores),
-            "confidence": item.confidence,
-            "log_probability": caption.log_probability,
+        caption_line(
+            str(item.image),
+            item,
+            confidence=item.confidence,
+            log_probability=caption.log_probability,
             **({} if item.correct is None else {"correct": item.correct}),
-        }
+        )
         for item, caption in zip(items, evaluation.captions, strict=True)
     ]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    _write_text(folder / "captions.jsonl", text)
-    write_report(folder / "report.html", _report(evaluation, captioner, items))
     spread = np.linspace(0, len(items) - 1, min(SHEET_PICTURES, len(items))).astype(int)
     contact_sheet([items[i] for i in spread], folder / "captions.png")
-    numbers = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n"
-    _write_text(folder / "metrics.json", numbers)
+    report = _report(evaluation, captioner, items)
+    write_results(folder, numbers=evaluation.to_json(), captions=lines, report=report)
 
 
 def describe(options: SearchOptions) -> str:
@@ -154,14 +170,12 @@ def describe(options: SearchOptions) -> str:
 def _caption(
     captioner: Captioner, records: Sequence[Record], options: SearchOptions
 ) -> list[TextCaption]:
-    from tqdm import tqdm
-
-    with tqdm(total=len(records), desc="captions", unit="picture", disable=None) as bar:
+    with Progress("captions", len(records)) as progress:
 
         def caption(batch: range) -> list[TextCaption]:
             features = captioner.features([records[number].image for number in batch])
             found = captioner.pipeline.captions(features, options, picture_numbers=batch)
-            bar.update(len(batch))
+            progress.advance(len(batch))
             return [captions[0] for captions in found]
 
         return in_batches(len(records), caption)
@@ -182,52 +196,54 @@ def _check(records: Sequence[Record], captions: Sequence[TextCaption]) -> list[S
     ]
 
 
-def _truth(records: Sequence[Record], checks: Sequence[SceneCheck]) -> dict[str, float]:
+def _truth(records: Sequence[Record], checks: Sequence[SceneCheck]) -> dict[str, float | None]:
     """Share of right captions; relations among the scenes of two objects."""
-    shares = {}
+    shares: dict[str, float | None] = {}
     for name in CHECKS:
         counted = [
             getattr(check, name)
             for record, check in zip(records, checks, strict=True)
             if name != "relation" or record.extra["scene"]["relation"] is not None
         ]
-        shares[name] = sum(counted) / max(len(counted), 1)
+        shares[name] = sum(counted) / len(counted) if counted else None
     return shares
 
 
 def _pointing(
     captioner: Captioner, records: Sequence[Record], captions: Sequence[TextCaption]
-) -> float:
-    """Share of right object words whose heat peaks inside the box of the object that they name."""
-    inside = named = 0
-    for record, (words, size) in zip(
-        records, _attention(captioner, records, captions), strict=True
-    ):
+) -> Pointing:
+    """Where right object words, thing and colour, have their peak."""
+    inside, shares = 0, []
+    attended = _attention(captioner, records, captions)
+    for record, words in zip(records, attended, strict=True):
         scene = Scene.from_dict(record.extra["scene"])
-        words = [word for word in words if word.text]
-        texts = " ".join(word.text for word in words)
-        boxes = {(thing.kind, thing.colour): thing.box for thing in scene.objects}
-        for word in object_words(texts):
-            box = boxes.get((word.kind, word.colour or ""))
-            if box is None or word.index >= len(words):
+        boxes = {thing.name: thing.box for thing in scene.objects}
+        # A no-break space inside a word would make two of it.
+        words = [word for word in words if word.text.split()]
+        caption = " ".join("".join(word.text.split()) for word in words)
+        for named in object_words(caption):
+            box = boxes.get((named.kind, named.colour or ""))
+            if box is None:
                 continue
-            x, y = words[word.index].peak(size)
-            named += 1
-            inside += box[0] <= x / size[0] <= box[2] and box[1] <= y / size[1] <= box[3]
-    return inside / max(named, 1)
+            left, top, right, bottom = box
+            x, y = words[named.index].peak()
+            width, height = words[named.index].image_size
+            inside += left <= (x + 0.5) / width <= right and top <= (y + 0.5) / height <= bottom
+            shares.append((right - left) * (bottom - top))
+    return Pointing(len(shares), inside, sum(shares))
 
 
 def _attention(
     captioner: Captioner, records: Sequence[Record], captions: Sequence[TextCaption]
-) -> list[tuple[list[WordAttention], tuple[int, int]]]:
-    """Each caption's words with their heat, and the size of its picture."""
+) -> list[list[WordAttention]]:
+    """Each caption's words with their heat."""
 
-    def look(batch: range) -> list[tuple[list[WordAttention], tuple[int, int]]]:
+    def look(batch: range) -> list[list[WordAttention]]:
         images = [load_image(records[number].image) for number in batch]
         ids = [captions[number].hypothesis.ids for number in batch]
         weights = attend(captioner.pipeline, captioner.features(images), ids)
         return [
-            (word_attention(captioner.pipeline, one, heat, image.size), image.size)
+            word_attention(captioner.pipeline, one, heat, image.size)
             for one, heat, image in zip(ids, weights, images, strict=True)
         ]
 
@@ -264,39 +280,23 @@ def _with_attention(
         [evaluation.captions[number] for number in chosen],
     )
     items = list(items)
-    for number, (words, size) in zip(chosen, looked, strict=True):
-        heats = tuple(WordHeat(word.text, _small(word.heat(size))) for word in words)
+    for number, words in zip(chosen, looked, strict=True):
+        heats = tuple(WordHeat(word.text, word.heat(HEAT_SIZE)) for word in words)
         items[number] = replace(items[number], words=heats)
     return items
 
 
-def _small(heat: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    shape = (HEAT_SIZE, HEAT_SIZE)
-    return np.asarray(Image.fromarray(heat).resize(shape, Image.Resampling.BOX))
-
-
 def _report(evaluation: Evaluation, captioner: Captioner, items: Sequence[GalleryItem]) -> Report:
-    sheet = evaluation.sheet
-    scores = tuple(
-        ReportedScore(
-            name=name,
-            value=value,
-            low=sheet.intervals[name].low if value is not None else None,
-            high=sheet.intervals[name].high if value is not None else None,
-            skipped=sheet.skipped.get(name, ""),
-        )
-        for name, value in _in_order(sheet.corpus)
-    )
-    run = Path(evaluation.name).parent
     return Report(
         title=f"{captioner.config.run_name} on {evaluation.protocol['data']}",
         subtitle=f"{evaluation.name}, {evaluation.provenance['started'][:10]}",
-        scores=scores,
+        scores=reported_scores(evaluation.sheet),
         items=tuple(items),
-        curves=tuple(_lines(run / "metrics.jsonl")),
-        diversity=sheet.diversity,
+        curves=tuple(_curves(Path(evaluation.name))),
+        diversity=evaluation.sheet.diversity,
         measures={
-            name.replace("_", " "): f"{value:.1%}" for name, value in evaluation.truth.items()
+            name.replace("_", " "): None if value is None else f"{value:.1%}"
+            for name, value in evaluation.truth.items()
         },
         protocol=evaluation.protocol,
         settings=vars(captioner.config),
@@ -304,19 +304,9 @@ def _report(evaluation: Evaluation, captioner: Captioner, items: Sequence[Galler
     )
 
 
-def _in_order(corpus: Mapping[str, float | None]) -> list[tuple[str, float | None]]:
-    first = ("CIDEr", "BLEU-4")
-    rest = [name for name in corpus if name not in first]
-    return [(name, corpus[name]) for name in (*first, *rest)]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
+def _curves(checkpoint: Path) -> list[dict[str, Any]]:
+    """The log of the run that a checkpoint's folder lies in, if it does."""
+    path = checkpoint.parent / "metrics.jsonl"
+    if not (checkpoint.is_dir() and path.is_file()):
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-
-
-def _write_text(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

@@ -4,12 +4,13 @@ Reads pictures, writes the files that `feature_files.py` describes. Batches are 
 however often a build is interrupted and however many processes share it, so that the rows are the
 same, byte for byte.
 
-JPEG draft mode (decoding at 1/2, 1/4 or 1/8 of the size) is not used. It gives other pixels than
-the image processor would; and a picture of 500 x 375, reduced to 224, is too small for it to apply.
+JPEG draft mode (decoding at 1/2, 1/4 or 1/8 of the size) is not used, for it gives other pixels
+than the image processor does: on 24 photographs enlarged to about 600 pixels, reduced to 224, by
+0.4 levels of 255 on average and 31 at most, which changed features (CLIP-B/32, random weights) by
+1.1 %. At Flickr's usual size, 500 x 375, it does not even apply.
 """
 
 import hashlib
-import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -52,8 +53,8 @@ class RowMaker:
     ) -> None:
         """`dtype` is that of stored features.
 
-        Half precision is float16: it rounds eight times finer than bfloat16, and encoders keep
-        their features far below its largest number, 65,504 (one that does not is refused).
+        Half precision is float16: it changes features (CLIP-B/32, random weights) by 0.02 %,
+        bfloat16 by 0.17 %. What exceeds its largest number, 65,504, is refused.
         """
         self.runtime, self.contents = runtime, contents
         self.preprocessor = encoder.preprocessor
@@ -215,7 +216,6 @@ def _decode(
             if num_workers
             else None,
             pin_memory=runtime.device.type == "cuda",
-            worker_init_fn=_give_way if runtime.device.type == "cpu" else None,
             generator=torch.Generator(),  # the loader's own draw leaves the global state alone
         )
     )
@@ -230,12 +230,6 @@ def _decode(
                 )
             found.append(piece)
         yield found
-
-
-def _give_way(worker: int) -> None:
-    """Decode while the encoder waits: two threads of a matrix product that must share a core with
-    a decoder wait for one another most of the time."""
-    os.nice(19)
 
 
 def _cut(rows: range, size: int) -> list[range]:

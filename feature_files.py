@@ -165,7 +165,7 @@ class StoreFiles:
         with self._progress.open("wb") as file:
             file.write(content.key() + bytes(DIGEST_BYTES * len(content.chunk_digests)))
             _sync(file)
-        return f"{self.rows} {fault}; building it ({content.nbytes / 1e9:.2g} GB)."
+        return f"{self.rows} {fault}; building it ({content.nbytes / 1e6:,.1f} MB)."
 
     def missing_chunks(self, content: StoreContent) -> list[int]:
         """Chunks that an unfinished build of `content` still lacks."""

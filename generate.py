@@ -7,15 +7,17 @@
     python generate.py --image photo.jpg --checkpoint user/repo
 
 Takes files, folders, globs and URLs. Everything but captions goes to standard error. A picture that
-cannot be read is reported, the others are captioned, and the exit code is 1.
+cannot be read is reported, the others are captioned, and the exit code is 1. Several captions of a
+picture are several lines, best first.
 """
 
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,10 +25,33 @@ from errors import EXIT_DONE, EXIT_PARTLY_DONE, EXIT_USER_ERROR, UserError, run_
 from options import parse_options
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from captioner import Caption, Captioner
     from decoding import SearchOptions, TokenRules
+    from image_inputs import ImageInput
+
+USUAL_BEAM_SIZE = 3
+METHODS_OF = {
+    "beam_size": ("beam", "diverse"),
+    "length_penalty": ("beam", "diverse", "sample"),
+    "groups": ("diverse",),
+    "diversity_penalty": ("diverse",),
+    "temperature": ("sample",),
+    "top_k": ("sample",),
+    "top_p": ("sample",),
+    "min_p": ("sample",),
+    "seed": ("sample",),
+}
+"""The methods for which an option means something."""
+LEAST = {
+    "num_captions": 1,
+    "batch_size": 1,
+    "beam_size": 0,
+    "groups": 0,
+    "limit": 0,
+    "min_length": 0,
+    "max_length": 0,
+}
+"""The smallest value of an option."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +69,7 @@ class GenerateOptions:
     method: Literal["greedy", "beam", "sample", "diverse"] = "beam"
     """How to search."""
     beam_size: int = 0
-    """Beams (0 = as in training)."""
+    """Beams (0 = as in training, or as many as captions are asked for)."""
     num_captions: int = 1
     """Captions of each picture."""
     length_penalty: float = 1.0
@@ -66,17 +91,21 @@ class GenerateOptions:
     min_length: int = 0
     """Tokens of a caption at least."""
     max_length: int = 0
-    """Tokens of a caption at most (0 = as in training)."""
+    """Tokens of a caption at most, its end counted (0 = as in training, which cannot be passed)."""
     no_repeat_ngram: int = 0
     """No sequence of this many tokens comes twice (0 = off)."""
     repetition_penalty: float = 1.0
     """Above 1 disfavours tokens that were used already."""
     forbid: tuple[str, ...] = ()
-    """Words that captions never contain."""
+    """Words, or beginnings of words, that captions never contain, as typed and capitalised."""
     force: tuple[str, ...] = ()
-    """Words that captions must contain."""
+    """Words, or beginnings of words, that each caption contains."""
     attention: str = ""
     """PNG to draw: the (first) picture, and what each word of its caption looked at."""
+    rollout: bool = False
+    """Follow attention through the encoder too, where it has any (Abnar and Zuidema, 2020)."""
+    font: str = ""
+    """Font file of the attention's words, for scripts that DejaVu lacks, such as Chinese."""
     json: bool = False
     """Print a JSON line a picture."""
     limit: int = 0
@@ -101,11 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Caption pictures with a trained model.",
     )
     _check(options)
-    from image_inputs import expand
-
-    inputs = expand(options.image)
-    inputs = inputs[: options.limit] if options.limit else inputs
     clock = Clock()
+    inputs = _inputs(options)
+    search_options(options, USUAL_BEAM_SIZE)  # finds what does not fit before a model is loaded
     from captioner import Captioner
 
     clock.lap("imports")
@@ -117,41 +144,72 @@ def main(argv: Sequence[str] | None = None) -> int:
         trust_remote_code=options.trust_remote_code,
     )
     clock.lap("loading the model")
-    printer = Printer(as_json=options.json, with_names=len(inputs) > 1)
-    broken = 0
-    for number, (batch, problems) in enumerate(_read_in_batches(inputs, options.batch_size)):
-        for problem in problems:
-            print(f"error: {problem}", file=sys.stderr)
-        broken += len(problems)
-        if batch:
-            names, images = [name for name, _ in batch], [image for _, image in batch]
-            found = captioner.captions(
-                images,
-                search_options(options, captioner),
-                rules=token_rules(options, captioner),
-                first_number=number * options.batch_size,
-                batch_size=options.batch_size,
-            )
-            printer.print(names, found)
-            if options.attention and not printer.drawn:
-                _draw(captioner, images[0], found[0][0], options.attention)
-                printer.drawn = True
+    broken = caption_all(captioner, inputs, options)
     clock.lap("captions")
     if options.timing:
         print(clock, file=sys.stderr)
-    if broken:
+    if broken and len(inputs) > 1:
         print(f"{broken} of {len(inputs)} pictures could not be captioned.", file=sys.stderr)
     if broken == len(inputs):
         return EXIT_USER_ERROR
     return EXIT_PARTLY_DONE if broken else EXIT_DONE
 
 
-def search_options(options: GenerateOptions, captioner: "Captioner") -> "SearchOptions":
+def caption_all(
+    captioner: "Captioner", inputs: Sequence["ImageInput"], options: GenerateOptions
+) -> int:
+    """Caption and print pictures batch by batch; returns how many could not be read."""
+    from tqdm import tqdm
+
+    from captioning import in_batches
+    from images import load_image
+
+    search, rules = (
+        search_options(options, captioner.config.BEAM_SIZE),
+        token_rules(options, captioner),
+    )
+    attention_path = options.attention
+    bar = tqdm(total=len(inputs), unit=" pictures", disable=None if len(inputs) > 1 else True)
+
+    def caption(batch: range) -> list[bool]:
+        nonlocal attention_path
+        images, problems = {}, []
+        for number in batch:
+            try:
+                images[number] = load_image(inputs[number].read(), name=inputs[number].name)
+            except UserError as error:
+                problems.append(str(error))
+        found = []
+        if images:
+            found = captioner.caption_batch(
+                list(images.values()), search, rules=rules, picture_numbers=list(images)
+            )
+        with tqdm.external_write_mode():
+            for problem in problems:
+                print(f"error: {problem}", file=sys.stderr)
+            for number, captions in zip(images, found, strict=True):
+                name = inputs[number].name if len(inputs) > 1 or options.json else ""
+                print("\n".join(_lines(name, captions, as_json=options.json)))
+            sys.stdout.flush()
+        if attention_path and images:
+            image = next(iter(images.values()))
+            _write_strip(captioner, image, found[0][0], options)
+            attention_path = ""
+        bar.update(len(batch))
+        return [number not in images for number in batch]
+
+    _keep_any_file_name()
+    with bar:
+        return sum(in_batches(len(inputs), caption, batch_size=options.batch_size))
+
+
+def search_options(options: GenerateOptions, trained_beam_size: int) -> "SearchOptions":
     """How to search, with what the checkpoint was trained with where the options are silent."""
     from decoding import SearchOptions, Warp
 
-    wide_enough = max(captioner.config.BEAM_SIZE, options.num_captions)
-    beam_size = options.beam_size or wide_enough
+    groups = options.groups or 1
+    wide_enough = max(trained_beam_size, options.num_captions)
+    beam_size = options.beam_size or -(-wide_enough // groups) * groups
     return SearchOptions(
         method=options.method,
         num_captions=options.num_captions,
@@ -170,43 +228,39 @@ def search_options(options: GenerateOptions, captioner: "Captioner") -> "SearchO
 
 
 def token_rules(options: GenerateOptions, captioner: "Captioner") -> "TokenRules":
-    """What captions may hold. A word is meant with and without a space before it."""
+    """What captions may hold.
+
+    A forbidden word is meant at the start of a caption and after a space, a forced one after a
+    space; both in the tokens that the vocabulary spells it with.
+    """
     from dataclasses import replace
 
     tokenizer = captioner.pipeline.tokenizer
     usual = captioner.pipeline.rules()
+    if max(options.max_length, options.min_length + 1) > usual.max_length:
+        raise UserError(
+            f"this model writes {usual.max_length} tokens at most, its end counted; lower "
+            "--max-length and --min-length."
+        )
 
     def ids(word: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(word)[1:-1])
 
+    forms = {
+        ids(start + form)
+        for word in options.forbid
+        for form in (word, word[:1].upper() + word[1:])
+        for start in ("", " ")
+    }
     return replace(
         usual,
-        max_length=min(options.max_length or usual.max_length, usual.max_length),
+        max_length=options.max_length or usual.max_length,
         min_length=options.min_length,
         no_repeat_ngram=options.no_repeat_ngram,
         repetition_penalty=options.repetition_penalty,
-        forbidden_words=tuple(ids(start + word) for word in options.forbid for start in ("", " ")),
-        forced_words=tuple(ids(f" {word}") for word in options.force),
+        forbidden_words=tuple(sorted(forms)),
+        forced_words=tuple(dict.fromkeys(ids(f" {word}") for word in options.force)),
     )
-
-
-class Printer:
-    """Prints captions in the form that was asked for."""
-
-    def __init__(self, *, as_json: bool, with_names: bool) -> None:
-        self._as_json, self._with_names = as_json, with_names
-        self.drawn = False
-
-    def print(self, names: Sequence[str], found: Sequence[Sequence["Caption"]]) -> None:
-        """One line a picture as JSON, else one line a caption."""
-        for name, captions in zip(names, found, strict=True):
-            if self._as_json:
-                print(json.dumps(_as_json(name, captions), ensure_ascii=False))
-                continue
-            for caption in captions:
-                text = " ".join(caption.text.split())
-                print(f"{name}\t{text}" if self._with_names else text)
-        sys.stdout.flush()
 
 
 class Clock:
@@ -225,22 +279,47 @@ class Clock:
 
 
 def _check(options: GenerateOptions) -> None:
-    problems = [
-        f"--{name.replace('_', '-')} is {value}; it must be at least {least}."
-        for name, least in (
-            ("num_captions", 1),
-            ("batch_size", 1),
-            ("beam_size", 0),
-            ("groups", 0),
-            ("limit", 0),
-            ("max_length", 0),
-        )
-        if (value := getattr(options, name)) < least
-    ]
+    """Raise `UserError` with all that can be told without a model."""
+    problems = []
+    for field in fields(options):
+        flag, value = f"--{field.name.replace('_', '-')}", getattr(options, field.name)
+        if field.name in LEAST and value < LEAST[field.name]:
+            problems.append(f"{flag} is {value}; it must be at least {LEAST[field.name]}.")
+        methods = METHODS_OF.get(field.name, (options.method,))
+        if value != field.default and options.method not in methods:
+            problems.append(
+                f"{flag} means nothing to --method {options.method}; leave it out, or add "
+                f"--method {methods[0]}."
+            )
+    if options.font and not Path(options.font).is_file():
+        problems.append(f"--font is {options.font!r}; it must name a .ttf or .otf file.")
     if options.attention and Path(options.attention).suffix.lower() != ".png":
         problems.append(f"--attention is {options.attention!r}; it must name a .png file.")
+    for name in ("rollout", "font"):
+        if getattr(options, name) and not options.attention:
+            problems.append(f"--{name} draws nothing by itself; add --attention FILE.png")
+    words = {"forbid": options.forbid, "force": options.force}
+    problems += [
+        f"--{flag} is {word!r}; it must be a word, without spaces around it."
+        for flag, many in words.items()
+        for word in many
+        if not word or word != word.strip()
+    ]
+    both = sorted(set(options.forbid) & set(options.force))
+    problems += [f"{word!r} is both forced and forbidden; choose one." for word in both]
     if problems:
         raise UserError(*problems)
+
+
+def _inputs(options: GenerateOptions) -> list["ImageInput"]:
+    """The pictures to caption; `UserError` where none of them exists."""
+    from image_inputs import expand
+
+    inputs = expand(options.image)
+    inputs = inputs[: options.limit] if options.limit else inputs
+    if all(one.is_missing for one in inputs):
+        raise UserError(*(f"{one.name} is missing; check the path." for one in inputs))
+    return inputs
 
 
 def _newest(output_dir: str) -> str:
@@ -251,46 +330,34 @@ def _newest(output_dir: str) -> str:
     return os.fspath(folder)
 
 
-def _read_in_batches(
-    inputs: Sequence[Any], batch_size: int
-) -> Iterator[tuple[list[tuple[str, "Image.Image"]], list[str]]]:
-    """Pictures that could be read, and what was wrong with the others, batch by batch."""
-    from tqdm import tqdm
-
-    from images import load_image
-
-    bar = tqdm(total=len(inputs), unit="picture", disable=None if len(inputs) > 1 else True)
-    with bar:
-        for start in range(0, len(inputs), batch_size):
-            batch, problems = [], []
-            for one in inputs[start : start + batch_size]:
-                try:
-                    batch.append((one.name, load_image(one.read(), name=one.name)))
-                except UserError as error:
-                    problems.append(str(error))
-            yield batch, problems
-            bar.update(len(batch) + len(problems))
+def _lines(name: str, captions: Sequence["Caption"], *, as_json: bool) -> Iterator[str]:
+    """What is printed of a picture: one line as JSON, else a line a caption."""
+    if as_json:
+        names = ("text", "log_probability", "confidence")
+        shown = [{name: getattr(caption, name) for name in names} for caption in captions]
+        yield json.dumps({"image": name, "captions": shown}, ensure_ascii=False)
+        return
+    for caption in captions:
+        text = " ".join(caption.text.split())
+        yield f"{name}\t{text}" if name else text
 
 
-def _draw(captioner: "Captioner", image: "Image.Image", caption: "Caption", path: str) -> None:
-    from attention import draw_strip
+def _keep_any_file_name() -> None:
+    """Let standard output pass on names of files that are not UTF-8, as they are."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
 
-    draw_strip(image, captioner.attention(image, caption), path)
-    print(f"What each word looked at: {path}", file=sys.stderr)
 
+def _write_strip(
+    captioner: "Captioner", image: Any, caption: "Caption", options: GenerateOptions
+) -> None:
+    from attention import lacks_letters, load_font, write_strip
 
-def _as_json(name: str, captions: Sequence["Caption"]) -> dict[str, Any]:
-    return {
-        "image": name,
-        "captions": [
-            {
-                "text": caption.text,
-                "log_probability": caption.log_probability,
-                "confidence": caption.confidence,
-            }
-            for caption in captions
-        ],
-    }
+    words = captioner.attention(image, caption, rollout=options.rollout)
+    write_strip(image, words, options.attention, font_file=options.font)
+    print(f"What each word looked at: {options.attention}", file=sys.stderr)
+    if lacks_letters(caption.text, load_font(options.font)):
+        print("Its font lacks some letters; name one that has them: --font FILE", file=sys.stderr)
 
 
 def __getattr__(name: str) -> Any:

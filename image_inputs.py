@@ -5,16 +5,19 @@ even by a redirect.
 """
 
 import glob
+import http.client
 import ipaddress
+import os
 import socket
+import string
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from PIL import Image
 
@@ -22,6 +25,8 @@ from errors import UserError
 
 MOST_URL_BYTES = 50 * 2**20
 URL_SECONDS = 20.0
+NO_PHOTOGRAPHS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+"""Formats that Pillow knows of but cannot draw without other programs, or that are videos."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,11 @@ class ImageInput:
     """A picture as the user named it."""
 
     name: str
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it is a file that does not exist."""
+        return not is_url(self.name) and not os.path.exists(self.name)
 
     def read(self) -> Path | bytes:
         """What `images.load_image` takes. Raises `UserError` where a URL gives nothing."""
@@ -42,21 +52,20 @@ def expand(names: Sequence[str]) -> list[ImageInput]:
     """
     found: list[ImageInput] = []
     for name in names:
-        path = Path(name)
+        if not name:
+            raise UserError("--image is given an empty name; name a file, a folder or a URL.")
         if is_url(name):
             found.append(ImageInput(name))
-        elif path.is_dir():
-            pictures = [ImageInput(str(file)) for file in _pictures_in(path)]
-            if not pictures:
-                raise UserError(f"{name} holds no pictures; name a folder that does, or files.")
-            found += pictures
-        elif path.exists() or not glob.has_magic(name):
-            found.append(ImageInput(name))  # a missing file is reported with the broken ones
+        elif os.path.exists(name) or not glob.has_magic(name):
+            found += _pictures(Path(name))  # a missing file is reported with the broken ones
         else:
             matches = sorted(glob.glob(name, recursive=True))
             if not matches:
                 raise UserError(f"{name} matches no file; check the pattern.")
-            found += [ImageInput(match) for match in matches if Path(match).is_file()]
+            # Folders that match beside files, as `**` gives them, hold what matches by itself.
+            files = [match for match in matches if os.path.isfile(match)]
+            for match in files or matches:
+                found += _pictures(Path(match))
     return found
 
 
@@ -68,17 +77,22 @@ def is_url(name: str) -> bool:
 def fetch(url: str) -> bytes:
     """The content of an http(s) URL. Raises `UserError` with the reason where there is none."""
     deadline = time.monotonic() + URL_SECONDS
-    _check_address(url)
-    request = urllib.request.Request(url, headers={"User-Agent": "image-captioning-trainer"})
+    address = quote(url, safe=string.punctuation)  # people type spaces and letters of any script
+    request_headers = {"User-Agent": "image-captioning-trainer"}
     opener = urllib.request.build_opener(_CheckedRedirects)
     try:
+        check_address(address)
+        request = urllib.request.Request(address, headers=request_headers)
         with opener.open(request, timeout=URL_SECONDS) as response:
             return _read(response, url, deadline)
     except UserError:
         raise
     except TimeoutError:
-        raise UserError(f"{url} took longer than {URL_SECONDS:.0f} seconds.") from None
-    except (OSError, ValueError) as error:
+        raise UserError(f"{url} took longer than {URL_SECONDS:g} seconds.") from None
+    except urllib.error.HTTPError as error:
+        with error:
+            raise UserError(f"{url} cannot be fetched: {error}.") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(f"{url} cannot be fetched: {reason}.") from None
 
@@ -93,13 +107,14 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         headers: Any,
         newurl: str,
     ) -> urllib.request.Request | None:
-        _check_address(newurl)
+        check_address(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _read(response: Any, url: str, deadline: float) -> bytes:
     parts, size = [], 0
-    while part := response.read(2**16):
+    # read1 returns what has come, so that the deadline holds for a server that drips, too.
+    while part := response.read1(2**16):
         size += len(part)
         if size > MOST_URL_BYTES:
             raise UserError(f"{url} is larger than {MOST_URL_BYTES // 2**20} MiB.")
@@ -109,7 +124,7 @@ def _read(response: Any, url: str, deadline: float) -> bytes:
     return b"".join(parts)
 
 
-def _check_address(url: str) -> None:
+def check_address(url: str) -> None:
     """Refuse what is not http(s), and hosts that are not public."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -123,8 +138,20 @@ def _check_address(url: str) -> None:
             raise UserError(f"{url} is not fetched: {parts.hostname} is a private address.")
 
 
-def _pictures_in(folder: Path) -> Iterator[Path]:
+def _pictures(path: Path) -> list[ImageInput]:
+    """A file itself; of a folder, the pictures in it and below it that are not hidden."""
+    if not path.is_dir():
+        return [ImageInput(str(path))]
     Image.init()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in Image.EXTENSION and path.is_file():
-            yield path
+    formats = Image.OPEN.keys() - NO_PHOTOGRAPHS
+    endings = {ending for ending, kind in Image.EXTENSION.items() if kind in formats}
+    found = [
+        ImageInput(str(file))
+        for file in sorted(path.rglob("*"))
+        if file.suffix.lower() in endings
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and file.is_file()
+    ]
+    if not found:
+        raise UserError(f"{path} holds no pictures; name a folder that does, or files.")
+    return found

@@ -3,7 +3,7 @@
 Knows captions, references and pictures' files, no model of ours: it scores any model's captions.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,12 @@ def score_everything(
         skipped=skipped,
         diversity=describe_captions(tokenize_captions(list(candidates.values())), known),
     )
+
+
+def references_a_picture(references: Iterable[Sequence[str]]) -> str:
+    """How many references pictures have: one number, or the least and the most."""
+    counts = [len(texts) for texts in references]
+    return "-".join(str(count) for count in sorted({min(counts), max(counts)}))
 
 
 def _clip_scores(

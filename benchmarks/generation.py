@@ -4,11 +4,12 @@ Writes nothing but the JSON file asked for.
 
     python benchmarks/generation.py --json benchmark.json
 
-Features are given; weights are random, of the default decoder's size; every caption has the same
-number of tokens on all sides. The old way has no cache: it computes the whole prefix and the
-picture's keys and values again for each token, one picture at a time. Hugging Face's side is a
-GPT-2 with cross-attention of the same width, depth and vocabulary, with its cache. Batch 1 is also
-the latency of one picture.
+Features are given; weights are random, of the default decoder's size. The model is made to end each
+picture's caption at a length drawn with the mean and spread of Flickr8k's captions, the same on all
+sides, so that pictures are done at different times as real ones are. The old way has no cache: it
+computes the whole prefix and the picture's keys and values again for each token, one picture at a
+time. Hugging Face's side is a GPT-2 with cross-attention of the same width, depth and vocabulary,
+with its cache. Batch 1 is also the latency of one picture.
 """
 
 import json
@@ -18,11 +19,13 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,14 +37,18 @@ from packing import Packing
 
 VOCABULARY, PATCHES, FEATURES, DIM, LAYERS, HEADS, FF_DIM = 10_000, 50, 768, 512, 6, 8, 2048
 START, END = 1, 2
+CERTAIN = 1e4
+MOST_TOKENS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What to measure."""
 
-    tokens: int = 14
-    """Tokens of each caption; captions of Flickr8k have 12.9."""
+    mean_tokens: float = 12.9
+    """Tokens of a caption on average, <END> counted; 12.9 as in Flickr8k."""
+    spread_tokens: float = 3.9
+    """Standard deviation of the tokens of a caption."""
     repeats: int = 5
     """How often to measure each side; medians are reported."""
     device: str = "cpu"
@@ -118,44 +125,79 @@ def make_theirs() -> Any:
     return model.eval()
 
 
-def ours(model: CaptionModel, features: Tensor, beam_size: int, tokens: int) -> int:
+class EndingState:
+    """A state whose pictures end at given lengths: then <END> is certain, before impossible."""
+
+    def __init__(self, state: Any, lengths: Tensor) -> None:
+        self._state, self._lengths, self._written = state, lengths, 0
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """(B, W) newest tokens -> (B, W, V) logits."""
+        self._written += 1
+        logits: Tensor = self._state.step(tokens)
+        logits[..., END] = end_logit(self._lengths == self._written)[:, None]
+        return logits
+
+    def reorder(self, pictures: Tensor, rows: Tensor) -> None:
+        """As `decoding.NextToken` says."""
+        self._lengths = self._lengths[pictures]
+        self._state.reorder(pictures, rows)
+
+
+def end_logit(is_due: Tensor) -> Tensor:
+    """What makes <END> certain or impossible."""
+    return torch.where(is_due, CERTAIN, -CERTAIN)
+
+
+def ours(model: CaptionModel, features: Tensor, beam_size: int, lengths: Tensor) -> int:
     """Caption all pictures at once with the cache; returns how many tokens were written."""
-    return written(DecoderState(model, features), len(features), beam_size, tokens, features.device)
+    return written(DecoderState(model, features), features, beam_size, lengths)
 
 
-def old(model: CaptionModel, features: Tensor, beam_size: int, tokens: int) -> int:
+def old(model: CaptionModel, features: Tensor, beam_size: int, lengths: Tensor) -> int:
     """Caption one picture after the other without a cache."""
     return sum(
-        written(UncachedState(model, one[None]), 1, beam_size, tokens, features.device)
-        for one in features
+        written(UncachedState(model, one[None]), one[None], beam_size, length[None])
+        for one, length in zip(features, lengths, strict=True)
     )
 
 
-def written(state: Any, count: int, beam_size: int, tokens: int, device: torch.device) -> int:
-    """Search for captions of exactly `tokens` tokens."""
-    rules = TokenRules(
-        start_id=START, end_id=END, max_length=tokens, min_length=tokens, forbidden_ids=(0, START)
-    )
+def written(state: Any, features: Tensor, beam_size: int, lengths: Tensor) -> int:
+    """Search for captions that end at `lengths`; returns their tokens, <END> counted."""
+    rules = TokenRules(start_id=START, end_id=END, max_length=MOST_TOKENS, forbidden_ids=(0, START))
     method = "beam" if beam_size > 1 else "greedy"
     options = SearchOptions(method=method, beam_size=beam_size)  # type: ignore[arg-type]
-    found = search(state, batch_size=count, rules=rules, options=options, device=device)
-    return sum(len(captions[0].ids) for captions in found)
+    found = search(
+        EndingState(state, lengths),
+        batch_size=len(features),
+        rules=rules,
+        options=options,
+        device=features.device,
+    )
+    return sum(len(captions[0].ids) + 1 for captions in found)
 
 
-def theirs(model: Any, memory: Tensor, beam_size: int, tokens: int) -> int:
+def theirs(model: Any, memory: Tensor, beam_size: int, lengths: Tensor) -> int:
     """Caption all pictures at once with Hugging Face `generate` and its cache."""
     from transformers.modeling_outputs import BaseModelOutput
+
+    due = lengths.repeat_interleave(beam_size)
+
+    def end(ids: Tensor, scores: Tensor) -> Tensor:
+        scores[:, END] = end_logit(due == ids.shape[1])
+        return scores
 
     with torch.inference_mode():
         ids = model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=memory),
             num_beams=beam_size,
             do_sample=False,
-            min_new_tokens=tokens,
-            max_new_tokens=tokens,
+            max_new_tokens=MOST_TOKENS,
+            logits_processor=[end],
             use_cache=True,
         )
-    return int(ids[:, 1:].numel())
+    has_ended = (ids[:, 1:] == END).cumsum(1) > 0
+    return int((~has_ended).sum()) + len(ids)
 
 
 def timed(work: Callable[[], int], expected: int, device: torch.device) -> float:
@@ -180,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device(options.device)
     model, their_model = make_ours().to(device).eval(), make_theirs().to(device)
     results: dict[str, dict[str, float]] = {}
-    tokens = options.tokens
+    generator = np.random.default_rng(0)
     print(
         f"{'':16}{'ours':>12}{'old':>12}{'transformers':>14}   captions/s, ours/old, ours/transf."
     )
@@ -192,11 +234,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         features = torch.randn(batch, PATCHES, FEATURES, device=device)
         memory = torch.randn(batch, PATCHES, DIM, device=device)
-        expected = batch * tokens
+        drawn = generator.normal(options.mean_tokens, options.spread_tokens, batch).round()
+        lengths = torch.tensor(drawn.clip(5, MOST_TOKENS - 1).astype(int), device=device)
+        if batch == 1:
+            lengths[:] = round(options.mean_tokens)
+        expected = int(lengths.sum())
         sides: dict[str, Callable[[], int]] = {
-            "ours": lambda f=features, b=beam_size: ours(model, f, b, tokens),
-            "old": lambda f=features, b=beam_size: old(model, f, b, tokens),
-            "transformers": lambda m=memory, b=beam_size: theirs(their_model, m, b, tokens),
+            "ours": partial(ours, model, features, beam_size, lengths),
+            "old": partial(old, model, features, beam_size, lengths),
+            "transformers": partial(theirs, their_model, memory, beam_size, lengths),
         }
         seconds: dict[str, list[float]] = {side: [] for side in sides}
         for repeat in range(options.repeats + 1):

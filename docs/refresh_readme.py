@@ -43,7 +43,8 @@ ORDER = {
     "Training": "optimization validation trainer training_run train",
     "Captioning": "captioner image_inputs generate",
     "Evaluation": (
-        "report_contents calibration charts gallery report contact_sheet evaluation evaluate"
+        "report_contents calibration charts gallery report contact_sheet evaluation_files "
+        "evaluation evaluate"
     ),
 }
 """The modules in reading order: each imports only those above it. Names under a heading."""

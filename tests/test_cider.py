@@ -21,6 +21,17 @@ def test_scores_by_hand() -> None:
     assert score == pytest.approx(10 * (one + two) / 4 * penalty, abs=1e-12)
 
 
+def test_pairs_that_several_pictures_have_weigh_less() -> None:
+    cider = CiderD(DocumentFrequencies.of([["a cat"], ["red dog runs"], ["red dog"]]))
+    (score,) = cider.score(["red dog"], [["red dog runs"]])
+    # "red", "dog" and "red dog" stand in 2 of 3 pictures, "runs" and "dog runs" in 1.
+    common, rare = math.log(3 / 2), math.log(3)
+    one = math.hypot(common, common) / math.hypot(common, common, rare)
+    two = common / math.hypot(common, rare)
+    penalty = math.exp(-(1**2) / (2 * 6**2))
+    assert score == pytest.approx(10 * (one + two) / 4 * penalty, abs=1e-12)
+
+
 def test_repeated_words_are_clipped() -> None:
     cider = CiderD(DocumentFrequencies.of(REFERENCES))
     once, twice = cider.score(["dog x", "dog dog"], [["dog y"]] * 2)

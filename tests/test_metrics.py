@@ -4,6 +4,8 @@ import gzip
 import json
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,13 @@ def test_scores_of_one_picture() -> None:
     scores = score_captions({"x": "a", "y": "b"}, {"x": ["a"], "y": ["c"]})
     assert scores.of(1)["ROUGE-L"] == 0
     assert list(scores.of(0)) == list(scores.corpus)
+
+
+def test_no_metric_loads_torch_before_it_is_needed() -> None:
+    modules = "metrics, score_files, caption_statistics, java_metrics, clip_score"
+    program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    root = Path(__file__).parent.parent
+    assert subprocess.run([sys.executable, "-c", program], cwd=root).returncode == 0
 
 
 def test_ids_that_do_not_match_are_named() -> None:

@@ -45,6 +45,7 @@ SEEN = {
     "www.a.com http://ab.com/c, me@a.com @home #tag": (
         "www.a.com http://ab.com/c me@a.com @home #tag"
     ),
+    "at http://ab.com/c\xa0": "at http://ab.com/c",
     "5.jpg 5.mp4 my-file.jpg": "5.jpg 5 mp4 my-file jpg",
     '<b> <a b="c d"> <3 &amp; &LT; &#39;': '<b> <a\xa0b="c\xa0d"> < 3 & < &#39;',
     ":-) =D :)x ^_^": ":--rrb- =d -rrb- x ^_^",
@@ -76,6 +77,7 @@ def test_all_shared_strings_are_tokenized_exactly(real_data: Path, kind: str) ->
 @pytest.mark.parametrize("line_end", "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", ids=ascii)
 def test_what_java_takes_for_the_end_of_a_line_is_a_space(line_end: str) -> None:
     assert tokenize_caption(f"a dog{line_end}runs 5{line_end}") == "a dog runs 5"
+    assert tokenize_caption(f"http://a.com/b{line_end}runs") == "http://a.com/b runs"
 
 
 @given(st.text(alphabet=st.characters(codec="utf-16"), max_size=40))

@@ -1,0 +1,367 @@
+"""Training throughput: the old way, the plain way and ours, in one run.
+
+Writes nothing but the JSON file asked for.
+
+    python benchmarks/training.py --captions captions.csv.gz --json benchmark.json
+    python benchmarks/training.py --captions captions.csv.gz --pictures 29000 --device cuda
+
+old     the encoder (CLIP ViT-B/32's architecture, random weights) runs for each pair, its CLS token
+        is all that the decoder sees, captions are padded to 100, batch 32, float32, and the loss is
+        read in each step
+plain   features are cached, captions padded to the longest of the batch, each pair on its own
+ours    `optimization.train_step` as `train.py` runs it
+
+Pairs are picture-caption pairs. The share of the ceiling is the arithmetic that our step needs
+(counted, see `flops`) over what the machine's own matrix product reaches in the same minutes.
+Captions come from a CSV `image,caption`; without one their lengths are drawn.
+"""
+
+import csv
+import gzip
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from config import Config
+from dataset import Batch, CaptionDataset, StepDataset
+from errors import run_command
+from model import CaptionModel
+from optimization import build_optimizer, caption_loss, train_step
+from options import parse_options
+from packing import Packing
+from records import Record
+from runtime import Runtime, seed_step
+from tokenizer import CaptionTokenizer, train_tokenizer
+
+PATCHES, FEATURES = 50, 768
+OLD_LENGTH, OLD_BATCH = 100, 32
+FLICKR30K_PAIRS = 145_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to measure."""
+
+    captions: str = ""
+    """CSV file `image,caption`, gzip or not ("" = captions of drawn lengths)."""
+    pictures: int = 500
+    """Pictures to train on; features are drawn."""
+    steps: int = 4
+    """Steps of each side that are timed in a round."""
+    rounds: int = 3
+    """Rounds; the sides take turns, medians are reported."""
+    batch_size: int = 256
+    """Pairs a step of plain and ours."""
+    device: str = "auto"
+    """Where to compute."""
+    skip_old: bool = False
+    """Leave the old way out."""
+    json: str = ""
+    """File for the numbers as JSON."""
+
+
+class DrawnRows:
+    """Features drawn at random, one row a picture, on the device."""
+
+    def __init__(self, pictures: int, device: torch.device, dtype: torch.dtype) -> None:
+        self._rows = torch.randn(pictures, PATCHES, FEATURES, device=device, dtype=dtype)
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """(B, P, F) of row numbers."""
+        return self._rows[indices.to(self._rows.device)]
+
+
+def read_records(options: Options) -> list[Record]:
+    """Pictures with their captions."""
+    if not options.captions:
+        return drawn_records(options.pictures)
+    opened = gzip.open if options.captions.endswith(".gz") else open
+    captions: dict[str, list[str]] = {}
+    with opened(options.captions, "rt", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            captions.setdefault(row["image"], []).append(row["caption"])
+    real = [Record(Path(name), tuple(texts)) for name, texts in captions.items()]
+    # A set larger than the file repeats it.
+    return (real * (options.pictures // len(real) + 1))[: options.pictures]
+
+
+def drawn_records(pictures: int) -> list[Record]:
+    """Five captions a picture, as long as Flickr8k's."""
+    generator = np.random.default_rng(0)
+    words = [f"w{number}" for number in range(9000)]
+    lengths = generator.normal(11.8, 3.8, (pictures, 5)).round().clip(3, 35).astype(int)
+    return [
+        Record(
+            Path(f"{number}.jpg"),
+            tuple(" ".join(generator.choice(words, length)) for length in row),
+        )
+        for number, row in enumerate(lengths)
+    ]
+
+
+def make_model(config: Config, patches: int, vocabulary: int, device: torch.device) -> CaptionModel:
+    """The default decoder with random weights."""
+    torch.manual_seed(0)
+    model = CaptionModel.from_config(
+        config, patches=patches, feature_dim=FEATURES, vocab_size=vocabulary
+    )
+    return model.to(device)
+
+
+def make_optimizer(model: CaptionModel, config: Config) -> torch.optim.AdamW:
+    """As `train.py` makes it."""
+    return build_optimizer(
+        model,
+        nn.Identity(),  # type: ignore[arg-type]
+        learning_rate=config.LEARNING_RATE,
+        encoder_learning_rate=0.0,
+        weight_decay=config.WEIGHT_DECAY,
+        betas=(config.ADAM_BETA1, config.ADAM_BETA2),
+        eps=config.ADAM_EPS,
+    )
+
+
+def flops(batches: Sequence[Batch], model: CaptionModel) -> float:
+    """Floating-point operations of a training step: two a weight and token it meets, times three.
+
+    Counted: each linear layer once a true token, the projection and each layer's keys and values
+    once a patch of a picture, scores and sums of attention. Forward once, backward twice.
+    """
+    decoder = model.decoder
+    dim = decoder.embedding.embedding_dim
+    by_token = decoder.embedding.weight.numel()
+    by_patch = sum(p.numel() for p in model.projection.mlp.parameters() if p.dim() == 2)
+    for block in decoder.blocks:
+        read = block.cross_attention.key_value.weight.numel()
+        by_patch += read
+        by_token += sum(p.numel() for p in block.parameters() if p.dim() == 2) - read
+    total = 0.0
+    for batch in batches:
+        patches = len(batch.pictures) * PATCHES
+        lengths = batch.positions.float() + 1
+        attended = float(lengths.sum()) + batch.num_tokens * PATCHES
+        total += 2 * (by_token * batch.num_tokens + by_patch * patches)
+        total += 2 * 2 * dim * attended * len(decoder.blocks)
+    return 3 * total
+
+
+def old_way(
+    config: Config, tokenizer: CaptionTokenizer, records: Sequence[Record], device: torch.device
+) -> Callable[[], int]:
+    """A step of the first scripts."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    encoder = CLIPVisionModel(CLIPVisionConfig(patch_size=32)).to(device).eval()
+    config = replace(config, MAX_SEQ_LEN=OLD_LENGTH)
+    model = make_model(config, 1, len(tokenizer), device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    texts = [text for record in records for text in record.captions]
+    positions = torch.arange(OLD_LENGTH, device=device).repeat(OLD_BATCH)
+    generator = np.random.default_rng(0)
+
+    def step() -> int:
+        ids = torch.zeros(OLD_BATCH, OLD_LENGTH + 1, dtype=torch.long)
+        for row, text in enumerate(generator.choice(texts, OLD_BATCH)):
+            tokens = tokenizer.encode(str(text), OLD_LENGTH + 1)
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+        ids = ids.to(device)
+        pixels = torch.randn(OLD_BATCH, 3, 224, 224, device=device)
+        with torch.no_grad():
+            features = encoder(pixels).last_hidden_state[:, :1]
+        packing = Packing(OLD_BATCH, OLD_LENGTH)
+        logits = model(features, ids[:, :-1].flatten(), positions, packing)
+        loss = F.cross_entropy(logits, ids[:, 1:].flatten(), ignore_index=tokenizer.pad_id)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        return OLD_BATCH
+
+    return step
+
+
+def plain_way(
+    config: Config,
+    model: CaptionModel,
+    dataset: CaptionDataset,
+    rows: DrawnRows,
+    runtime: Runtime,
+) -> Callable[[], int]:
+    """Cached features, each pair on its own, padded to the longest caption of the batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    plan = dataset.plan(config.BATCH_SIZE, captions_per_step=1, seed=0)
+    numbers = iter(range(10**9))
+    pad = CaptionTokenizer.pad_id
+
+    def step() -> int:
+        groups = plan.groups(next(numbers) % (len(plan) - 1))
+        batch = dataset.collate_fn(plan, groups, rows)
+        packing = Packing(batch.packing.rows, batch.packing.length)
+        slots = batch.packing.slots
+        assert slots is not None
+        grid = torch.full((2, packing.rows * packing.length), pad)
+        grid[0, slots], grid[1, slots] = batch.inputs, batch.targets
+        inputs, targets = grid.to(runtime.device)
+        positions = torch.arange(packing.length, device=runtime.device).repeat(packing.rows)
+        with runtime.autocast():
+            logits = model(batch.content.float(), inputs, positions, packing)
+            loss = F.cross_entropy(logits.float(), targets, ignore_index=pad, label_smoothing=0.1)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        return batch.captions
+
+    return step
+
+
+class OurWay:
+    """Steps as `train.py` makes them."""
+
+    def __init__(
+        self, config: Config, model: CaptionModel, steps: StepDataset, runtime: Runtime
+    ) -> None:
+        self.model, self.steps, self.runtime, self.config = model, steps, runtime, config
+        self.optimizer = make_optimizer(model, config)
+        self.number = 0
+        use_compile = runtime.device.type == "cuda"
+        self.loss_function = (
+            torch.compile(caption_loss, dynamic=True) if use_compile else caption_loss
+        )
+
+    def __call__(self) -> int:
+        """One step; returns its pairs."""
+        seed_step(0, self.number)
+        batches = self.steps[self.number % (len(self.steps) - 1)]
+        self.number += 1
+        train_step(
+            self.model,
+            nn.Identity(),  # type: ignore[arg-type]
+            self.optimizer,
+            batches,
+            self.runtime,
+            label_smoothing=self.config.LABEL_SMOOTHING,
+            clip_norm=self.config.GRAD_CLIP_VALUE,
+            loss_function=self.loss_function,
+        )
+        return sum(batch.captions for batch in batches)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def pairs_per_second(step: Callable[[], int], count: int, device: torch.device) -> float:
+    """Throughput over `count` steps."""
+    synchronize(device)
+    began = time.perf_counter()
+    pairs = sum(step() for _ in range(count))
+    synchronize(device)
+    return pairs / (time.perf_counter() - began)
+
+
+def matmul_flops(runtime: Runtime) -> float:
+    """FLOP/s of the machine's own large matrix product in the run's precision."""
+    size = 8192 if runtime.device.type == "cuda" else 2048
+    a = torch.randn(size, size, device=runtime.device, dtype=runtime.dtype)
+    times = 20 if runtime.device.type == "cuda" else 4
+    (a @ a).sum().item()
+    synchronize(runtime.device)
+    began = time.perf_counter()
+    for _ in range(times):
+        a @ a
+    synchronize(runtime.device)
+    return times * 2 * size**3 / (time.perf_counter() - began)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print a table, write the JSON file."""
+    options = parse_options(Options, sys.argv[1:] if argv is None else argv, description=__doc__)
+    runtime = Runtime.create(options.device)
+    device = runtime.device
+    config = Config(BATCH_SIZE=options.batch_size)
+    records = read_records(options)
+    tokenizer = train_tokenizer((c for r in records for c in r.captions), config.VOCAB_SIZE)
+    dataset = CaptionDataset(records, tokenizer, config.MAX_SEQ_LEN)
+    rows = DrawnRows(
+        len(records), device, torch.bfloat16 if device.type == "cuda" else torch.float32
+    )
+    model = make_model(config, PATCHES, len(tokenizer), device)
+    steps = StepDataset(dataset, dataset.plan(config.BATCH_SIZE, seed=0), rows)
+    ours = OurWay(config, model, steps, runtime)
+    sides: dict[str, Callable[[], int]] = {
+        "plain": plain_way(
+            config, make_model(config, PATCHES, len(tokenizer), device), dataset, rows, runtime
+        ),
+        "ours": ours,
+    }
+    if not options.skip_old:
+        sides["old"] = old_way(config, tokenizer, records, device)
+    began = time.perf_counter()
+    for step in sides.values():
+        pairs_per_second(step, 2, device)  # compile, allocate, warm caches
+    warm_seconds = time.perf_counter() - began
+    found: dict[str, list[float]] = {side: [] for side in sides}
+    ceilings = []
+    for _ in range(options.rounds):
+        for side, step in sides.items():
+            found[side].append(pairs_per_second(step, options.steps, device))
+        ceilings.append(matmul_flops(runtime))
+    medians = {side: statistics.median(values) for side, values in found.items()}
+    sample = [steps[number] for number in range(min(len(steps) - 1, 20))]
+    flops_per_pair = sum(flops(batches, model) for batches in sample) / sum(
+        batch.captions for batches in sample for batch in batches
+    )
+    ceiling = statistics.median(ceilings)
+    results = {
+        "pairs_per_second": medians,
+        "ratio_to_old": medians["ours"] / medians["old"] if "old" in medians else None,
+        "ratio_to_plain": medians["ours"] / medians["plain"],
+        "gflop_per_pair": flops_per_pair / 1e9,
+        "ceiling_gflops": ceiling / 1e9,
+        "ceiling_share": medians["ours"] * flops_per_pair / ceiling,
+        "padded_share": padded_share(sample),
+        "epoch_seconds_of_145000_pairs": FLICKR30K_PAIRS / medians["ours"],
+        "warm_up_seconds": warm_seconds,
+        "batch_size": options.batch_size,
+        "device": runtime.description,
+    }
+    show(results)
+    if options.json:
+        Path(options.json).write_text(json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+def padded_share(sample: Sequence[Sequence[Batch]]) -> float:
+    """Padding among the tokens that linear layers compute."""
+    batches = [batch for batches in sample for batch in batches]
+    padding = sum(int((batch.targets == CaptionTokenizer.pad_id).sum()) for batch in batches)
+    return padding / sum(batch.num_tokens for batch in batches)
+
+
+def show(results: dict[str, object]) -> None:
+    """Print what was measured."""
+    for name, value in results.items():
+        if isinstance(value, dict):
+            for side, rate in value.items():
+                print(f"{side + ' pairs/s':32}{rate:12,.1f}")
+        else:
+            shown = f"{value:12,.4g}" if isinstance(value, float) else f"{value!s:>12}"
+            print(f"{name:32}{shown}")
+
+
+if __name__ == "__main__":
+    run_command(main)
