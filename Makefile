@@ -8,7 +8,7 @@ BIN := .venv/bin
 DEMO := --config presets/demo.toml
 DEMO_RUN := checkpoints/demo
 
-.PHONY: setup demo test test-slow check format clean-demo
+.PHONY: setup demo test test-slow check format readme readme-demo clean-demo
 
 setup: .venv/.ready
 
@@ -25,12 +25,13 @@ demo: setup
 	$(BIN)/python evaluate.py --checkpoint $(DEMO_RUN)/best --output $(DEMO_RUN)/evaluation
 	$(BIN)/python generate.py --checkpoint $(DEMO_RUN)/best --image data/demo/test \
 		--attention $(DEMO_RUN)/attention.png --limit 1
+	@echo "Look at $(DEMO_RUN)/evaluation/report.html and $(DEMO_RUN)/attention.png"
 
 test: setup
-	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
-	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -40,6 +41,13 @@ check: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+readme: setup
+	$(BIN)/python docs/refresh_readme.py
+
+readme-demo: demo
+	$(BIN)/python docs/record_demo.py $(DEMO_RUN)
+	$(BIN)/python docs/refresh_readme.py
 
 clean-demo:
 	rm -rf data/demo $(DEMO_RUN)

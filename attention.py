@@ -73,15 +73,23 @@ class WordAttention:
             (width, height),
             Image.Transform.AFFINE,
             (right, 0, start_x, 0, down, start_y),
-            Image.Resampling.BICUBIC,
+            Image.Resampling.BILINEAR,
         )
         heat: Floats = np.asarray(spread, np.float32).clip(min=0)
         return heat / np.float32(max(heat.max(), 1e-12))
 
     def peak(self) -> tuple[int, int]:
-        """(x, y) of the largest heat, in pixels of the picture."""
-        y, x = np.unravel_index(self.heat().argmax(), self.image_size[::-1])
-        return int(x), int(y)
+        """(x, y) of the middle of the patch with most attention, in pixels of the picture.
+
+        Not of the largest heat: blended patches of an edge are flat up to the picture's border.
+        """
+        rows, columns = self.grid.shape
+        row, column = np.unravel_index(self.grid.argmax(), self.grid.shape)
+        region = self.region
+        x = region.left + (float(column) + 0.5) * (region.right - region.left) / columns
+        y = region.top + (float(row) + 0.5) * (region.bottom - region.top) / rows
+        width, height = self.image_size
+        return int(np.clip(x, 0, width - 1)), int(np.clip(y, 0, height - 1))
 
 
 @torch.inference_mode()
@@ -163,13 +171,17 @@ def _told_attentions(encoder: VisionEncoder) -> Iterator[list[Any]]:
 def word_attention(
     pipeline: CaptionPipeline, ids: Sequence[int], weights: Floats, image_size: tuple[int, int]
 ) -> list[WordAttention]:
-    """The words of a caption with their heat, from its `attend` weights (tokens, P)."""
+    """The words of a caption with their heat, from its `attend` weights (tokens, P).
+
+    A token that is a space alone is no word.
+    """
     encoder = pipeline.encoder
     region = encoder.picture_region(image_size)
     patches = weights[:, encoder.num_prefix_tokens :].reshape(-1, *encoder.grid)
     return [
         WordAttention(word.text, patches[word.start : word.stop].mean(0), region, image_size)
         for word in pipeline.tokenizer.words(ids)
+        if word.text
     ]
 
 

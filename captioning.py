@@ -5,7 +5,7 @@ the same caption wherever it is captioned.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from decoding import Hypothesis, SearchOptions, TokenRules, search
 from encoder import VisionEncoder
+from errors import UserError
 from model import CaptionModel, DecoderState
 from runtime import Runtime
 from tokenizer import CaptionTokenizer
@@ -106,16 +107,33 @@ def encode(content: Tensor, encoder: VisionEncoder) -> Tensor:
 def in_batches(
     count: int, work: Callable[[range], list[Result]], *, batch_size: int = BATCH_SIZE
 ) -> list[Result]:
-    """`work(range)` over 0 ... count - 1; a batch that does not fit into memory is halved."""
-    results: list[Result] = []
-    while len(results) < count:
-        batch = range(len(results), min(len(results) + batch_size, count))
+    """The results of `work(range)` over 0 ... count - 1, in one list; see `each_batch`."""
+    return [result for batch in each_batch(count, work, batch_size=batch_size) for result in batch]
+
+
+def each_batch(
+    count: int, work: Callable[[range], Result], *, batch_size: int = BATCH_SIZE
+) -> Iterator[Result]:
+    """`work(range)` over 0 ... count - 1; a batch that does not fit into memory is halved.
+
+    Raises `UserError` where not even one picture fits.
+    """
+    done = 0
+    while done < count:
+        batch = range(done, min(done + batch_size, count))
         try:
-            results += work(batch)
+            result = work(batch)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
-                raise
+                raise UserError(
+                    "out of memory with a single picture. End what else uses the device, or write "
+                    "--DEVICE cpu"
+                ) from None
             batch_size = len(batch) // 2
-            torch.cuda.empty_cache()
-            print(f"Out of memory; going on with {batch_size} pictures at a time.", file=sys.stderr)
-    return results
+        else:
+            done = batch.stop
+            yield result
+            continue
+        # Only here, where the error and all that it holds are gone, can memory be given back.
+        torch.cuda.empty_cache()
+        print(f"Out of memory; going on with {batch_size} pictures at a time.", file=sys.stderr)

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,6 +42,7 @@ from model import CaptionModel
 from runtime import Runtime
 from tokenizer import CaptionTokenizer
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "trainer_state.json"
 
 
@@ -105,7 +106,7 @@ def save_checkpoint(
     with written_whole(folder, about, keep_replaced_as=older) as unfinished:
         _write_parts(unfinished, pipeline, config, metrics, card)
         if optimizer is not None and state is not None:
-            save_file(_optimizer_tensors(optimizer, pipeline), unfinished / OPTIMIZER)
+            _save_tensors(_optimizer_tensors(optimizer, pipeline), unfinished / OPTIMIZER)
             write_json(unfinished / STATE, asdict(state))
     if keep:
         for path in sorted(folder.parent.glob("step-*"))[:-keep]:
@@ -113,8 +114,10 @@ def save_checkpoint(
 
 
 def _older_name(folder: Path) -> Path | None:
-    state = folder / STATE
-    return folder.with_name(f"step-{_read_state(state).step:09}") if state.is_file() else None
+    try:
+        return folder.with_name(f"step-{_read_state(folder / STATE).step:09}")
+    except UserError:  # there is none yet, or it is damaged and not worth keeping
+        return None
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -147,12 +150,20 @@ def load_encoder(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> 
     """
     folder, config = checkpoint.folder, checkpoint.config
     if checkpoint.has_encoder:
-        encoder = VisionEncoder.from_config(
-            read_json(folder / "encoder_config.json"),
-            read_json(folder / "preprocessor_config.json"),
-            name=checkpoint.encoder_name,
-            trained_blocks=config.ENCODER_TRAINED_BLOCKS,
-        )
+        try:
+            encoder = VisionEncoder.from_config(
+                read_json(folder / "encoder_config.json"),
+                read_json(folder / "preprocessor_config.json"),
+                name=checkpoint.encoder_name,
+                trained_blocks=config.ENCODER_TRAINED_BLOCKS,
+            )
+        except UserError:
+            raise
+        except Exception as error:  # transformers raises whatever it stumbles over
+            raise UserError(
+                f"{folder / 'encoder_config.json'} and preprocessor_config.json make no encoder: "
+                f"{error}"
+            ) from None
         load_weights(encoder, folder / MODEL, prefix="encoder.")
         return encoder
     encoder = VisionEncoder.from_pretrained(
@@ -225,39 +236,41 @@ def load_optimizer(
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}.") from None
+    if not tensors:  # saved before the first step
+        return
     names = _trained_names(pipeline)
-    optimizer_names = {names[p] for group in optimizer.param_groups for p in group["params"]}
-    saved_names = {key.split("/", 1)[1] for key in tensors}
-    if tensors and saved_names != optimizer_names:
-        different = sorted(saved_names ^ optimizer_names)[0]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    expected = {
+        f"{kind}/{names[parameter]}": () if kind == "step" else tuple(parameter.shape)
+        for parameter in parameters
+        for kind in MOMENTS
+    }
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != expected:
+        different = sorted(dict(found.items() ^ expected.items()))[0]
         raise UserError(
             f"{path} holds other parameters than the settings train ({different} among them). "
             "Go on with the settings of the checkpoint's config.toml."
         )
-    for parameter, name in names.items():
-        state = {
-            kind: tensors[f"{kind}/{name}"]
-            for kind in ("step", "exp_avg", "exp_avg_sq")
-            if f"{kind}/{name}" in tensors
+    for parameter in parameters:
+        optimizer.state[parameter] = {
+            kind: tensors[f"{kind}/{names[parameter]}"].to(parameter.device) for kind in MOMENTS
         }
-        if state:
-            optimizer.state[parameter] = {
-                kind: tensor.to(parameter.device) for kind, tensor in state.items()
-            }
 
 
 def newest_checkpoint(run_dir: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint of a run that can be trained on, and what is wrong with newer."""
-    candidates = []
+    folders = {path.parent for path in run_dir.glob(f"*/{STATE}")} | set(run_dir.glob("last"))
     problems = []
-    for path in run_dir.glob(f"*/{STATE}"):
-        if path.parent.name.endswith(UNFINISHED_SUFFIX):
+    found = []
+    for folder in folders:
+        if folder.name.endswith(UNFINISHED_SUFFIX):
             continue
         try:
-            candidates.append((_read_state(path).step, path.parent))
+            found.append((_read_state(folder / STATE).step, folder))
         except UserError as error:
             problems.append(str(error))
-    for _, folder in sorted(candidates, key=lambda one: (one[0], one[1].name), reverse=True):
+    for _, folder in sorted(found, key=lambda one: (one[0], one[1].name), reverse=True):
         try:
             read_checkpoint(folder)
         except UserError as error:
@@ -320,12 +333,20 @@ def _write_parts(
         for part, module in modules
         for name, tensor in _own_tensors(module).items()
     }
-    save_file(tensors, folder / MODEL, metadata={"format": "pt"})
+    _save_tensors(tensors, folder / MODEL)
     write_json(folder / "preprocessor_config.json", encoder.processor_dict())
     write_json(folder / "metrics.json", dict(metrics))
     (folder / "config.toml").write_text(dump_config(config), encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
     pipeline.tokenizer.save(folder / "tokenizer.json")
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; raises `OSError` where the disk does not take it."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # as which the library reports a full disk
+        raise OSError(f"{path.name}: {error}") from None
 
 
 def _about_encoder(encoder: VisionEncoder) -> dict[str, Any]:
@@ -348,4 +369,7 @@ def _read_state(path: Path) -> TrainState:
     known = {one.name for one in fields(TrainState)}
     if values.keys() != known:
         raise UserError(f"{path} is damaged: {', '.join(sorted(values.keys() ^ known))}.")
+    for one in fields(TrainState):
+        if not isinstance(values[one.name], cast(Any, one.type)):
+            raise UserError(f"{path} is damaged: its {one.name} is {values[one.name]!r}.")
     return TrainState(**values)

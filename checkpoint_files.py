@@ -69,14 +69,17 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Raise `UserError` naming the first file that is not as it was written."""
     for name, expected in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing, though {folder / MANIFEST} names it.")
-        size = path.stat().st_size
+        try:
+            size, sha256 = path.stat().st_size, _sha256(path)
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing, though {folder / MANIFEST} names it.") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
         if size != expected["size"]:
             raise UserError(
                 f"{path} is damaged: it has {size:,} bytes, written were {expected['size']:,}."
             )
-        if _sha256(path) != expected["sha256"]:
+        if sha256 != expected["sha256"]:
             raise UserError(f"{path} is damaged: its SHA-256 is not the one that was written.")
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from errors import UserError
 from packing import Packing
 from records import Record
 from tokenizer import CaptionTokenizer
@@ -200,8 +201,12 @@ class CaptionDataset:
         )
 
 
-class StepDataset(Dataset[list[Batch]]):
-    """Item s is step s of a plan: the batches whose gradients are added up."""
+class StepDataset(Dataset[list[Batch] | UserError]):
+    """Item s is step s of a plan: the batches whose gradients are added up.
+
+    For pictures that cannot be read it is the error; raised by a worker process it would arrive
+    wrapped in that worker's traceback.
+    """
 
     def __init__(
         self,
@@ -216,7 +221,13 @@ class StepDataset(Dataset[list[Batch]]):
     def __len__(self) -> int:
         return len(self._plan)
 
-    def __getitem__(self, step: int) -> list[Batch]:
+    def __getitem__(self, step: int) -> list[Batch] | UserError:
+        try:
+            return self._batches(step)
+        except UserError as error:
+            return error
+
+    def _batches(self, step: int) -> list[Batch]:
         groups = self._plan.groups(step)
         sizes = np.diff(self._plan.group_starts[groups.start : groups.stop + 1])
         bounds = _fill(sizes, self._micro_batch_size or int(sizes.sum())) + groups.start
@@ -229,7 +240,10 @@ class StepDataset(Dataset[list[Batch]]):
 def iterate_steps(
     steps: StepDataset, *, first: int = 0, num_workers: int = 0
 ) -> Iterator[list[Batch]]:
-    """Steps `first`, `first + 1`, ... of a plan, made ahead of time by `num_workers` processes."""
+    """Steps `first`, `first + 1`, ... of a plan, made ahead of time by `num_workers` processes.
+
+    Raises `UserError` for a picture that cannot be read.
+    """
     loader = DataLoader(
         steps,
         sampler=range(first, len(steps)),
@@ -237,4 +251,7 @@ def iterate_steps(
         num_workers=num_workers,
         generator=torch.Generator(),  # the loader's own draw leaves the global state alone
     )
-    return iter(loader)
+    for step in loader:
+        if isinstance(step, UserError):
+            raise step
+        yield step

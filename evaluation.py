@@ -219,7 +219,6 @@ def _pointing(
         scene = Scene.from_dict(record.extra["scene"])
         boxes = {thing.name: thing.box for thing in scene.objects}
         # A no-break space inside a word would make two of it.
-        words = [word for word in words if word.text.split()]
         caption = " ".join("".join(word.text.split()) for word in words)
         for named in object_words(caption):
             box = boxes.get((named.kind, named.colour or ""))

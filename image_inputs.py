@@ -121,6 +121,8 @@ def _read(response: Any, url: str, deadline: float) -> bytes:
         if time.monotonic() > deadline:
             raise TimeoutError
         parts.append(part)
+    if size < int(response.headers.get("Content-Length") or 0):
+        raise ValueError("the connection ended early")
     return b"".join(parts)
 
 

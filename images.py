@@ -43,7 +43,9 @@ def load_image(source: Source, *, name: str = "") -> Image.Image:
         # Pillow warns of untidy metadata and of large pictures below its limit; both can be read.
         warnings.simplefilter("ignore")
         try:
-            return _decode(source, name)
+            picture = _decode(source, name)
+            picture.info.clear()  # an orientation that is left would turn it once more next time
+            return picture
         except (UserError, KeyboardInterrupt):
             raise
         except FileNotFoundError:

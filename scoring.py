@@ -80,7 +80,7 @@ def score_everything(
         if result.per_image is not None:
             more[name] = result.per_image
         else:
-            skipped[name] = result.skipped or "unknown"
+            skipped[name] = (result.skipped or "").removeprefix(f"{name} did not run: ")
     clip, reason = _clip_scores(candidates, references, images, clip_model, device)
     more |= clip
     skipped |= {} if clip else {"CLIPScore": reason, "RefCLIPScore": reason}

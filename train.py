@@ -9,6 +9,7 @@ Reads a prepared data set (made if it is not there); writes OUTPUT_DIR/RUN_NAME/
 beside them `metrics.jsonl`, `curves.png` and `provenance.json`.
 """
 
+import errno
 import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ MAY_CHANGE = frozenset(
     "HF_REPO_ID HF_UPLOAD_BEST_CHECKPOINTS HF_PRIVATE".split()
 )
 """Settings that a run may go on with at another value; any other would alter the model."""
+DISK_FAULTS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+)
 DESCRIPTION = "Train a captioner on a pretrained vision encoder."
 
 
@@ -53,13 +57,25 @@ def find_resumed(config: Config) -> Path | None:
     from checkpoint import newest_checkpoint, read_checkpoint
 
     if wanted != "auto":
-        if read_checkpoint(Path(wanted)).state is None:
+        try:
+            state = read_checkpoint(Path(wanted)).state
+        except UserError as error:
+            whole, _ = newest_checkpoint(Path(wanted).parent)
+            advice = [f"Whole is {whole}: --RESUME_CHECKPOINT_PATH {whole}"] if whole else []
+            raise UserError(*error.problems, *advice) from None
+        if state is None:
             raise UserError(
                 f"{wanted} cannot be trained on, it holds a model alone; name the `last` folder "
                 "beside it."
             )
         return Path(wanted)
     folder, problems = newest_checkpoint(config.run_dir)
+    if problems and folder is None:
+        raise UserError(
+            *problems,
+            f"{config.run_dir} holds no whole checkpoint to go on from. Restore one, or begin "
+            "another run: --RUN_NAME NAME",
+        )
     for problem in problems:
         print(f"Passed over: {problem}")
     print(f"Going on from {folder}." if folder else f"{config.run_dir} is new: a fresh start.")
@@ -90,7 +106,7 @@ def train(config: Config, resumed: Path | None = None) -> int:
         check_token(config.HF_REPO_ID)
     runtime = Runtime.create(config.DEVICE, config.PRECISION)
     try:
-        with locked(config.run_dir, runtime.is_main):
+        with locked(config.run_dir, runtime.is_main), plain_faults(config.run_dir):
             if runtime.is_main:
                 prepare_dataset(config)
             runtime.barrier()
@@ -101,20 +117,57 @@ def train(config: Config, resumed: Path | None = None) -> int:
 
 @contextmanager
 def locked(run_dir: Path, is_main: bool = True) -> Iterator[None]:
-    """Hold a run's folder. Raises `UserError` where another process trains in it."""
+    """Hold a run's folder. Raises `UserError` where another process trains in it.
+
+    A record lock: worker processes, which outlive a killed run by seconds, do not inherit it.
+    """
     if not is_main:
         yield
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as file:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = (run_dir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"{run_dir} cannot be written to: {error.strerror}. Choose another place: "
+            "--OUTPUT_DIR FOLDER"
+        ) from None
+    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             raise UserError(
                 f"{run_dir} is being trained in by another process. Wait for it, or begin another "
                 "run: --RUN_NAME NAME"
             ) from None
         yield
+
+
+@contextmanager
+def plain_faults(run_dir: Path) -> Iterator[None]:
+    """Make a sentence of what the machine does to a run: disk, memory, a worker that dies."""
+    import torch
+
+    go_on = "go on with the same command and --RESUME_CHECKPOINT_PATH auto"
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        place = error.filename or run_dir
+        raise UserError(f"{place}: {error.strerror}. Mend that, then {go_on}") from None
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "out of memory. Begin another run with --MICRO_BATCH_SIZE 64, which computes the same "
+            f"batch in pieces; or end what else uses the device, then {go_on}"
+        ) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            f"a worker process that reads pictures died ({str(error).split('. ')[0]}), mostly for "
+            f"want of memory. Lower --NUM_WORKERS, then {go_on}"
+        ) from None
 
 
 if __name__ == "__main__":

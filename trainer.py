@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -94,7 +94,7 @@ class Trainer:
                 self._run_epoch()
         if not self._stop.number:
             return EXIT_DONE
-        self.save_last()
+        self.save_last(is_final=True)
         self.log.say(
             f"Stopped by {signal.Signals(self._stop.number).name} after step {self.state.step:,}; "
             "all of it is saved. Go on with the same command and --RESUME_CHECKPOINT_PATH auto"
@@ -108,7 +108,7 @@ class Trainer:
             is_last = self.state.step_in_epoch == len(plan)
             if self.state.step % self.config.LOG_INTERVAL == 0:
                 self._log_step()
-            if self._stop.number and not is_last:
+            if self._stop.number:
                 return
             if not is_last and self._save_is_due():
                 self.save_last()
@@ -211,33 +211,36 @@ class Trainer:
         """Validate if it is time, keep `best` and `last`, and turn to the next epoch."""
         self._check_loss()
         epoch = self.state.epoch + 1
-        if epoch % self.config.VALIDATION_INTERVAL == 0 or epoch == self.config.NUM_EPOCHS:
-            self._validate()
+        is_final = epoch == self.config.NUM_EPOCHS
+        if epoch % self.config.VALIDATION_INTERVAL == 0 or is_final:
+            try:
+                self._validate()
+            except Stopped:  # the run that goes on begins with this validation
+                return
         self.state = replace(self.state, epoch=epoch, step_in_epoch=0)
-        self.save_last()
+        self.save_last(is_final=is_final)
         self._start_clocks()
 
     def _validate(self) -> None:
-        result = validate(
-            self.pipeline,
-            self.validation.captions,
-            self.validation.records,
-            self.validation.pictures,
-            batch_size=self.config.BATCH_SIZE,
-            num_images=self.config.VALIDATION_IMAGES,
-            options=search_options(self.config.BEAM_SIZE),
-        )
+        with self._stop.at_once():
+            result = validate(
+                self.pipeline,
+                self.validation.captions,
+                self.validation.records,
+                self.validation.pictures,
+                batch_size=self.config.BATCH_SIZE,
+                num_images=self.config.VALIDATION_IMAGES,
+                options=search_options(self.config.BEAM_SIZE),
+            )
         self._metrics = dict(result.metrics)
         by_loss = self.config.BEST_METRIC == "loss"
         score = -result.metrics["validation_loss"] if by_loss else result.metrics["CIDEr"]
         is_best = self.state.best_score is None or score > self.state.best_score
-        if is_best:
-            self.state = replace(self.state, best_score=score, best_step=self.state.step)
         self.log.validation(
             self.state.step, self.state.epoch + 1, result.metrics, result.samples, is_best=is_best
         )
-        if is_best:
-            self._save(self.config.run_dir / "best")
+        if is_best and self._save(self.config.run_dir / "best"):
+            self.state = replace(self.state, best_score=score, best_step=self.state.step)
             self._on_best(self.config.run_dir / "best", result.metrics)
 
     def _save_is_due(self) -> bool:
@@ -245,8 +248,8 @@ class Trainer:
         waited_minutes = (time.monotonic() - self._saved_at) / 60
         return bool(steps and self.state.step % steps == 0) or 0 < minutes <= waited_minutes
 
-    def save_last(self) -> None:
-        """Write `last`, from which training can go on."""
+    def save_last(self, *, is_final: bool = False) -> None:
+        """Write `last`, from which training can go on; one that `is_final` must succeed."""
         self._check_loss()
         seconds = self.state.trained_seconds + time.monotonic() - self._saved_at
         self._saved_at = time.monotonic()
@@ -258,11 +261,12 @@ class Trainer:
             joules=self._joules() or 0.0,
         )
         self.log.sync()
-        self._save(self.config.run_dir / "last", with_state=True)
+        self._save(self.config.run_dir / "last", with_state=True, is_final=is_final)
 
-    def _save(self, folder: Path, *, with_state: bool = False) -> None:
+    def _save(self, folder: Path, *, with_state: bool = False, is_final: bool = False) -> bool:
+        """Write a checkpoint; gives whether the disk took it."""
         if not self.pipeline.runtime.is_main:
-            return
+            return True
         try:
             save_checkpoint(
                 folder,
@@ -275,7 +279,7 @@ class Trainer:
                 keep=self.config.KEEP_CHECKPOINTS if with_state else 0,
             )
         except OSError as error:
-            if self.config.STOP_ON_SAVE_ERROR:
+            if self.config.STOP_ON_SAVE_ERROR or is_final:
                 raise UserError(
                     f"{folder} could not be saved: {error.strerror or error}. The checkpoint "
                     "before it is still there. Free some space and go on with the same command and "
@@ -285,6 +289,12 @@ class Trainer:
                 f"WARNING: {folder} could not be saved: {error.strerror or error}. The checkpoint "
                 "before it is still there; training goes on and tries again."
             )
+            return False
+        return True
+
+
+class Stopped(BaseException):
+    """The first signal, where nothing is lost by leaving the work at once."""
 
 
 class StopRequest:
@@ -293,6 +303,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.number = 0
         """The signal that asked, or 0."""
+        self._is_at_once = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -305,11 +316,23 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within the block the first signal raises `Stopped`."""
+        self._is_at_once = True
+        try:
+            yield
+        finally:
+            self._is_at_once = False
+
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.number:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(EXIT_TERMINATED)
         self.number = number
-        print("Finishing the step, then saving; once more to stop at once.", file=sys.stderr)
+        with suppress(RuntimeError):  # the signal came amid another write to the same stream
+            print("Finishing the step, then saving; once more to stop at once.", file=sys.stderr)
+        if self._is_at_once:
+            raise Stopped
 
 
 def search_options(beam_size: int) -> SearchOptions:

@@ -33,7 +33,7 @@ from tokenizer import CaptionTokenizer, train_tokenizer
 from trainer import Split, Trainer
 
 UPLOAD_SECONDS = 600.0
-"""How long the end of a run waits for the last upload."""
+"""How long a finished run waits for the last upload; a stopped one does not."""
 
 
 class TrainingRun:
@@ -81,15 +81,16 @@ class TrainingRun:
             code = trainer.run()
         finally:
             if uploader is not None:
-                uploader.finish(timeout_seconds=UPLOAD_SECONDS)
+                uploader.finish(timeout_seconds=UPLOAD_SECONDS if code == EXIT_DONE else 0.0)
             log.close(finished=code == EXIT_DONE)
             if is_main:
                 write_provenance(config.run_dir, finish(self.provenance), resumed=True)
         return code
 
     def _starting_state(self) -> TrainState:
-        marker = read_marker(self.config.dataset_dir)
-        fingerprint = marker[0].fingerprint if marker else ""
+        folder = self.config.dataset_dir
+        marker = read_marker(folder)  # a folder that was found prepared has none
+        fingerprint = marker[0].fingerprint if marker else data_fingerprint(folder)["sha256"]
         if self.checkpoint is None:
             return TrainState(data_fingerprint=fingerprint)
         state = self.checkpoint.state

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from captioning import CaptionPipeline, TextCaption, encode, in_batches
+from captioning import CaptionPipeline, TextCaption, each_batch, encode, in_batches
 from dataset import CaptionDataset, PictureRows
 from decoding import SearchOptions
 from metrics import score_captions
@@ -31,13 +33,23 @@ def validation_loss(
     """Cross-entropy per true token over the whole split, in nats."""
     runtime = pipeline.runtime
     plan = captions.plan(batch_size)
-    total = torch.zeros(2, dtype=torch.float64)
-    for step in runtime.shared(list(range(len(plan)))):
-        batch = captions.collate_fn(plan, plan.groups(step), pictures).to(runtime.device)
+    groups = len(plan.pictures)
+    first = groups * runtime.rank // runtime.world_size
+    stop = groups * (runtime.rank + 1) // runtime.world_size
+
+    def sums(part: range) -> Tensor:
+        """The loss and the tokens of some groups of this process's share."""
+        own = slice(first + part.start, first + part.stop)
+        batch = captions.collate_fn(plan, own, pictures).to(runtime.device)
         with runtime.autocast():
             features = encode(batch.content, pipeline.encoder)
             loss = caption_loss(pipeline.model, features, batch, label_smoothing=0.0)
-        total += torch.tensor([loss.item(), batch.num_tokens], dtype=torch.float64)
+        return torch.tensor([loss.item(), batch.num_tokens], dtype=torch.float64)
+
+    total = torch.zeros(2, dtype=torch.float64)
+    most = int(np.diff(plan.step_starts).max(initial=1))
+    for part in each_batch(stop - first, sums, batch_size=most):
+        total += part
     loss_sum, num_tokens = runtime.sum_over_processes(total.to(runtime.device)).tolist()
     return float(loss_sum / num_tokens)
 

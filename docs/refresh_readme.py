@@ -41,7 +41,7 @@ ORDER = {
         "model_card hub best_uploader"
     ),
     "Training": "optimization validation trainer training_run train",
-    "Captioning": "captioner image_inputs generate",
+    "Captioning": "captioner image_inputs generate_options generate",
     "Evaluation": (
         "report_contents calibration charts gallery report contact_sheet evaluation_files "
         "evaluation evaluate"

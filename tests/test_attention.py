@@ -211,6 +211,14 @@ def test_pieces_of_a_word_are_one_word(tower: torch.nn.Module, tokenizer: Captio
     assert words[1].grid[0, 0] == pytest.approx(np.arange(1, len(ids)).mean())
 
 
+def test_a_space_is_no_word(tower: torch.nn.Module, tokenizer: CaptionTokenizer) -> None:
+    captioner = rigged(tower, tokenizer, LOOKS)
+    ids = tokenizer.encode("a  red   dog ")[1:-1]
+    weights = np.ones((len(ids), GRID * GRID + PREFIX), np.float32)
+    words = word_attention(captioner.pipeline, ids, weights, (64, 64))
+    assert [word.text for word in words] == ["a", "red", "dog"]
+
+
 def test_a_class_token_has_no_place(tower: torch.nn.Module, tokenizer: CaptionTokenizer) -> None:
     captioner = rigged(tower, tokenizer, LOOKS)
     weights = np.full((1, GRID * GRID + PREFIX), 0.01, np.float32)
@@ -270,6 +278,20 @@ def test_rollout_of_even_attention_is_known(
         assert others == pytest.approx(np.full(GRID * GRID - 1, spread), abs=1e-3)
 
 
+def test_rollout_follows_an_output_patch_back_to_input_patches(
+    tower: torch.nn.Module, tokenizer: CaptionTokenizer
+) -> None:
+    captioner, image = rigged(tower, tokenizer, LOOKS), Image.effect_noise((64, 64), 80)
+    encoder = captioner.pipeline.encoder
+    through = roll_out(encoder, encoder.preprocess(image.convert("RGB"))[None])
+    assert through is not None
+    assert np.abs(through[0] - through[0].T).max() > 1e-3
+    words = captioner.attention(image, caption_of(tokenizer), rollout=True)
+    for word, (row, column) in zip(words, LOOKS.values(), strict=True):
+        expected = through[0, PREFIX + row * GRID + column, PREFIX:]
+        assert word.grid.flatten() == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize("family", ["resnet", "swin"])
 def test_an_encoder_without_attention_over_all_patches_has_no_rollout(
     family: str, tmp_path: Path
@@ -291,7 +313,7 @@ def test_a_missing_rollout_is_said(
     pipeline = CaptionPipeline(encoder, model, tokenizer, Runtime(torch.device("cpu")), 20)
     captioner, image = Captioner(pipeline, Config()), Image.new("RGB", (64, 64))
     plain = captioner.attention(image, caption_of(tokenizer))
-    assert capsys.readouterr().err == ""
+    assert "roll out" not in capsys.readouterr().err
     rolled = captioner.attention(image, caption_of(tokenizer), rollout=True)
     assert "no attention to roll out" in capsys.readouterr().err
     assert all((a.grid == b.grid).all() for a, b in zip(plain, rolled, strict=True))
@@ -315,6 +337,15 @@ def test_long_words_of_a_strip_stay_in_their_columns(size: tuple[int, int]) -> N
         between = pixels[:, column * step : column * step + MARGIN_PIXELS]
         assert (between == 255).all()
     assert (pixels != 255).any()
+
+
+def test_a_long_word_widens_the_columns_of_a_narrow_picture() -> None:
+    tall = Image.new("RGB", (50, 200), "teal")
+    short, long = (
+        draw_strip(tall, [looked_at(text, 0, 0, tall.size)]).width
+        for text in ("a", "extraordinarily")
+    )
+    assert long > short + load_font().getlength("extraordinarily") // 2
 
 
 def test_a_strip_is_warm_where_a_word_looked_and_dark_elsewhere() -> None:

@@ -195,3 +195,12 @@ def test_damaged_bytes_never_raise_anything_else() -> None:
             else:
                 assert picture.mode == "RGB"
     assert refused > 50
+
+
+def test_a_loaded_picture_can_be_loaded_again() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    loaded = load_image(encoded(photograph(), "JPEG", exif=exif))
+    again = load_image(loaded)
+    assert again.size == loaded.size
+    assert (np.asarray(again) == np.asarray(loaded)).all()

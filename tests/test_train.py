@@ -210,8 +210,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_batch(place:
 
 def test_two_runs_do_not_share_a_folder(place: Path) -> None:
     folder = place / "checkpoints" / "shared"
-    with train.locked(folder), pytest.raises(UserError, match="another process"):
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, train; from pathlib import Path\n"
+            "with train.locked(Path(sys.argv[1])): print(flush=True); sys.stdin.read()",
+            str(folder),
+        ],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with pytest.raises(UserError, match="another process"):
         train.main(arguments(place, RUN_NAME="shared"))
+    holder.communicate()
+    run(place, RUN_NAME="shared", NUM_EPOCHS=1)
 
 
 @pytest.mark.parametrize("family", ["clip", "vit", "blip", "siglip", "dinov2", "resnet", "swin"])
