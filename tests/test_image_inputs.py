@@ -16,6 +16,8 @@ from errors import UserError
 from image_inputs import expand, fetch
 from images import load_image
 
+MOST_DRIPS = 150
+
 
 def png() -> bytes:
     buffer = BytesIO()
@@ -25,6 +27,9 @@ def png() -> bytes:
 
 class Handler(BaseHTTPRequestHandler):
     """A server with pictures, pages and traps."""
+
+    drips = 0
+    ended = threading.Event()
 
     def do_GET(self) -> None:
         places = {
@@ -60,13 +65,16 @@ class Handler(BaseHTTPRequestHandler):
     def _drip(self) -> None:
         self.send_response(200)
         self.end_headers()
+        Handler.drips = 0
         try:
-            for _ in range(200):
+            while Handler.drips < MOST_DRIPS:
                 self.wfile.write(b"x")
                 self.wfile.flush()
+                Handler.drips += 1
                 time.sleep(0.02)
         except OSError:
             pass  # the reader has gone, as it should
+        Handler.ended.set()
 
     def log_message(self, *words: object) -> None:
         pass
@@ -142,6 +150,8 @@ def test_a_url_has_a_limit_of_time_even_where_something_comes(
     monkeypatch.setattr(image_inputs, "URL_SECONDS", 0.2)
     with pytest.raises(UserError, match=r"longer than 0\.2 seconds"):
         fetch(f"{allowed}/drip")
+    assert Handler.ended.wait(20)
+    assert Handler.drips < MOST_DRIPS
 
 
 @pytest.mark.parametrize(
