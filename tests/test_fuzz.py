@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from checkpoint import Checkpoint, load_optimizer, load_pipeline, newest_checkpoint, read_checkpoint
 from checkpoint_files import UNCHECKED
@@ -223,3 +224,19 @@ def test_a_state_of_other_values_is_refused_or_read(last: Path, value: object) -
         except UserError:
             continue
         assert found in (last, None)
+
+
+@pytest.mark.parametrize("kind", ["missing", "of another shape", "unknown"])
+def test_moments_that_do_not_fit_are_refused(last: Path, kind: str) -> None:
+    path = last / "optimizer.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.startswith("exp_avg/"))
+    moment = tensors.pop(name)
+    if kind == "of another shape":
+        tensors[name] = torch.zeros(*moment.shape, 2)
+    elif kind == "unknown":
+        tensors |= {name: moment, "more": moment.clone()}
+    save_file(tensors, path)
+    forge(last)
+    with pytest.raises(UserError, match="holds other parameters"):
+        load_all(last)

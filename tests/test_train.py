@@ -240,6 +240,8 @@ def test_every_family_of_encoders_trains(place: Path, family: str) -> None:
         NUM_EPOCHS=1,
         BEST_METRIC="loss",
         VALIDATION_IMAGES=0,
+        # The random BatchNorm of a tiny ResNet gives features beyond what a cache can hold.
+        CACHE_FEATURES=family != "resnet",
     )
     assert (folder / "best" / "model.safetensors").exists()
 
