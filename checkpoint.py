@@ -38,6 +38,7 @@ from checkpoint_files import (
 from config import Config, dump_config, load_config
 from encoder import RANDOM_PREFIX, VisionEncoder
 from errors import UserError
+from images import load_image
 from model import CaptionModel
 from runtime import Runtime
 from tokenizer import CaptionTokenizer
@@ -92,19 +93,23 @@ def save_checkpoint(
     *,
     metrics: Mapping[str, Any],
     card: str,
+    examples: Mapping[str, Path] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     state: TrainState | None = None,
     keep: int = 0,
 ) -> None:
     """Write a checkpoint to `folder`; what stood there stays until the new one is whole.
 
-    The newest `keep` of those that were replaced stay beside it as `step-N`. Raises `OSError` where
-    the disk does not take the files; the old checkpoint is then still there.
+    `examples` are pictures that the card shows, by the name that it gives them. The newest `keep`
+    of the checkpoints that were replaced stay beside it as `step-N`. Raises `OSError` where the
+    disk does not take the files; the old checkpoint is then still there.
     """
     about = {"encoder": _about_encoder(pipeline.encoder)}
     older = _older_name(folder) if keep else None
     with written_whole(folder, about, keep_replaced_as=older) as unfinished:
         _write_parts(unfinished, pipeline, config, metrics, card)
+        for name, picture in (examples or {}).items():
+            load_image(picture).save(unfinished / name)
         if optimizer is not None and state is not None:
             _save_tensors(_optimizer_tensors(optimizer, pipeline), unfinished / OPTIMIZER)
             write_json(unfinished / STATE, asdict(state))

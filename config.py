@@ -156,6 +156,8 @@ class Config:
     """Name of the run on Weights & Biases ("" = RUN_NAME)."""
     WANDB_MODE: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto = online where an API key is found, else offline."""
+    WANDB_LOG_BEST: bool = False
+    """Keep the best checkpoint as an artifact on Weights & Biases."""
     HF_REPO_ID: str = ""
     """Hub model repository for the best checkpoints, as user/name."""
     HF_UPLOAD_BEST_CHECKPOINTS: bool = False
@@ -202,7 +204,7 @@ def _between(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
 
 _POSITIVE: tuple[Callable[[Any], bool], str] = ((lambda value: value > 0), "above 0")
 _FILE_NAME: tuple[Callable[[Any], bool], str] = (
-    (lambda value: "/" not in value and "\\" not in value and value not in (".", "..")),
+    (lambda value: not set("/\\\0") & set(value) and value not in (".", "..")),
     "a plain name, without slashes",
 )
 
@@ -254,7 +256,7 @@ def _problems(config: Config) -> Iterator[str]:
         yield from check_value(field, value)
         if field.name in RULES and isinstance(value, str | int | float):
             holds, rule = RULES[field.name]
-            finite = isinstance(value, str) or math.isfinite(value)
+            finite = not isinstance(value, float) or math.isfinite(value)
             if not (finite and holds(value)):
                 yield f"{field.name} is {value!r}; it must be {rule}."
     numbers = (config.DECODER_EMBED_DIM, config.DECODER_HEADS)
@@ -300,7 +302,7 @@ def load_config(path: str | os.PathLike[str], *, base: Config | None = None) -> 
             values = tomllib.load(file)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.{_preset_advice()}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError, mostly
         raise UserError(f"{path} is not TOML: {error}.") from None
     known = {field.name: field for field in fields(Config)}
     problems = []

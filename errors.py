@@ -4,6 +4,7 @@ Every command runs through `run_command`, which turns `UserError` into text on s
 exit code 2. Anything else is a bug of ours and keeps its traceback.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -32,6 +33,10 @@ class UserError(ValueError):
 
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command's `main` and leave the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a caption's letters shows their codes.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
         sys.stdout.flush()

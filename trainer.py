@@ -5,23 +5,23 @@ run that goes on from a checkpoint makes, bit for bit, the steps that it would h
 """
 
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
+from attention import write_strip
+from captioner import Captioner
 from captioning import CaptionPipeline
 from checkpoint import TrainState, save_checkpoint
 from config import Config
 from dataset import Batch, CaptionDataset, PictureRows, Plan, StepDataset, iterate_steps
 from decoding import SearchOptions
 from errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
+from images import load_image
 from optimization import (
     LossFunction,
     Schedule,
@@ -31,9 +31,21 @@ from optimization import (
     train_step,
 )
 from records import Record
+from run_events import Sample
 from run_log import RunLog
 from runtime import seed_step
+from stopping import Stopped, StopRequest
 from validation import validate
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of itself."""
+
+    card: str
+    """The model card."""
+    examples: Mapping[str, Path]
+    """Pictures that the card shows, by the name that it gives them."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +73,19 @@ class Trainer:
         state: TrainState,
         *,
         metrics: Mapping[str, Any],
-        card: Callable[[Mapping[str, Any], TrainState], str],
+        describe: Callable[[Mapping[str, Any], TrainState, Sequence[Sample]], Description],
         on_best: Callable[[Path, Mapping[str, Any]], None],
         joules: Callable[[], float | None] = lambda: None,
         loss_function: LossFunction = caption_loss,
     ) -> None:
         """Go on from `state`, where the last validation gave `metrics`.
 
-        `card` makes a checkpoint's model card of its metrics, `on_best` is told of each new best,
-        `joules` measures the energy so far.
+        `describe` makes a checkpoint's model card of its metrics and captions, `on_best` is told
+        of each new best, `joules` measures the energy so far.
         """
         self.config, self.pipeline, self.optimizer = config, pipeline, optimizer
         self.train, self.validation, self.log, self.state = train, validation, log, state
-        self._card, self._on_best, self._joules = card, on_best, joules
+        self._describe, self._on_best, self._joules = describe, on_best, joules
         self._loss_function = loss_function
         self.schedule = Schedule(len(self._plan(0)) * config.NUM_EPOCHS, config.WARMUP_STEPS)
         device = pipeline.runtime.device
@@ -84,6 +96,7 @@ class Trainer:
         self._waited_seconds = 0.0
         self._captions_since_log = 0
         self._metrics = dict(metrics)
+        self._samples: Sequence[Sample] = ()
 
     def run(self) -> int:
         """Train to the last epoch, or to a signal; returns the exit code."""
@@ -232,16 +245,40 @@ class Trainer:
                 num_images=self.config.VALIDATION_IMAGES,
                 options=search_options(self.config.BEAM_SIZE),
             )
-        self._metrics = dict(result.metrics)
+            strip = self._draw_attention()
+        self._metrics, self._samples = dict(result.metrics), result.samples
         by_loss = self.config.BEST_METRIC == "loss"
         score = -result.metrics["validation_loss"] if by_loss else result.metrics["CIDEr"]
         is_best = self.state.best_score is None or score > self.state.best_score
         self.log.validation(
-            self.state.step, self.state.epoch + 1, result.metrics, result.samples, is_best=is_best
+            self.state.step,
+            self.state.epoch + 1,
+            result.metrics,
+            result.samples,
+            attention_strip=strip,
+            is_best=is_best,
         )
         if is_best and self._save(self.config.run_dir / "best"):
             self.state = replace(self.state, best_score=score, best_step=self.state.step)
             self._on_best(self.config.run_dir / "best", result.metrics)
+
+    def _draw_attention(self) -> Path | None:
+        """What each word of the first validation picture's caption looks at, as `attention.png`."""
+        if not (self.pipeline.runtime.is_main and self.config.VALIDATION_IMAGES):
+            return None
+        self.pipeline.model.eval()
+        self.pipeline.encoder.eval()
+        captioner = Captioner(self.pipeline, self.config)
+        image = load_image(self.validation.records[0].image)
+        path = self.config.run_dir / "attention.png"
+        try:
+            write_strip(image, captioner.attention(image), path)
+        except OSError:  # a full disk, which the next save tells of
+            return None
+        finally:
+            self.pipeline.model.train()
+            self.pipeline.encoder.train()
+        return path
 
     def _save_is_due(self) -> bool:
         steps, minutes = self.config.SAVE_INTERVAL_STEPS, self.config.SAVE_INTERVAL_MINUTES
@@ -267,13 +304,15 @@ class Trainer:
         """Write a checkpoint; gives whether the disk took it."""
         if not self.pipeline.runtime.is_main:
             return True
+        description = self._describe(self._metrics, self.state, self._samples)
         try:
             save_checkpoint(
                 folder,
                 self.pipeline,
                 self.config,
                 metrics=self._metrics | {"step": self.state.step},
-                card=self._card(self._metrics, self.state),
+                card=description.card,
+                examples=description.examples,
                 optimizer=self.optimizer if with_state else None,
                 state=self.state if with_state else None,
                 keep=self.config.KEEP_CHECKPOINTS if with_state else 0,
@@ -291,48 +330,6 @@ class Trainer:
             )
             return False
         return True
-
-
-class Stopped(BaseException):
-    """The first signal, where nothing is lost by leaving the work at once."""
-
-
-class StopRequest:
-    """SIGINT or SIGTERM asks for a stop after the running step; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        """The signal that asked, or 0."""
-        self._is_at_once = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the signals within the block."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self._take) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within the block the first signal raises `Stopped`."""
-        self._is_at_once = True
-        try:
-            yield
-        finally:
-            self._is_at_once = False
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(EXIT_TERMINATED)
-        self.number = number
-        with suppress(RuntimeError):  # the signal came amid another write to the same stream
-            print("Finishing the step, then saving; once more to stop at once.", file=sys.stderr)
-        if self._is_at_once:
-            raise Stopped
 
 
 def search_options(beam_size: int) -> SearchOptions:

@@ -3,7 +3,7 @@
 Everything is built from the settings, or from the checkpoint that the run goes on from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,18 @@ from errors import EXIT_DONE, UserError
 from feature_store import LivePictures
 from features import open_stores, worker_count
 from model import CaptionModel
-from model_card import Training, model_card
+from model_card import Example, Training, model_card
 from optimization import build_optimizer, caption_loss
 from prepared import read_marker
 from provenance import data_fingerprint, finish, provenance, write_provenance
 from records import read_records
-from run_events import RunFacts
+from run_events import RunFacts, Sample
 from run_log import RunLog
 from runtime import Runtime
 from tokenizer import CaptionTokenizer, train_tokenizer
-from trainer import Split, Trainer
+from trainer import Description, Split, Trainer
 
+CARD_EXAMPLES = 4
 UPLOAD_SECONDS = 600.0
 """How long a finished run waits for the last upload; a stopped one does not."""
 
@@ -70,6 +71,7 @@ class TrainingRun:
             wandb_run_id=self.state.wandb_run_id,
             provenance=self.provenance,
             is_main=is_main,
+            best_as_artifact=config.WANDB_LOG_BEST,
         )
         uploader = self._uploader()
         if is_main:
@@ -200,13 +202,15 @@ class TrainingRun:
             log,
             self.state,
             metrics=self.checkpoint.metrics if self.checkpoint else {},
-            card=self._card,
+            describe=self._describe,
             on_best=on_best,
             joules=self.energy.joules,
             loss_function=loss_function,
         )
 
-    def _card(self, metrics: Mapping[str, Any], state: TrainState) -> str:
+    def _describe(
+        self, metrics: Mapping[str, Any], state: TrainState, samples: Sequence[Sample]
+    ) -> Description:
         training = Training(
             provenance=self.provenance,
             step=state.step,
@@ -215,7 +219,16 @@ class TrainingRun:
             energy_sources=self.energy.sources,
             trained_parameters=self._parameters(trained=True),
         )
-        return model_card(self.config, metrics, training=training)
+        # Pictures that were drawn here are ours to publish; others may not be.
+        shown = samples[:CARD_EXAMPLES] if self.config.DATASET == "demo" else ()
+        examples = {f"example-{number}.png": one for number, one in enumerate(shown, start=1)}
+        card = model_card(
+            self.config,
+            metrics,
+            training=training,
+            examples=[Example(name, one.caption) for name, one in examples.items()],
+        )
+        return Description(card, {name: one.image for name, one in examples.items()})
 
     def _gpus(self) -> list[str]:
         if self.runtime.device.type != "cuda":

@@ -40,8 +40,8 @@ ORDER = {
         "checkpoint_files checkpoint run_events console curves wandb_log run_log provenance energy "
         "model_card hub best_uploader"
     ),
-    "Training": "optimization validation trainer training_run train",
-    "Captioning": "captioner image_inputs generate_options generate",
+    "Training": "captioner optimization validation stopping trainer training_run train",
+    "Captioning": "image_inputs generate_options generate",
     "Evaluation": (
         "report_contents calibration charts gallery report contact_sheet evaluation_files "
         "evaluation evaluate"

@@ -115,6 +115,7 @@ def test_all_problems_are_reported_at_once() -> None:
         (["--config", "missing.toml"], "missing.toml cannot be read"),
         (["--VALIDATION_IMAGES", "0"], "BEST_METRIC CIDEr needs captions"),
         (["--RUN_NAME", "../x"], "without slashes"),
+        (["--RUN_NAME", "a\0b"], "without slashes"),
         (["--DATASET", "../x"], "DATASET"),
     ],
 )
@@ -129,8 +130,11 @@ def test_a_presets_mistakes_name_the_file(tmp_path: Path) -> None:
     problems = problems_of("--config", str(preset))
     assert len(problems) == 3
     assert all(str(preset) in problem for problem in problems)
-    preset.write_text("NUM_EPOCHS = ")
-    assert "is not TOML" in problems_of("--config", str(preset))[0]
+    for broken in ("NUM_EPOCHS = ", "A = " + "[" * 5000, "NUM_EPOCHS = " + "9" * 5000):
+        preset.write_text(broken)
+        assert "is not TOML" in problems_of("--config", str(preset))[0]
+    preset.write_text("BATCH_SIZE = " + "9" * 400)
+    assert load_config(preset).BATCH_SIZE > 10**399
 
 
 def test_every_preset_loads_and_says_what_to_expect() -> None:

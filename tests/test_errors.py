@@ -35,3 +35,17 @@ def test_a_bug_keeps_its_traceback() -> None:
     done = run("raise KeyError('ours')")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def test_a_terminal_that_cannot_show_a_letter_shows_its_code() -> None:
+    program = (
+        "from errors import *\ndef main():\n    print('\\u4e2d')\n    return 0\nrun_command(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+        env={"PYTHONIOENCODING": "latin-1", "PATH": ""},
+    )
+    assert (done.returncode, done.stdout) == (0, b"\\u4e2d\n")

@@ -182,6 +182,25 @@ def test_best_follows_the_metric_that_is_asked_for(place: Path) -> None:
     assert json.loads((folder / "best" / "metrics.json").read_text())["step"] == best["step"]
 
 
+def test_each_validation_draws_what_the_words_looked_at(place: Path) -> None:
+    folder = run(place, RUN_NAME="strip", NUM_EPOCHS=1)
+    assert (folder / "attention.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_card_shows_pictures_only_where_they_were_drawn(place: Path) -> None:
+    folder = run(place, RUN_NAME="card", NUM_EPOCHS=1)
+    assert not list((folder / "best").glob("example-*.png"))
+    (place / "data" / "demo").symlink_to(place / "data" / "small", target_is_directory=True)
+    folder = run(place, RUN_NAME="drawn", NUM_EPOCHS=1, DATASET="demo")
+    shown = sorted(path.name for path in (folder / "best").glob("example-*.png"))
+    assert shown == ["example-1.png", "example-2.png", "example-3.png"]
+    card = (folder / "best" / "README.md").read_text()
+    assert all(f"]({name})" in card for name in shown)
+    from checkpoint import read_checkpoint
+
+    read_checkpoint(folder / "best")
+
+
 def test_older_checkpoints_are_kept_as_asked(place: Path) -> None:
     folder = run(place, RUN_NAME="kept3", KEEP_CHECKPOINTS=2, SAVE_INTERVAL_STEPS=2, NUM_EPOCHS=1)
     kept = sorted(path.name for path in folder.glob("step-*"))
