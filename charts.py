@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from calibration import ConfidenceBin
 
 WIDTH, HEIGHT = 380, 236
-LEFT, RIGHT, TOP, BOTTOM = 42, 368, 12, 198
+LEFT, RIGHT, TOP, BOTTOM = 48, 368, 12, 198
 """The plot's rectangle inside the drawing; labels stand in the rest."""
 TICKS = 5
 LINE_POINTS = 300

@@ -158,8 +158,9 @@ def print_scores(sheets: Mapping[str, "ScoreSheet"]) -> None:
                 reason = f"  {sheet.skipped[metric]}" if len(sheets) == 1 else " " * 20
                 cells.append(f"{'-':>9}{reason}")
                 continue
-            interval = sheet.intervals[metric]
-            cells.append(f"{value:9.4f}  [{interval.low:.4f}, {interval.high:.4f}]")
+            interval = sheet.intervals.get(metric)
+            ends = f"  [{interval.low:.4f}, {interval.high:.4f}]" if interval else " " * 18
+            cells.append(f"{value:9.4f}{ends}")
         print(
             f"{metric:14}" + "".join(f"{cell:>30}" if len(sheets) > 1 else cell for cell in cells)
         )

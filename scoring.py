@@ -30,7 +30,7 @@ class ScoreSheet:
     per_image: dict[str, FloatArray]
     """Each metric that was computed, for each picture; [P]."""
     intervals: dict[str, Interval]
-    """95 % bootstrap intervals over pictures."""
+    """95 % bootstrap intervals over pictures; METEOR has none."""
     skipped: dict[str, str]
     """Why a metric is None, in one line."""
     diversity: Diversity
@@ -71,12 +71,14 @@ def score_everything(
     """
     base = score_captions(candidates, references)
     more: dict[str, FloatArray] = {}
+    corpus: dict[str, float | None] = dict(base.corpus)
     skipped: dict[str, str] = {}
     java = {"METEOR": meteor, "SPICE": spice} if use_java else {}
     for name in ("METEOR", "SPICE"):
         result = JavaScores(None, None, "not asked for; leave out --no-java")
         if name in java:
             result = java[name](candidates, references)
+        corpus[name] = result.corpus
         if result.per_image is not None:
             more[name] = result.per_image
         else:
@@ -84,14 +86,16 @@ def score_everything(
     clip, reason = _clip_scores(candidates, references, images, clip_model, device)
     more |= clip
     skipped |= {} if clip else {"CLIPScore": reason, "RefCLIPScore": reason}
-    names = ("METEOR", "SPICE", "CLIPScore", "RefCLIPScore")
-    means = {name: float(np.mean(more[name])) if name in more else None for name in names}
+    for name in ("CLIPScore", "RefCLIPScore"):
+        corpus[name] = float(np.mean(clip[name])) if clip else None
+    # METEOR of many pictures is no mean: it is made of counts that only its program knows.
+    means = {name: values for name, values in more.items() if name != "METEOR"}
     known = None if training_captions is None else set(tokenize_captions(list(training_captions)))
     return ScoreSheet(
         base=base,
-        corpus={**base.corpus, **means},
+        corpus=corpus,
         per_image={**base.per_image, **more},
-        intervals=bootstrap_intervals(base, more, seed=seed),
+        intervals=bootstrap_intervals(base, means, seed=seed),
         skipped=skipped,
         diversity=describe_captions(tokenize_captions(list(candidates.values())), known),
     )

@@ -66,10 +66,11 @@ def test_numbers_are_written(evaluated: tuple[Path, str, str], place: Path) -> N
     records = read_records(place / "data" / "small" / "test")
     assert list(numbers)[: len(NAMES) + 1] == [*NAMES, "num_images"]
     assert numbers["num_images"] == len(records)
-    assert set(numbers["skipped"]) == {"METEOR", "SPICE"}
+    assert {"SPICE"} <= set(numbers["skipped"]) <= {"METEOR", "SPICE"}  # METEOR where Java is
     for name in NAMES:
         assert (numbers[name] is None) == (name in numbers["skipped"])
-        assert (name in numbers["intervals_95"]) == (numbers[name] is not None)
+        has_interval = numbers[name] is not None and name != "METEOR"
+        assert (name in numbers["intervals_95"]) == has_interval
     assert numbers["diversity"]["share_in_training"] is not None
     assert numbers["truth"].keys() == {
         *("objects_and_colours", "place", "time", "relation"),
