@@ -1,4 +1,4 @@
-"""Every setting of the project: its name, default, meaning and rule.
+"""Every setting of the project: its name, default and meaning.
 
 A value comes from the default here, then from `--config FILE.toml`, then from a flag. Flags are
 read in either case, with dashes or underscores: `--BATCH_SIZE 64`, `--batch-size 64`. Secrets
@@ -7,17 +7,17 @@ read in either case, with dashes or underscores: `--BATCH_SIZE 64`, `--batch-siz
     config = parse_config(["--config", "presets/demo.toml", "--NUM_EPOCHS", "3"])
 """
 
-import math
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from errors import UserError
 from options import check_value, parse_options, unknown_name
+from setting_rules import problems_of
 
 CONFIG_FLAG = "--config"
 
@@ -166,7 +166,7 @@ class Config:
     """Make HF_REPO_ID private if it has to be made."""
 
     def __post_init__(self) -> None:
-        problems = list(_problems(self))
+        problems = list(problems_of(self))
         if problems:
             raise UserError(*problems)
 
@@ -192,92 +192,6 @@ class Config:
     def run_dir(self) -> Path:
         """The run's folder."""
         return Path(self.OUTPUT_DIR) / self.run_name
-
-
-def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: value >= low), f"at least {low:g}"
-
-
-def _between(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: low <= value < high), f"at least {low:g} and below {high:g}"
-
-
-_POSITIVE: tuple[Callable[[Any], bool], str] = ((lambda value: value > 0), "above 0")
-_FILE_NAME: tuple[Callable[[Any], bool], str] = (
-    (lambda value: not set("/\\\0") & set(value) and value not in (".", "..")),
-    "a plain name, without slashes",
-)
-
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "DATASET": ((lambda value: bool(value) and not {".", ".."} & set(value.split("/"))), "a name"),
-    "RUN_NAME": _FILE_NAME,
-    "VALIDATION_FRACTION": _between(0, 1),
-    "TEST_FRACTION": _between(0, 1),
-    "MAX_BAD_FRACTION": ((lambda value: 0 <= value <= 1), "from 0 to 1"),
-    "RANDOM_SEED": _between(0, 2**63),
-    "NUM_WORKERS": _at_least(-1),
-    "ENCODER_MODEL_NAME": (bool, "the name of a vision model"),
-    "ENCODER_TRAINED_BLOCKS": _at_least(-1),
-    "ENCODER_LEARNING_RATE": _at_least(0),
-    "PROJECTION_DIM": _at_least(1),
-    "DECODER_EMBED_DIM": ((lambda value: value >= 2 and value % 2 == 0), "even and at least 2"),
-    "DECODER_LAYERS": _at_least(1),
-    "DECODER_HEADS": _at_least(1),
-    "DECODER_FF_DIM": _at_least(1),
-    "DECODER_DROPOUT": _between(0, 1),
-    "VOCAB_SIZE": _at_least(260),
-    "MAX_SEQ_LEN": _at_least(3),
-    "BATCH_SIZE": _at_least(1),
-    "MICRO_BATCH_SIZE": _at_least(0),
-    "CAPTIONS_PER_STEP": _at_least(0),
-    "NUM_EPOCHS": _at_least(1),
-    "LEARNING_RATE": _POSITIVE,
-    "WEIGHT_DECAY": _at_least(0),
-    "ADAM_BETA1": _between(0, 1),
-    "ADAM_BETA2": _between(0, 1),
-    "ADAM_EPS": _POSITIVE,
-    "WARMUP_STEPS": _at_least(0),
-    "GRAD_CLIP_VALUE": _at_least(0),
-    "LABEL_SMOOTHING": _between(0, 1),
-    "VALIDATION_INTERVAL": _at_least(1),
-    "VALIDATION_IMAGES": _at_least(-1),
-    "BEAM_SIZE": _at_least(1),
-    "SAVE_INTERVAL_STEPS": _at_least(0),
-    "SAVE_INTERVAL_MINUTES": _at_least(0),
-    "KEEP_CHECKPOINTS": _at_least(0),
-    "LOG_INTERVAL": _at_least(1),
-}
-"""What a value must satisfy, and the same in words."""
-
-
-def _problems(config: Config) -> Iterator[str]:
-    for field in fields(Config):
-        value = getattr(config, field.name)
-        yield from check_value(field, value)
-        if field.name in RULES and isinstance(value, str | int | float):
-            holds, rule = RULES[field.name]
-            finite = not isinstance(value, float) or math.isfinite(value)
-            if not (finite and holds(value)):
-                yield f"{field.name} is {value!r}; it must be {rule}."
-    numbers = (config.DECODER_EMBED_DIM, config.DECODER_HEADS)
-    if all(isinstance(n, int) and n > 0 for n in numbers) and numbers[0] % numbers[1]:
-        yield (
-            f"DECODER_HEADS is {config.DECODER_HEADS}; it must divide DECODER_EMBED_DIM "
-            f"({config.DECODER_EMBED_DIM}). Try --DECODER_HEADS {math.gcd(*numbers)}."
-        )
-    held_out = (config.VALIDATION_FRACTION, config.TEST_FRACTION)
-    if all(isinstance(share, float) and share < 1 for share in held_out) and sum(held_out) >= 1:
-        yield (
-            f"VALIDATION_FRACTION {held_out[0]} and TEST_FRACTION {held_out[1]} leave nothing to "
-            "train on; their sum must be below 1."
-        )
-    if bool(config.IMAGE_DIR) != bool(config.CAPTIONS_FILE):
-        missing = "CAPTIONS_FILE" if config.IMAGE_DIR else "IMAGE_DIR"
-        yield f"IMAGE_DIR and CAPTIONS_FILE go together; add --{missing} PATH."
-    if config.BEST_METRIC == "CIDEr" and config.VALIDATION_IMAGES == 0:
-        yield "BEST_METRIC CIDEr needs captions; add --VALIDATION_IMAGES 500 or --BEST_METRIC loss."
-    if config.HF_UPLOAD_BEST_CHECKPOINTS and not config.HF_REPO_ID:
-        yield "HF_UPLOAD_BEST_CHECKPOINTS needs a repository; add --HF_REPO_ID user/name."
 
 
 def parse_config(

@@ -20,7 +20,7 @@ from config import Config  # noqa: E402
 from options import settings_table  # noqa: E402
 
 ORDER = {
-    "Settings, and how a command ends": "errors options config",
+    "Settings, and how a command ends": "errors options setting_rules config",
     "The data set": (
         "records images caption_fields caption_files sources picture_pool picture_splits prepared "
         "scene_pen scene_sprites scene_skies scene_backdrops scene_plan scene_captions scenes "

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import RULES, Config, dump_config, load_config, parse_config
+from config import Config, dump_config, load_config, parse_config
 from errors import UserError
+from setting_rules import RULES
 
 ROOT = Path(__file__).parent.parent
 
