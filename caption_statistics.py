@@ -89,7 +89,7 @@ def bootstrap_intervals(
 
     more: values [P] of further metrics whose corpus score is the mean over the pictures.
     """
-    resampled = _resampled_scores(scores, more or {}, samples, seed)
+    resampled = resampled_scores(scores, more or {}, samples, seed)
     return {name: _interval(values, confidence) for name, values in resampled.items()}
 
 
@@ -110,8 +110,8 @@ def compare_systems(
             "Two systems can be compared only on the same pictures in the same order; score both "
             "against the same references."
         )
-    ours = _resampled_scores(first, {}, samples, seed)
-    theirs = _resampled_scores(second, {}, samples, seed)
+    ours = resampled_scores(first, {}, samples, seed)
+    theirs = resampled_scores(second, {}, samples, seed)
     compared = {}
     for name in ours:
         differences = theirs[name] - ours[name]
@@ -153,7 +153,7 @@ def describe_captions(
     )
 
 
-def _resampled_scores(
+def resampled_scores(
     scores: Scores, more: Mapping[str, FloatArray], samples: int, seed: int
 ) -> dict[str, FloatArray]:
     """Each corpus score on pictures drawn with replacement; [samples] each."""

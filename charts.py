@@ -72,16 +72,18 @@ class Axis:
         return [number * self.step for number in range(first, last + 1)]
 
 
-def line_chart(series: Sequence[Series], *, name: str, from_zero: bool = False) -> Markup:
-    """Lines over training steps from 0; series without points are left out, one must have some."""
+def line_chart(
+    series: Sequence[Series], *, name: str, from_zero: bool = False, x_label: str = "step"
+) -> Markup:
+    """Lines over `x_label` from 0; series without points are left out, one must have some."""
     shown = [line for line in series if line.points]
     xs = [x for line in shown for x, _ in line.points]
     ys = [y for line in shown for _, y in line.points]
     x = Axis.fitted(0.0, max(xs) or 1.0, LEFT, RIGHT)
     y = Axis.rounded(0.0 if from_zero else min(ys), max(ys), BOTTOM, TOP)
-    parts = [_grid(x, y, x_label="step")]
+    parts = [_grid(x, y, x_label=x_label)]
     for line in shown:
-        parts += _line(line, x, y)
+        parts += _line(line, x, y, x_label)
     return _chart(name, parts, [(line.label, line.colour) for line in shown if line.label])
 
 
@@ -193,14 +195,15 @@ def _grid(x: Axis, y: Axis, *, x_label: str, percent: bool = False, shift: float
     return "".join(parts)
 
 
-def _line(line: Series, x: Axis, y: Axis) -> list[str]:
+def _line(line: Series, x: Axis, y: Axis, x_label: str) -> list[str]:
     places = [(x(a), y(b)) for a, b in thinned(line.points)]
     path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
     parts = [f'<polyline class="{line.style} series-{line.colour}" points="{path}"/>']
     if line.style == "line" and len(line.points) <= DOT_MARKERS:
         parts += [
             f'<circle class="dot series-{line.colour}" cx="{at:.1f}" cy="{height:.1f}" r="3">'
-            f"<title>{escape(line.label)} {value:.4g} at step {step:g}</title></circle>"
+            f"<title>{escape(line.label)} {value:.4g} at {escape(x_label)} {step:g}"
+            "</title></circle>"
             for (at, height), (step, value) in zip(places, line.points, strict=True)
         ]
     return parts

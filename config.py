@@ -10,7 +10,7 @@ read in either case, with dashes or underscores: `--BATCH_SIZE 64`, `--batch-siz
 import os
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,8 @@ from options import check_value, parse_options, unknown_name
 from setting_rules import problems_of
 
 CONFIG_FLAG = "--config"
+COMPARE_TABLE = "compare"
+"""A file with this table describes several runs (`comparison_plan.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,31 +213,45 @@ def parse_config(
 
 def load_config(path: str | os.PathLike[str], *, base: Config | None = None) -> Config:
     """`base` (the defaults) with the values of a TOML file, as `dump_config` or a preset has it."""
+    values = read_toml(path)
+    if isinstance(values.get(COMPARE_TABLE), dict):
+        raise UserError(
+            f"{path} describes a comparison of several runs: python compare.py --config {path}"
+        )
+    return with_values(base or Config(), values, place=str(path))
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a TOML file holds. Raises `UserError` naming the file."""
     try:
         with open(path, "rb") as file:
-            values = tomllib.load(file)
+            return tomllib.load(file)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.{_preset_advice()}") from None
     except (ValueError, RecursionError) as error:  # a TOMLDecodeError, mostly
         raise UserError(f"{path} is not TOML: {error}.") from None
+
+
+def with_values(base: Config, values: Mapping[str, Any], *, place: str) -> Config:
+    """`base` with settings by name; raises `UserError` with all problems, each naming `place`."""
     known = {field.name: field for field in fields(Config)}
     problems = []
     accepted: dict[str, Any] = {}
     for key, value in values.items():
         name = key.upper().replace("-", "_")
         if name not in known:
-            problems.append(f"{path}: {unknown_name(key, known)}")
+            problems.append(f"{place}: {unknown_name(key, known)}")
             continue
         if known[name].type is float and type(value) is int:
             value = float(value)
-        problems += [f"{path}: {problem}" for problem in check_value(known[name], value)]
+        problems += [f"{place}: {problem}" for problem in check_value(known[name], value)]
         accepted[name] = value
     if problems:
         raise UserError(*problems)
     try:
-        return replace(base or Config(), **accepted)
+        return replace(base, **accepted)
     except UserError as error:
-        raise UserError(*(f"{path}: {problem}" for problem in error.problems)) from None
+        raise UserError(*(f"{place}: {problem}" for problem in error.problems)) from None
 
 
 def dump_config(config: Config) -> str:

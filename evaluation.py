@@ -63,6 +63,8 @@ class Evaluation:
     """On drawn scenes: share of captions that are right, by what they tell, and `Pointing`; None
     where there was nothing to count. Else empty."""
     checks: list[SceneCheck] | None
+    model: dict[str, object]
+    """The encoder, its features of a picture, and parameters."""
     protocol: dict[str, object]
     provenance: dict[str, Any]
 
@@ -71,6 +73,7 @@ class Evaluation:
         return {
             **self.sheet.to_json(),
             **({"truth": self.truth} if self.truth else {}),
+            "model": self.model,
             "protocol": self.protocol,
             "provenance": self.provenance,
         }
@@ -119,6 +122,7 @@ def evaluate_checkpoint(
         sheet,
         truth,
         checks,
+        model=describe_model(captioner),
         protocol={
             "data": dataset_dir.name,
             "split": split,
@@ -165,6 +169,20 @@ def describe(options: SearchOptions) -> str:
     if options.method == "sample":
         return f"sampling, temperature {options.warp.temperature:g}, seed {options.seed}"
     return "greedy"
+
+
+def describe_model(captioner: Captioner) -> dict[str, object]:
+    """The encoder, its features of a picture (tokens x width), trained and frozen parameters."""
+    encoder, model = captioner.pipeline.encoder, captioner.pipeline.model
+    trained = sum(one.numel() for one in (*model.parameters(), *encoder.trained_parameters()))
+    every = sum(one.numel() for part in (model, encoder) for one in part.parameters())
+    return {
+        "encoder": captioner.config.ENCODER_MODEL_NAME,
+        "feature_tokens": encoder.num_tokens,
+        "feature_width": encoder.feature_dim,
+        "parameters_trained": trained,
+        "parameters_frozen": every - trained,
+    }
 
 
 def _caption(

@@ -253,7 +253,7 @@ class Trainer:
         self.log.validation(
             self.state.step,
             self.state.epoch + 1,
-            result.metrics,
+            {**result.metrics, "seconds": self._trained_seconds()},
             result.samples,
             attention_strip=strip,
             is_best=is_best,
@@ -288,7 +288,7 @@ class Trainer:
     def save_last(self, *, is_final: bool = False) -> None:
         """Write `last`, from which training can go on; one that `is_final` must succeed."""
         self._check_loss()
-        seconds = self.state.trained_seconds + time.monotonic() - self._saved_at
+        seconds = self._trained_seconds()
         self._saved_at = time.monotonic()
         self.state = replace(
             self.state,
@@ -299,6 +299,10 @@ class Trainer:
         )
         self.log.sync()
         self._save(self.config.run_dir / "last", with_state=True, is_final=is_final)
+
+    def _trained_seconds(self) -> float:
+        """How long the run has trained, validated and saved, over all its sessions."""
+        return self.state.trained_seconds + time.monotonic() - self._saved_at
 
     def _save(self, folder: Path, *, with_state: bool = False, is_final: bool = False) -> bool:
         """Write a checkpoint; gives whether the disk took it."""

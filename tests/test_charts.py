@@ -25,6 +25,12 @@ from charts import (
 numbers = st.floats(-1e6, 1e6)
 
 
+def test_the_axis_and_the_dots_name_what_runs_along_it() -> None:
+    chart = line_chart([Series("a", ((0, 1), (1.25, 2)), 1)], name="a", x_label="minutes")
+    assert ">minutes</text>" in chart
+    assert "a 2 at minutes 1.25" in chart
+
+
 def test_a_line_runs_from_corner_to_corner() -> None:
     chart = line_chart([Series("loss", ((0, 0), (50, 5), (100, 10)), 1)], name="Loss")
     middle = f"{(LEFT + RIGHT) / 2:.1f},{(BOTTOM + TOP) / 2:.1f}"

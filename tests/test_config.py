@@ -143,7 +143,11 @@ def test_every_preset_loads_and_says_what_to_expect() -> None:
     names = {path.stem for path in presets}
     assert names >= {"flickr30k-clip", "flickr30k-vit", "flickr30k-blip", "demo"}
     for path in presets:
-        load_config(path)
+        if path.stem.startswith("compare-"):
+            with pytest.raises(UserError, match=f"python compare.py --config {path}"):
+                load_config(path)
+        else:
+            load_config(path)
         assert path.read_text().startswith("#")
     assert load_config(ROOT / "presets" / "flickr30k-clip.toml") == Config()
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import transformers as hf
 from PIL import Image
+from safetensors import safe_open
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -20,6 +22,7 @@ import evaluate
 import evaluation
 from attention import WordAttention
 from captioner import Captioner
+from encoder import VisionEncoder
 from errors import UserError
 from evaluation import Pointing, evaluate_checkpoint
 from preprocessing import Region
@@ -61,7 +64,7 @@ def evaluated(place: Path, best: Path) -> tuple[Path, str, str]:
     return best.parent / "evaluation", out.getvalue(), error.getvalue()
 
 
-def test_numbers_are_written(evaluated: tuple[Path, str, str], place: Path) -> None:
+def test_numbers_are_written(evaluated: tuple[Path, str, str], place: Path, best: Path) -> None:
     numbers = json.loads((evaluated[0] / "metrics.json").read_text())
     records = read_records(place / "data" / "small" / "test")
     assert list(numbers)[: len(NAMES) + 1] == [*NAMES, "num_images"]
@@ -76,6 +79,13 @@ def test_numbers_are_written(evaluated: tuple[Path, str, str], place: Path) -> N
         *("objects_and_colours", "place", "time", "relation"),
         *("attention_inside_object", "attention_inside_by_chance"),
     }
+    model = numbers["model"]
+    assert (model["feature_tokens"], model["feature_width"]) == (17, 16)  # patches and class token
+    encoder = VisionEncoder.from_pretrained(str(place / "tiny-clip"))
+    assert model["parameters_frozen"] == sum(one.numel() for one in encoder.parameters())
+    with safe_open(best / "model.safetensors", framework="pt") as file:
+        sizes = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+    assert model["parameters_trained"] == sum(sizes)
     assert numbers["protocol"]["decoding"] == "beam search, 3 beams, length penalty 1"
     assert numbers["provenance"]["data"]["pictures"]["test"] == len(records)
 

@@ -1,5 +1,6 @@
 """The training run: from settings to checkpoints, and on from where it stopped, bit for bit."""
 
+import json
 import os
 import signal
 import subprocess
@@ -78,6 +79,11 @@ def test_a_run_leaves_whole_checkpoints_and_numbers(place: Path) -> None:
     validations = [line for line in lines if "validation_loss" in line]
     assert [line["epoch"] for line in validations] == [1, 2]
     assert {"CIDEr", "BLEU-4", "ROUGE-L"} <= validations[0].keys()
+    trained_seconds = json.loads((folder / "last" / "trainer_state.json").read_text())[
+        "trained_seconds"
+    ]
+    seconds = [line["seconds"] for line in validations]
+    assert 0 < seconds[0] < seconds[1] <= trained_seconds
     assert (folder / "curves.png").exists()
     assert (folder / "provenance.json").exists()
 
