@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args, get_origin
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -59,13 +59,15 @@ class TrainState:
     """Updates made in it."""
     best_score: float | None = None
     best_step: int = 0
-    loss_sum: float = 0.0
-    """Loss since the last line of metrics.jsonl."""
+    loss_sums: list[float] = field(default_factory=list)
+    """Loss since the last line of metrics.jsonl, of each process."""
     loss_tokens: int = 0
     """Tokens since the last line of metrics.jsonl."""
     trained_seconds: float = 0.0
     joules: float = 0.0
     """Energy, where the hardware has a meter."""
+    micro_batch_size: int = 0
+    """Captions computed at a time where less fitted into memory than asked for, or 0."""
     data_fingerprint: str = ""
     wandb_run_id: str = ""
 
@@ -375,6 +377,12 @@ def _read_state(path: Path) -> TrainState:
     if values.keys() != known:
         raise UserError(f"{path} is damaged: {', '.join(sorted(values.keys() ^ known))}.")
     for one in fields(TrainState):
-        if not isinstance(values[one.name], cast(Any, one.type)):
+        if not _fits(values[one.name], cast(Any, one.type)):
             raise UserError(f"{path} is damaged: its {one.name} is {values[one.name]!r}.")
     return TrainState(**values)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(item, *get_args(kind)) for item in value)
+    return isinstance(value, kind)

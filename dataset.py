@@ -2,11 +2,12 @@
 
 `plan_epoch` decides which captions share a step; `CaptionDataset` holds their token ids;
 `collate_fn` lays the tokens of a step side by side without padding. Where the pictures' features
-come from is another module's matter: a `Batch` asks a `PictureRows` for them.
+come from is another module's matter: a `Batch` asks a `PictureRows` for them. How processes share
+a step is another's too: `StepDataset` is told its part.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,6 +68,20 @@ class Batch:
             packing=self.packing.to(device),
             captions=self.captions,
         )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What this process computes of a step, and the size of the whole."""
+
+    batches: list[Batch]
+    """Batches whose gradients are added up; at least one."""
+    num_tokens: int
+    """Tokens to predict, over all processes."""
+    captions: int
+    """Captions, over all processes."""
+    weight: float = 1.0
+    """What the batches count: 0 where others have it all, and this is done to keep step."""
 
 
 @dataclass(frozen=True)
@@ -177,12 +192,19 @@ class CaptionDataset:
             epoch=epoch,
         )
 
-    def collate_fn(self, plan: Plan, groups: slice, pictures: PictureRows) -> Batch:
-        """The groups of a plan as one `Batch`."""
-        rows = torch.from_numpy(plan.pictures[groups].astype(np.int64))
+    def tokens(self, plan: Plan, groups: slice) -> Ints:
+        """Tokens to predict of each group."""
         bounds = plan.group_starts[groups.start : groups.stop + 1]
-        sizes = np.diff(bounds)
         captions = plan.captions[bounds[0] : bounds[-1]]
+        lengths = self._starts[captions + 1] - self._starts[captions] - 1
+        return np.add.reduceat(lengths, bounds[:-1] - bounds[0])
+
+    def collate_fn(self, plan: Plan, groups: slice | Ints, pictures: PictureRows) -> Batch:
+        """The groups of a plan, a range or single ones, as one `Batch`."""
+        rows = torch.from_numpy(plan.pictures[groups].astype(np.int64))
+        starts, stops = plan.group_starts[:-1][groups], plan.group_starts[1:][groups]
+        sizes = stops - starts
+        captions = plan.captions[_ranges(starts, sizes)]
         most = int(sizes.max())
         row = _ranges(np.arange(len(sizes)) * most, sizes)  # (R,) each caption's row in the grid
         lengths = self._starts[captions + 1] - self._starts[captions] - 1
@@ -201,8 +223,17 @@ class CaptionDataset:
         )
 
 
-class StepDataset(Dataset[list[Batch] | UserError]):
-    """Item s is step s of a plan: the batches whose gradients are added up.
+Share = Callable[[Ints], Sequence[int]]
+"""Of the weights of a step's groups, the numbers of those that are this process's."""
+
+
+def take_all(weights: Ints) -> Sequence[int]:
+    """The share of a process that is alone."""
+    return range(len(weights))
+
+
+class StepDataset(Dataset[Step | UserError]):
+    """Item s is step s of a plan, or this process's share of it.
 
     For pictures that cannot be read it is the error; raised by a worker process it would arrive
     wrapped in that worker's traceback.
@@ -214,32 +245,36 @@ class StepDataset(Dataset[list[Batch] | UserError]):
         plan: Plan,
         pictures: PictureRows,
         micro_batch_size: int = 0,
+        share: Share = take_all,
     ) -> None:
+        """`micro_batch_size` is the captions of a batch at most (0 = all of a step in one)."""
         self._captions, self._plan, self._pictures = captions, plan, pictures
-        self._micro_batch_size = micro_batch_size
+        self._micro_batch_size, self._share = micro_batch_size, share
 
     def __len__(self) -> int:
         return len(self._plan)
 
-    def __getitem__(self, step: int) -> list[Batch] | UserError:
+    def __getitem__(self, number: int) -> Step | UserError:
         try:
-            return self._batches(step)
+            return self._step(number)
         except UserError as error:
             return error
 
-    def _batches(self, step: int) -> list[Batch]:
-        groups = self._plan.groups(step)
+    def _step(self, number: int) -> Step:
+        groups = self._plan.groups(number)
+        tokens = self._captions.tokens(self._plan, groups)
         sizes = np.diff(self._plan.group_starts[groups.start : groups.stop + 1])
-        bounds = _fill(sizes, self._micro_batch_size or int(sizes.sum())) + groups.start
-        return [
-            self._captions.collate_fn(self._plan, slice(int(start), int(stop)), self._pictures)
+        share = list(self._share(tokens))
+        own = np.array(share or [int(tokens.argmin())])
+        bounds = _fill(sizes[own], self._micro_batch_size or int(sizes.sum()))
+        batches = [
+            self._captions.collate_fn(self._plan, groups.start + own[start:stop], self._pictures)
             for start, stop in itertools.pairwise(bounds)
         ]
+        return Step(batches, int(tokens.sum()), int(sizes.sum()), weight=1.0 if share else 0.0)
 
 
-def iterate_steps(
-    steps: StepDataset, *, first: int = 0, num_workers: int = 0
-) -> Iterator[list[Batch]]:
+def iterate_steps(steps: StepDataset, *, first: int = 0, num_workers: int = 0) -> Iterator[Step]:
     """Steps `first`, `first + 1`, ... of a plan, made ahead of time by `num_workers` processes.
 
     Raises `UserError` for a picture that cannot be read.

@@ -1,24 +1,18 @@
-"""One step of training: the schedule, the optimizer, the loss, the update.
+"""One step of training: the schedule, the optimizer, the update.
 
 Schedules are functions of the step alone. Nothing here waits for the device: losses stay tensors.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captioning import encode
-from dataset import Batch
+from dataset import Step
 from encoder import VisionEncoder
+from gradients import Gradients
 from model import CaptionModel
-from runtime import Runtime
-from tokenizer import CaptionTokenizer
-
-LossFunction = Callable[[CaptionModel, Tensor, Batch, float], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,11 +36,13 @@ class StepResult:
     """What a step leaves to be logged, still on the device."""
 
     loss_sum: Tensor
-    """Sum of the loss over the step's tokens."""
+    """Sum of the loss over this process's tokens."""
     gradient_norm: Tensor
     """Norm of the gradient of the mean loss, before clipping."""
     num_tokens: int
+    """Tokens of all processes."""
     captions: int
+    """Captions of all processes."""
 
 
 def build_optimizer(
@@ -83,43 +79,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
     return float(optimizer.param_groups[0]["lr"])
 
 
-def caption_loss(
-    model: CaptionModel, features: Tensor, batch: Batch, label_smoothing: float
-) -> Tensor:
-    """Cross-entropy summed over the true tokens of a batch (Szegedy et al., 2016, smoothed)."""
-    logits = model(features, batch.inputs, batch.positions, batch.packing)  # (N, V)
-    return F.cross_entropy(
-        logits.float(),
-        batch.targets,
-        ignore_index=CaptionTokenizer.pad_id,
-        label_smoothing=label_smoothing,
-        reduction="sum",
-    )
-
-
 def train_step(
-    model: CaptionModel,
-    encoder: VisionEncoder,
-    optimizer: torch.optim.Optimizer,
-    batches: Sequence[Batch],
-    runtime: Runtime,
-    *,
-    label_smoothing: float,
-    clip_norm: float,
-    loss_function: LossFunction = caption_loss,
+    gradients: Gradients, optimizer: torch.optim.Optimizer, step: Step, *, clip_norm: float
 ) -> StepResult:
-    """Gradients of all `batches`, averaged over all their tokens, and one update."""
-    num_tokens = sum(batch.num_tokens for batch in batches)
-    loss_sum = torch.zeros((), device=runtime.device)
-    for waiting in batches:
-        batch = waiting.to(runtime.device)
-        with runtime.autocast():
-            features = encode(batch.content, encoder)
-            loss = loss_function(model, features, batch, label_smoothing)
-        torch.autograd.backward(loss / num_tokens)
-        loss_sum += loss.detach()
+    """The gradient of a step, clipped, and one update. Raises `BatchTooLargeError`."""
+    loss_sum = gradients.add(step)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     gradient_norm = nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss_sum, gradient_norm, num_tokens, sum(b.captions for b in batches))
+    return StepResult(loss_sum, gradient_norm, step.num_tokens, step.captions)

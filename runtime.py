@@ -1,13 +1,15 @@
 """Where a run computes: device, precision, processes, seeds. The only module that knows of ranks.
 
 One process is the same code as many with a world of one. Under `torchrun` each process has its own
-device, and `gather`, `barrier` and `sum_over_processes` speak with the others.
+device and its share of the work; `gather`, `most`, `average` and others speak with the others.
+Plain values travel between processors, never by way of a GPU, so that nothing waits for its device.
 """
 
 import contextlib
+import heapq
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,7 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from errors import UserError
 
@@ -43,7 +47,7 @@ class Runtime:
             torch.cuda.set_device(chosen)
             torch.set_float32_matmul_precision("high")  # TF32
         if world_size > 1 and not dist.is_initialized():
-            backend = "nccl" if chosen.type == "cuda" else "gloo"
+            backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
         has_bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         use_bf16 = precision == "bf16" or (precision == "auto" and has_bf16)
@@ -80,8 +84,7 @@ class Runtime:
 
     def barrier(self) -> None:
         """Wait until every process is here."""
-        if self.world_size > 1:
-            dist.barrier()
+        self.most(0)
 
     def gather(self, items: list[Item]) -> list[Item]:
         """Items that were shared out as `items[rank::world_size]`, together again in their order.
@@ -97,6 +100,33 @@ class Runtime:
             whole += [part[i] for part in parts if i < len(part)]
         return whole
 
+    def most(self, value: int) -> int:
+        """The largest value of all processes."""
+        if self.world_size == 1:
+            return value
+        found = torch.tensor(value)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Give tensors the mean that they have over all processes."""
+        if self.world_size > 1 and tensors:
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            mean = self.sum_over_processes(flat) / self.world_size
+            parts = torch.split(mean, [tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def replica(self, module: nn.Module) -> nn.Module:
+        """A module whose backward passes average the gradients of `module` over all processes.
+
+        Begins with the main process's weights. Alone it is the module itself.
+        """
+        if self.world_size == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+
     def sum_over_processes(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes; changes `value`."""
         if self.world_size > 1:
@@ -106,6 +136,23 @@ class Runtime:
     def shared(self, items: list[Item]) -> list[Item]:
         """This process's share of `items`; `gather` puts results back in order."""
         return items[self.rank :: self.world_size]
+
+    def own(self, sums: Sequence[float]) -> float:
+        """This process's part of sums that were gathered, by as many processes or by others."""
+        if len(sums) == self.world_size:
+            return sums[self.rank]
+        return sum(sums, 0.0) if self.is_main else 0.0
+
+    def fair_share(self, weights: Sequence[int] | NDArray[np.int64]) -> list[int]:
+        """This process's share of weighted things, as their numbers in ascending order.
+
+        Every process gets about the same weight; one may get nothing.
+        """
+        return deal(weights, self.world_size)[self.rank]
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Make this process's random numbers of a step (dropout) a function of (seed, step)."""
+        torch.manual_seed(stable_seed(seed, step, self.rank))
 
     def close(self) -> None:
         """Leave the other processes."""
@@ -141,9 +188,15 @@ def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.de
     return device
 
 
-def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """Make the random numbers of a step (dropout) a function of (seed, step, rank) alone."""
-    torch.manual_seed(stable_seed(seed, step, rank))
+def deal(weights: Sequence[int] | NDArray[np.int64], parts: int) -> list[list[int]]:
+    """Deal things out, the heaviest first, each to the part that is lightest so far."""
+    dealt: list[list[int]] = [[] for _ in range(parts)]
+    piles = [(0, part) for part in range(parts)]
+    for number in np.argsort(-np.asarray(weights), kind="stable").tolist():
+        weight, part = heapq.heappop(piles)
+        dealt[part].append(number)
+        heapq.heappush(piles, (weight + int(weights[number]), part))
+    return [sorted(numbers) for numbers in dealt]
 
 
 def stable_seed(*numbers: int) -> int:

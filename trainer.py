@@ -18,24 +18,20 @@ from captioner import Captioner
 from captioning import CaptionPipeline
 from checkpoint import TrainState, save_checkpoint
 from config import Config
-from dataset import Batch, CaptionDataset, PictureRows, Plan, StepDataset, iterate_steps
+from dataset import CaptionDataset, PictureRows, Plan, Step, StepDataset, iterate_steps
 from decoding import SearchOptions
 from errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
+from gradients import BatchTooLargeError, Gradients, LossFunction, caption_loss
 from images import load_image
-from optimization import (
-    LossFunction,
-    Schedule,
-    StepResult,
-    caption_loss,
-    set_learning_rate,
-    train_step,
-)
+from optimization import Schedule, StepResult, set_learning_rate, train_step
 from records import Record
 from run_events import Sample
 from run_log import RunLog
-from runtime import seed_step
 from stopping import Stopped, StopRequest
 from validation import validate
+
+NEVER = 2**62
+"""The step of what has not happened."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +82,18 @@ class Trainer:
         self.config, self.pipeline, self.optimizer = config, pipeline, optimizer
         self.train, self.validation, self.log, self.state = train, validation, log, state
         self._describe, self._on_best, self._joules = describe, on_best, joules
-        self._loss_function = loss_function
+        self._gradients = Gradients(
+            pipeline.model,
+            pipeline.encoder,
+            pipeline.runtime,
+            label_smoothing=config.LABEL_SMOOTHING,
+            loss_function=loss_function,
+        )
         self.schedule = Schedule(len(self._plan(0)) * config.NUM_EPOCHS, config.WARMUP_STEPS)
         device = pipeline.runtime.device
-        self._loss_sum = torch.tensor(state.loss_sum, device=device)
-        self._bad_step = torch.tensor(-1, device=device)
-        self._stop = StopRequest()
+        self._loss_sum = torch.tensor(pipeline.runtime.own(state.loss_sums), device=device)
+        self._bad_step = torch.tensor(NEVER, device=device)
+        self._stop, self._stopped_by = StopRequest(), 0
         self._saved_at = self._logged_at = time.monotonic()
         self._waited_seconds = 0.0
         self._captions_since_log = 0
@@ -103,29 +105,47 @@ class Trainer:
         self.pipeline.model.train()
         self.pipeline.encoder.train()
         with self._stop.listening():
-            while self.state.epoch < self.config.NUM_EPOCHS and not self._stop.number:
-                self._run_epoch()
-        if not self._stop.number:
+            while self.state.epoch < self.config.NUM_EPOCHS and not self._must_stop():
+                try:
+                    self._run_epoch()
+                except BatchTooLargeError as error:
+                    self._compute_less_at_a_time(error.captions)
+        if not self._stopped_by:
             return EXIT_DONE
         self.save_last(is_final=True)
         self.log.say(
-            f"Stopped by {signal.Signals(self._stop.number).name} after step {self.state.step:,}; "
+            f"Stopped by {signal.Signals(self._stopped_by).name} after step {self.state.step:,}; "
             "all of it is saved. Go on with the same command and --RESUME_CHECKPOINT_PATH auto"
         )
-        return EXIT_TERMINATED if self._stop.number == signal.SIGTERM else EXIT_INTERRUPTED
+        return EXIT_TERMINATED if self._stopped_by == signal.SIGTERM else EXIT_INTERRUPTED
 
     def _run_epoch(self) -> None:
         plan = self._plan(self.state.epoch)
-        for batches in self._steps(plan):
-            self._count(self._step(batches))
+        for step in self._steps(plan):
+            self._count(self._step(step))
             is_last = self.state.step_in_epoch == len(plan)
             if self.state.step % self.config.LOG_INTERVAL == 0:
                 self._log_step()
-            if self._stop.number:
+            if self._must_stop():
                 return
             if not is_last and self._save_is_due():
                 self.save_last()
         self._finish_epoch()
+
+    def _must_stop(self) -> bool:
+        """Whether one of the processes was asked to stop; the same in all of them."""
+        self._stopped_by = self.pipeline.runtime.most(self._stop.number)
+        return bool(self._stopped_by)
+
+    def _compute_less_at_a_time(self, captions: int) -> None:
+        """Halve the micro-batch, of which `captions` did not fit into memory."""
+        half = captions // 2
+        if half == 0 or half == self.state.micro_batch_size:  # the captions of a single picture
+            raise torch.OutOfMemoryError
+        self.state = replace(self.state, micro_batch_size=half)
+        self.log.say(
+            f"Out of memory: going on with MICRO_BATCH_SIZE {half}; the batch stays the same."
+        )
 
     def _plan(self, epoch: int) -> Plan:
         return self.train.captions.plan(
@@ -135,37 +155,34 @@ class Trainer:
             epoch=epoch,
         )
 
-    def _steps(self, plan: Plan) -> Iterator[list[Batch]]:
-        """The batches of each step that this epoch still has, and how long each was waited for."""
+    def _steps(self, plan: Plan) -> Iterator[Step]:
+        """The steps that this epoch still has, and how long each was waited for."""
         steps = StepDataset(
-            self.train.captions, plan, self.train.pictures, self.config.MICRO_BATCH_SIZE
+            self.train.captions,
+            plan,
+            self.train.pictures,
+            self.state.micro_batch_size or self.config.MICRO_BATCH_SIZE,
+            self.pipeline.runtime.fair_share,
         )
         waiting = iterate_steps(
             steps, first=self.state.step_in_epoch, num_workers=self.train.num_workers
         )
         while True:
             began = time.monotonic()
-            batches = next(waiting, None)
+            step = next(waiting, None)
             self._waited_seconds += time.monotonic() - began
-            if batches is None:
+            if step is None:
                 return
-            yield batches
+            yield step
 
-    def _step(self, batches: list[Batch]) -> StepResult:
-        rate = set_learning_rate(self.optimizer, self.schedule.factor(self.state.step))
-        seed_step(self.config.RANDOM_SEED, self.state.step, self.pipeline.runtime.rank)
-        result = train_step(
-            self.pipeline.model,
-            self.pipeline.encoder,
-            self.optimizer,
-            batches,
-            self.pipeline.runtime,
-            label_smoothing=self.config.LABEL_SMOOTHING,
-            clip_norm=self.config.GRAD_CLIP_VALUE,
-            loss_function=self._loss_function,
+    def _step(self, step: Step) -> StepResult:
+        self._learning_rate = set_learning_rate(
+            self.optimizer, self.schedule.factor(self.state.step)
         )
-        self._learning_rate = rate
-        return result
+        self.pipeline.runtime.seed_step(self.config.RANDOM_SEED, self.state.step)
+        return train_step(
+            self._gradients, self.optimizer, step, clip_norm=self.config.GRAD_CLIP_VALUE
+        )
 
     def _count(self, result: StepResult) -> None:
         """Note a step without waiting for the device."""
@@ -176,7 +193,7 @@ class Trainer:
             loss_tokens=self.state.loss_tokens + result.num_tokens,
         )
         self._loss_sum += result.loss_sum
-        is_bad = ~torch.isfinite(result.loss_sum) & (self._bad_step < 0)
+        is_bad = ~torch.isfinite(result.loss_sum) & (self._bad_step == NEVER)
         self._bad_step.masked_fill_(is_bad, self.state.step)
         self._gradient_norm = result.gradient_norm
         self._captions_since_log += result.captions
@@ -185,10 +202,10 @@ class Trainer:
     def _log_step(self) -> None:
         """Read the loss back, once in LOG_INTERVAL steps, and write a line."""
         self._check_loss()
-        now = time.monotonic()
-        seconds = max(now - self._logged_at, 1e-9)
+        loss_sum = self.pipeline.runtime.sum_over_processes(self._loss_sum.clone())
+        seconds = max(time.monotonic() - self._logged_at, 1e-9)
         values = {
-            "loss": self._loss_sum.item() / max(self.state.loss_tokens, 1),
+            "loss": loss_sum.item() / max(self.state.loss_tokens, 1),
             "learning_rate": self._learning_rate,
             "gradient_norm": self._gradient_norm.item(),
             "pairs_per_second": self._captions_since_log / seconds,
@@ -205,8 +222,8 @@ class Trainer:
 
     def _check_loss(self) -> None:
         """Stop where the loss of a step was not finite; `last` is from before it."""
-        step = int(self._bad_step.item())
-        if step < 0:
+        step = -self.pipeline.runtime.most(-int(self._bad_step.item()))
+        if step == NEVER:
             return
         number = self.state.step_in_epoch - (self.state.step - step) - 1
         plan = self._plan(self.state.epoch)
@@ -283,7 +300,8 @@ class Trainer:
     def _save_is_due(self) -> bool:
         steps, minutes = self.config.SAVE_INTERVAL_STEPS, self.config.SAVE_INTERVAL_MINUTES
         waited_minutes = (time.monotonic() - self._saved_at) / 60
-        return bool(steps and self.state.step % steps == 0) or 0 < minutes <= waited_minutes
+        is_due = bool(steps and self.state.step % steps == 0) or 0 < minutes <= waited_minutes
+        return bool(self.pipeline.runtime.most(is_due))
 
     def save_last(self, *, is_final: bool = False) -> None:
         """Write `last`, from which training can go on; one that `is_final` must succeed."""
@@ -292,7 +310,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         self.state = replace(
             self.state,
-            loss_sum=self._loss_sum.item(),
+            loss_sums=self.pipeline.runtime.gather([self._loss_sum.item()]),
             trained_seconds=seconds,
             wandb_run_id=self.log.wandb_run_id,
             joules=self._joules() or 0.0,

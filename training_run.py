@@ -20,9 +20,10 @@ from energy import EnergyMeter
 from errors import EXIT_DONE, UserError
 from feature_store import LivePictures
 from features import open_stores, worker_count
+from gradients import caption_loss
 from model import CaptionModel
 from model_card import Example, Training, model_card
-from optimization import build_optimizer, caption_loss
+from optimization import build_optimizer
 from prepared import read_marker
 from provenance import data_fingerprint, finish, provenance, write_provenance
 from records import read_records

@@ -10,8 +10,8 @@ from torch import Tensor
 from captioning import CaptionPipeline, TextCaption, each_batch, encode, in_batches
 from dataset import CaptionDataset, PictureRows
 from decoding import SearchOptions
+from gradients import caption_loss
 from metrics import score_captions
-from optimization import caption_loss
 from records import Record
 from run_events import Sample
 

@@ -24,22 +24,17 @@ from torch import Tensor, nn
 from caption_files import read_captions
 from captioning import CaptionPipeline
 from config import Config
-from dataset import Batch, CaptionDataset, StepDataset
+from dataset import Batch, CaptionDataset, Step, StepDataset
 from encoder import VisionEncoder
 from errors import run_command
+from gradients import Gradients, caption_loss
 from images import load_image
 from model import CaptionModel
-from optimization import (
-    Schedule,
-    build_optimizer,
-    caption_loss,
-    set_learning_rate,
-    train_step,
-)
+from optimization import Schedule, build_optimizer, set_learning_rate, train_step
 from options import parse_options
 from packing import Packing
 from records import Record
-from runtime import Runtime, seed_step
+from runtime import Runtime
 from tokenizer import CaptionTokenizer, train_tokenizer
 from validation import validation_loss
 
@@ -144,25 +139,23 @@ def train(
         betas=(config.ADAM_BETA1, config.ADAM_BETA2),
         eps=config.ADAM_EPS,
     )
+    gradients = Gradients(model, encoder, runtime, label_smoothing=0.0)
     rows = Rows(features, dtype)
     plans = [captions.plan(config.BATCH_SIZE, seed=seed, epoch=epoch) for epoch in range(epochs)]
     schedule = Schedule(sum(map(len, plans)), 100)
     curve, step = [], 0
     for plan in plans:
         loss_sum, tokens = 0.0, 0
-        for batches in StepDataset(captions, plan, rows):
-            assert isinstance(batches, list)
-            true_tokens = sum(batch.num_tokens for batch in batches)
+        for part in StepDataset(captions, plan, rows):
+            assert isinstance(part, Step)
             set_learning_rate(optimizer, schedule.factor(step))
-            seed_step(seed, step)
+            runtime.seed_step(seed, step)
             if is_plain:
-                loss_sum += plain_step(model, optimizer, batches, true_tokens)
+                loss_sum += plain_step(model, optimizer, part.batches, part.num_tokens)
             else:
-                result = train_step(
-                    model, encoder, optimizer, batches, runtime, label_smoothing=0.0, clip_norm=1.0
-                )
+                result = train_step(gradients, optimizer, part, clip_norm=1.0)
                 loss_sum += result.loss_sum.item()
-            tokens += true_tokens
+            tokens += part.num_tokens
             step += 1
         curve.append(loss_sum / tokens)
     pipeline = CaptionPipeline(encoder, model.eval(), tokenizer, runtime, config.MAX_SEQ_LEN)

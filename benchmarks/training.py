@@ -36,12 +36,13 @@ from torch import Tensor, nn
 from config import Config
 from dataset import Batch, CaptionDataset, StepDataset
 from errors import run_command
+from gradients import Gradients, caption_loss
 from model import CaptionModel
-from optimization import build_optimizer, caption_loss, train_step
+from optimization import build_optimizer, train_step
 from options import parse_options
 from packing import Packing
 from records import Record
-from runtime import Runtime, seed_step
+from runtime import Runtime
 from tokenizer import CaptionTokenizer, train_tokenizer
 
 PATCHES, FEATURES = 50, 768
@@ -232,30 +233,27 @@ class OurWay:
     def __init__(
         self, config: Config, model: CaptionModel, steps: StepDataset, runtime: Runtime
     ) -> None:
-        self.model, self.steps, self.runtime, self.config = model, steps, runtime, config
+        self.steps, self.runtime, self.config = steps, runtime, config
         self.optimizer = make_optimizer(model, config)
         self.number = 0
         use_compile = runtime.device.type == "cuda"
-        self.loss_function = (
-            torch.compile(caption_loss, dynamic=True) if use_compile else caption_loss
+        self.gradients = Gradients(
+            model,
+            nn.Identity(),  # type: ignore[arg-type]
+            runtime,
+            label_smoothing=config.LABEL_SMOOTHING,
+            loss_function=torch.compile(caption_loss, dynamic=True)
+            if use_compile
+            else caption_loss,
         )
 
     def __call__(self) -> int:
         """One step; returns its pairs."""
-        seed_step(0, self.number)
-        batches = self.steps[self.number % (len(self.steps) - 1)]
+        self.runtime.seed_step(0, self.number)
+        step = self.steps[self.number % (len(self.steps) - 1)]
         self.number += 1
-        train_step(
-            self.model,
-            nn.Identity(),  # type: ignore[arg-type]
-            self.optimizer,
-            batches,
-            self.runtime,
-            label_smoothing=self.config.LABEL_SMOOTHING,
-            clip_norm=self.config.GRAD_CLIP_VALUE,
-            loss_function=self.loss_function,
-        )
-        return sum(batch.captions for batch in batches)
+        train_step(self.gradients, self.optimizer, step, clip_norm=self.config.GRAD_CLIP_VALUE)
+        return step.captions
 
 
 def synchronize(device: torch.device) -> None:

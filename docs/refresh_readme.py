@@ -40,7 +40,7 @@ ORDER = {
         "checkpoint_files checkpoint run_events console curves wandb_log run_log provenance energy "
         "model_card hub best_uploader"
     ),
-    "Training": "captioner optimization validation stopping trainer training_run train",
+    "Training": "captioner gradients optimization validation stopping trainer training_run train",
     "Captioning": "image_inputs generate_options generate",
     "Evaluation": (
         "report_contents calibration charts gallery report contact_sheet evaluation_files "

@@ -149,8 +149,8 @@ def test_no_token_is_padding() -> None:
 def test_micro_batches_are_the_step_in_pieces() -> None:
     _, captions = make_captions([5] * 12)
     plan = captions.plan(30, seed=1)
-    (whole,) = StepDataset(captions, plan, Rows())[1]
-    pieces = StepDataset(captions, plan, Rows(), micro_batch_size=10)[1]
+    (whole,) = StepDataset(captions, plan, Rows())[1].batches
+    pieces = StepDataset(captions, plan, Rows(), micro_batch_size=10)[1].batches
     assert [piece.captions for piece in pieces] == [10, 10, 10]
     assert [c for piece in pieces for c in captions_of(piece)] == captions_of(whole)
 
@@ -162,8 +162,8 @@ def test_steps_come_in_order_from_where_they_are_asked(num_workers: int) -> None
     steps = StepDataset(captions, plan, Rows())
     before = torch.get_rng_state()
     found = [
-        batches[0].pictures.tolist()
-        for batches in iterate_steps(steps, first=4, num_workers=num_workers)
+        step.batches[0].pictures.tolist()
+        for step in iterate_steps(steps, first=4, num_workers=num_workers)
     ]
     assert found == [plan.pictures[plan.groups(step)].tolist() for step in range(4, len(plan))]
     assert torch.get_rng_state().equal(before)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from dataset import Batch, StepDataset
-from optimization import Schedule, build_optimizer, caption_loss, set_learning_rate, train_step
+from dataset import Batch, Step, StepDataset
+from gradients import BatchTooLargeError, Gradients, caption_loss
+from optimization import Schedule, build_optimizer, set_learning_rate, train_step
 from runtime import Runtime
 from tests.test_dataset import TOKENIZER, make_captions
 from tests.test_model import FEATURES, PATCHES, make_model
@@ -23,7 +24,7 @@ class FeatureRows:
         return table[indices]
 
 
-def make_step(micro_batch_size: int = 0) -> list[Batch]:
+def make_step(micro_batch_size: int = 0) -> Step:
     _, captions = make_captions([5, 3, 1, 4, 5, 2])
     plan = captions.plan(20, seed=1)
     return StepDataset(captions, plan, FeatureRows(), micro_batch_size)[0]
@@ -98,7 +99,7 @@ def test_a_frozen_encoder_is_not_optimised() -> None:
 
 def test_the_loss_is_summed_over_true_tokens() -> None:
     model = vocabulary_model()
-    (batch,) = make_step()
+    (batch,) = make_step().batches
     logits = model(batch.content, batch.inputs, batch.positions, batch.packing)
     by_hand = -logits.log_softmax(-1)[torch.arange(batch.num_tokens), batch.targets].sum()
     torch.testing.assert_close(caption_loss(model, batch.content, batch, 0.0), by_hand)
@@ -108,7 +109,7 @@ def test_the_loss_is_summed_over_true_tokens() -> None:
 
 def test_padding_is_never_a_target() -> None:
     model = vocabulary_model()
-    (batch,) = make_step()
+    (batch,) = make_step().batches
     targets = batch.targets.clone()
     targets[0] = TOKENIZER.pad_id
     fewer = SimpleNamespace(**{**vars(batch), "targets": targets})
@@ -123,25 +124,49 @@ def test_padding_is_never_a_target() -> None:
     torch.testing.assert_close(lost, expected, rtol=1e-4, atol=1e-4)
 
 
-def run_step(model: Any, batches: list[Batch], clip_norm: float = 0.0, **settings: Any) -> Any:
-    optimizer = make_optimizer(model, **settings)
+def make_gradients(model: Any, label_smoothing: float = 0.1, **settings: Any) -> Gradients:
     encoder: Any = nn.Identity()
-    return train_step(
-        model, encoder, optimizer, batches, RUNTIME, label_smoothing=0.1, clip_norm=clip_norm
-    )
+    return Gradients(model, encoder, RUNTIME, label_smoothing=label_smoothing, **settings)
+
+
+def run_step(model: Any, step: Step, clip_norm: float = 0.0, **settings: Any) -> Any:
+    optimizer = make_optimizer(model, **settings)
+    return train_step(make_gradients(model), optimizer, step, clip_norm=clip_norm)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     whole, pieces = vocabulary_model(), vocabulary_model()
     first = run_step(whole, make_step())
     second = run_step(pieces, make_step(micro_batch_size=6))
-    assert len(make_step(micro_batch_size=6)) > 2
+    assert len(make_step(micro_batch_size=6).batches) > 2
     assert first.num_tokens == second.num_tokens
     assert first.captions == second.captions == 20
     torch.testing.assert_close(first.loss_sum, second.loss_sum)
     torch.testing.assert_close(first.gradient_norm, second.gradient_norm)
     for one, other in zip(whole.parameters(), pieces.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_without_memory_leaves_everything_as_it_was() -> None:
+    model, calls = vocabulary_model(), []
+
+    def small_loss(model: Any, features: Any, batch: Batch, label_smoothing: float) -> Any:
+        calls.append(batch.captions)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError
+        return caption_loss(model, features, batch, label_smoothing)
+
+    gradients = make_gradients(model, loss_function=small_loss)
+    optimizer = make_optimizer(model)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    step = make_step(micro_batch_size=6)
+    with pytest.raises(BatchTooLargeError) as caught:
+        train_step(gradients, optimizer, step, clip_norm=1.0)
+    assert caught.value.captions == calls[2] == step.batches[2].captions
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        assert parameter.grad is None
+        assert parameter.equal(old)
+    assert not optimizer.state
 
 
 def test_clipping_bounds_the_gradient_and_reports_it_unclipped() -> None:
@@ -170,10 +195,10 @@ def test_it_overfits_eight_pictures() -> None:
     model = vocabulary_model()
     optimizer = make_optimizer(model, learning_rate=1e-2, weight_decay=0.0)
     encoder: Any = nn.Identity()
+    gradients = make_gradients(model, label_smoothing=0.0)
+    step = Step([batch], batch.num_tokens, batch.captions)
     for _ in range(150):
-        result = train_step(
-            model, encoder, optimizer, [batch], RUNTIME, label_smoothing=0.0, clip_norm=1.0
-        )
+        result = train_step(gradients, optimizer, step, clip_norm=1.0)
     assert result.loss_sum.item() / batch.num_tokens < 0.01
 
     from captioning import CaptionPipeline

@@ -1,0 +1,103 @@
+"""Several processes train as one does: the same gradient, each pair once, and as exactly resumed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataset import StepDataset
+from runtime import Runtime, deal
+from tests.processes import run_together
+from tests.small_runs import (
+    differences,
+    lines_of,
+    run,
+    weights_of,
+    write_data,
+    write_encoder,
+)
+from tests.test_dataset import Rows, captions_of, make_captions
+
+NOT_EXACT = ("pairs_per_second", "waiting_share", "memory_bytes", "time", "seconds", "elapsed")
+SAME = {"DECODER_DROPOUT": 0, "LOG_INTERVAL": 1, "NUM_EPOCHS": 2}
+MODES = {
+    "cached": {},
+    "accumulated": {"MICRO_BATCH_SIZE": 7},
+    "more processes than pictures": {"BATCH_SIZE": 5, "NUM_EPOCHS": 1},
+    "trained encoder": {
+        "ENCODER_TRAINED_BLOCKS": -1,
+        "ENCODER_LEARNING_RATE": "1e-3",
+        "CACHE_FEATURES": False,
+        "CAPTIONS_PER_STEP": 2,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small data and a tiny CLIP."""
+    folder = tmp_path_factory.mktemp("many")
+    write_data(folder)
+    write_encoder(folder)
+    return folder
+
+
+def test_things_are_dealt_out_once_and_evenly() -> None:
+    weights = np.random.default_rng(0).integers(1, 40, 60)
+    for parts in (1, 2, 3, 8):
+        dealt = deal(weights, parts)
+        assert sorted(number for part in dealt for number in part) == list(range(60))
+        loads = [weights[part].sum() for part in dealt]
+        assert max(loads) - min(loads) <= weights.max()
+    assert deal([5, 4], 3) == [[0], [1], []]
+
+
+@pytest.mark.parametrize("batch_size", [2, 20])
+def test_each_pair_is_trained_once_an_epoch_over_all_processes(batch_size: int) -> None:
+    _, captions = make_captions([5, 1, 3, 2, 5, 4] * 3)
+    plan = captions.plan(batch_size, captions_per_step=2, seed=1)
+
+    def trained(world_size: int) -> list[object]:
+        found = []
+        for rank in range(world_size):
+            runtime = Runtime(torch.device("cpu"), rank=rank, world_size=world_size)
+            steps = StepDataset(captions, plan, Rows(), 5, runtime.fair_share)
+            for number in range(len(plan)):
+                step = steps[number]
+                true = sum(batch.num_tokens for batch in step.batches)
+                assert step.num_tokens == true if world_size == 1 else step.num_tokens >= true
+                found += [
+                    (number, caption)
+                    for batch in step.batches
+                    for caption in captions_of(batch)
+                    if step.weight
+                ]
+        return sorted(found)
+
+    assert trained(1) == trained(2) == trained(5)
+    assert len(trained(3)) == captions.num_captions
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_processes_train_as_one_does(place: Path, mode: str) -> None:
+    settings = {**SAME, **MODES[mode]}
+    one = run(place, RUN_NAME=f"one {mode}", **settings)
+    two = run_together(place, RUN_NAME=f"two {mode}", **settings)
+    curves = [lines_of(folder / "metrics.jsonl") for folder in (one, two)]
+    for alone, together in zip(*curves, strict=True):
+        assert together["step"] == alone["step"]
+        for name in {"loss", "gradient_norm", "validation_loss"} & alone.keys():
+            assert together[name] == pytest.approx(alone[name], rel=2e-5)
+    first, second = weights_of(one / "last"), weights_of(two / "last")
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_two_processes_give_the_same_run_twice(place: Path) -> None:
+    first = run_together(place, RUN_NAME="first")
+    second = run_together(place, RUN_NAME="second")
+    assert differences(first / "last", second / "last") == []
+    one, other = (lines_of(folder / "metrics.jsonl", NOT_EXACT) for folder in (first, second))
+    assert one == other
