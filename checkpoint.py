@@ -16,9 +16,9 @@ How a folder is kept whole is in `checkpoint_files`. Nothing in it is pickled, n
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args, get_origin
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,34 +42,10 @@ from images import load_image
 from model import CaptionModel
 from runtime import Runtime
 from tokenizer import CaptionTokenizer
+from train_state import TrainState, read_state
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "trainer_state.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainState:
-    """Where training stands; with weights and moments, all that the next step depends on."""
-
-    step: int = 0
-    """Updates made."""
-    epoch: int = 0
-    """The running epoch, from 0."""
-    step_in_epoch: int = 0
-    """Updates made in it."""
-    best_score: float | None = None
-    best_step: int = 0
-    loss_sums: list[float] = field(default_factory=list)
-    """Loss since the last line of metrics.jsonl, of each process."""
-    loss_tokens: int = 0
-    """Tokens since the last line of metrics.jsonl."""
-    trained_seconds: float = 0.0
-    joules: float = 0.0
-    """Energy, where the hardware has a meter."""
-    micro_batch_size: int = 0
-    """Captions computed at a time where less fitted into memory than asked for, or 0."""
-    data_fingerprint: str = ""
-    wandb_run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +98,7 @@ def save_checkpoint(
 
 def _older_name(folder: Path) -> Path | None:
     try:
-        return folder.with_name(f"step-{_read_state(folder / STATE).step:09}")
+        return folder.with_name(f"step-{read_state(folder / STATE).step:09}")
     except UserError:  # there is none yet, or it is damaged and not worth keeping
         return None
 
@@ -146,7 +122,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         encoder_fingerprint=encoder["fingerprint"],
         has_encoder=encoder["in_checkpoint"],
         metrics=read_json(folder / "metrics.json"),
-        state=_read_state(state_file) if state_file.exists() else None,
+        state=read_state(state_file) if state_file.exists() else None,
     )
 
 
@@ -274,7 +250,7 @@ def newest_checkpoint(run_dir: Path) -> tuple[Path | None, list[str]]:
         if folder.name.endswith(UNFINISHED_SUFFIX):
             continue
         try:
-            found.append((_read_state(folder / STATE).step, folder))
+            found.append((read_state(folder / STATE).step, folder))
         except UserError as error:
             problems.append(str(error))
     for _, folder in sorted(found, key=lambda one: (one[0], one[1].name), reverse=True):
@@ -369,20 +345,3 @@ def _about_encoder(encoder: VisionEncoder) -> dict[str, Any]:
 def _is_saved(encoder: VisionEncoder) -> bool:
     """A trained encoder, or one with random weights, can be had from nowhere else."""
     return bool(encoder.trained_parameters()) or encoder.name.startswith(RANDOM_PREFIX)
-
-
-def _read_state(path: Path) -> TrainState:
-    values = read_json(path)
-    known = {one.name for one in fields(TrainState)}
-    if values.keys() != known:
-        raise UserError(f"{path} is damaged: {', '.join(sorted(values.keys() ^ known))}.")
-    for one in fields(TrainState):
-        if not _fits(values[one.name], cast(Any, one.type)):
-            raise UserError(f"{path} is damaged: its {one.name} is {values[one.name]!r}.")
-    return TrainState(**values)
-
-
-def _fits(value: object, kind: Any) -> bool:
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_fits(item, *get_args(kind)) for item in value)
-    return isinstance(value, kind)

@@ -16,7 +16,7 @@ import torch
 from attention import write_strip
 from captioner import Captioner
 from captioning import CaptionPipeline
-from checkpoint import TrainState, save_checkpoint
+from checkpoint import save_checkpoint
 from config import Config
 from dataset import CaptionDataset, PictureRows, Plan, Step, StepDataset, iterate_steps
 from decoding import SearchOptions
@@ -28,6 +28,7 @@ from records import Record
 from run_events import Sample
 from run_log import RunLog
 from stopping import Stopped, StopRequest
+from train_state import TrainState
 from validation import validate
 
 NEVER = 2**62

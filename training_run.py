@@ -12,7 +12,7 @@ import torch
 
 from best_uploader import BestUploader
 from captioning import CaptionPipeline
-from checkpoint import TrainState, load_optimizer, load_pipeline, read_checkpoint
+from checkpoint import load_optimizer, load_pipeline, read_checkpoint
 from config import Config
 from dataset import CaptionDataset
 from encoder import VisionEncoder
@@ -31,6 +31,7 @@ from run_events import RunFacts, Sample
 from run_log import RunLog
 from runtime import Runtime
 from tokenizer import CaptionTokenizer, train_tokenizer
+from train_state import TrainState
 from trainer import Description, Split, Trainer
 
 CARD_EXAMPLES = 4

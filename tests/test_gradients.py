@@ -1,4 +1,4 @@
-"""Several processes train as one does: the same gradient, each pair once, and as exactly resumed."""
+"""Several processes train as one does: the same gradient, each pair once, as exactly resumed."""
 
 from pathlib import Path
 

@@ -1,0 +1,51 @@
+"""Where training stands: what a run that goes on needs besides weights and moments."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast, get_args, get_origin
+
+from checkpoint_files import read_json
+from errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """Where training stands; with weights and moments, all that the next step depends on."""
+
+    step: int = 0
+    """Updates made."""
+    epoch: int = 0
+    """The running epoch, from 0."""
+    step_in_epoch: int = 0
+    """Updates made in it."""
+    best_score: float | None = None
+    best_step: int = 0
+    loss_sums: list[float] = field(default_factory=list)
+    """Loss since the last line of metrics.jsonl, of each process."""
+    loss_tokens: int = 0
+    """Tokens since the last line of metrics.jsonl."""
+    trained_seconds: float = 0.0
+    joules: float = 0.0
+    """Energy, where the hardware has a meter."""
+    micro_batch_size: int = 0
+    """Captions computed at a time where less fitted into memory than asked for, or 0."""
+    data_fingerprint: str = ""
+    wandb_run_id: str = ""
+
+
+def read_state(path: Path) -> TrainState:
+    """Read the state of a checkpoint. Raises `UserError` naming what is damaged."""
+    values = read_json(path)
+    known = {one.name for one in fields(TrainState)}
+    if values.keys() != known:
+        raise UserError(f"{path} is damaged: {', '.join(sorted(values.keys() ^ known))}.")
+    for one in fields(TrainState):
+        if not _fits(values[one.name], cast(Any, one.type)):
+            raise UserError(f"{path} is damaged: its {one.name} is {values[one.name]!r}.")
+    return TrainState(**values)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(item, *get_args(kind)) for item in value)
+    return isinstance(value, kind)
