@@ -37,8 +37,8 @@ ORDER = {
         "caption_statistics java_metrics clip_score scoring"
     ),
     "Checkpoints, logs, the Hub": (
-        "checkpoint_files train_state checkpoint run_events console curves wandb_log run_log provenance "
-        "energy model_card hub best_uploader"
+        "checkpoint_files train_state checkpoint run_events console curves wandb_log run_log "
+        "provenance energy model_card hub best_uploader"
     ),
     "Training": "captioner gradients optimization validation stopping trainer training_run train",
     "Captioning": "image_inputs generate_options generate",
