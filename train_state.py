@@ -30,6 +30,8 @@ class TrainState:
     micro_batch_size: int = 0
     """Captions computed at a time where less fitted into memory than asked for, or 0."""
     data_fingerprint: str = ""
+    data_position: str = ""
+    """Where a stream stands: what `TrainingSteps.position` gave."""
     wandb_run_id: str = ""
 
 

@@ -18,7 +18,7 @@ from captioner import Captioner
 from captioning import CaptionPipeline
 from checkpoint import save_checkpoint
 from config import Config
-from dataset import CaptionDataset, PictureRows, Plan, Step, StepDataset, iterate_steps
+from dataset import CaptionDataset, PictureRows, Step
 from decoding import SearchOptions
 from errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
 from gradients import BatchTooLargeError, Gradients, LossFunction, caption_loss
@@ -29,6 +29,7 @@ from run_events import Sample
 from run_log import RunLog
 from stopping import Stopped, StopRequest
 from train_state import TrainState
+from training_steps import Epoch, TrainingSteps
 from validation import validate
 
 NEVER = 2**62
@@ -47,13 +48,11 @@ class Description:
 
 @dataclass(frozen=True)
 class Split:
-    """A split, ready to be trained on or measured with."""
+    """A split, ready to be measured with."""
 
     records: Sequence[Record]
     captions: CaptionDataset
     pictures: PictureRows
-    num_workers: int = 0
-    """Processes that fetch the pictures' content ahead of time."""
 
 
 class Trainer:
@@ -64,7 +63,7 @@ class Trainer:
         config: Config,
         pipeline: CaptionPipeline,
         optimizer: torch.optim.Optimizer,
-        train: Split,
+        steps: TrainingSteps,
         validation: Split,
         log: RunLog,
         state: TrainState,
@@ -81,7 +80,7 @@ class Trainer:
         of each new best, `joules` measures the energy so far.
         """
         self.config, self.pipeline, self.optimizer = config, pipeline, optimizer
-        self.train, self.validation, self.log, self.state = train, validation, log, state
+        self.steps, self.validation, self.log, self.state = steps, validation, log, state
         self._describe, self._on_best, self._joules = describe, on_best, joules
         self._gradients = Gradients(
             pipeline.model,
@@ -90,7 +89,7 @@ class Trainer:
             label_smoothing=config.LABEL_SMOOTHING,
             loss_function=loss_function,
         )
-        self.schedule = Schedule(len(self._plan(0)) * config.NUM_EPOCHS, config.WARMUP_STEPS)
+        self.schedule = Schedule(len(steps.epoch(0)) * config.NUM_EPOCHS, config.WARMUP_STEPS)
         device = pipeline.runtime.device
         self._loss_sum = torch.tensor(pipeline.runtime.own(state.loss_sums), device=device)
         self._bad_step = torch.tensor(NEVER, device=device)
@@ -121,10 +120,10 @@ class Trainer:
         return EXIT_TERMINATED if self._stopped_by == signal.SIGTERM else EXIT_INTERRUPTED
 
     def _run_epoch(self) -> None:
-        plan = self._plan(self.state.epoch)
-        for step in self._steps(plan):
+        epoch = self.steps.epoch(self.state.epoch)
+        for step in self._remaining(epoch):
             self._count(self._step(step))
-            is_last = self.state.step_in_epoch == len(plan)
+            is_last = self.state.step_in_epoch == len(epoch)
             if self.state.step % self.config.LOG_INTERVAL == 0:
                 self._log_step()
             if self._must_stop():
@@ -148,25 +147,11 @@ class Trainer:
             f"Out of memory: going on with MICRO_BATCH_SIZE {half}; the batch stays the same."
         )
 
-    def _plan(self, epoch: int) -> Plan:
-        return self.train.captions.plan(
-            self.config.BATCH_SIZE,
-            captions_per_step=self.config.CAPTIONS_PER_STEP,
-            seed=self.config.RANDOM_SEED,
-            epoch=epoch,
-        )
-
-    def _steps(self, plan: Plan) -> Iterator[Step]:
-        """The steps that this epoch still has, and how long each was waited for."""
-        steps = StepDataset(
-            self.train.captions,
-            plan,
-            self.train.pictures,
-            self.state.micro_batch_size or self.config.MICRO_BATCH_SIZE,
-            self.pipeline.runtime.fair_share,
-        )
-        waiting = iterate_steps(
-            steps, first=self.state.step_in_epoch, num_workers=self.train.num_workers
+    def _remaining(self, epoch: Epoch) -> Iterator[Step]:
+        """The steps that this epoch still has; notes how long each is waited for."""
+        waiting = epoch.steps(
+            self.state.step_in_epoch,
+            micro_batch_size=self.state.micro_batch_size or self.config.MICRO_BATCH_SIZE,
         )
         while True:
             began = time.monotonic()
@@ -227,10 +212,7 @@ class Trainer:
         if step == NEVER:
             return
         number = self.state.step_in_epoch - (self.state.step - step) - 1
-        plan = self._plan(self.state.epoch)
-        names = [
-            self.train.records[picture].image.name for picture in plan.pictures[plan.groups(number)]
-        ]
+        names = self.steps.epoch(self.state.epoch).names(number)
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise UserError(
             f"the loss of step {step} (epoch {self.state.epoch + 1}, batch {number + 1}: {shown}) "
@@ -315,6 +297,7 @@ class Trainer:
             trained_seconds=seconds,
             wandb_run_id=self.log.wandb_run_id,
             joules=self._joules() or 0.0,
+            data_position=self.steps.position(),
         )
         self.log.sync()
         self._save(self.config.run_dir / "last", with_state=True, is_final=is_final)

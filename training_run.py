@@ -33,6 +33,7 @@ from runtime import Runtime
 from tokenizer import CaptionTokenizer, train_tokenizer
 from train_state import TrainState
 from trainer import Description, Split, Trainer
+from training_steps import PreparedSteps, TrainingSteps
 
 CARD_EXAMPLES = 4
 UPLOAD_SECONDS = 600.0
@@ -55,6 +56,7 @@ class TrainingRun:
         self._refuse_empty_splits()
         self.pipeline = self._pipeline()
         self.splits = self._splits()
+        self.steps = self._steps()
         self.optimizer = self._optimizer()
         self.energy = EnergyMeter(self._gpus(), joules=self.state.joules)
         self.provenance = provenance(
@@ -150,14 +152,25 @@ class TrainingRun:
         splits = {}
         for name, records in self.records.items():
             pictures = stores[name]
-            workers = 0
-            if isinstance(pictures, LivePictures):
-                workers = worker_count(self.config.NUM_WORKERS)
-            else:
+            if not isinstance(pictures, LivePictures):
                 pictures.hold_on_device()
             captions = CaptionDataset(records, self._tokenizer, self.config.MAX_SEQ_LEN)
-            splits[name] = Split(records, captions, pictures, workers)
+            splits[name] = Split(records, captions, pictures)
         return splits
+
+    def _steps(self) -> TrainingSteps:
+        train, config = self.splits["train"], self.config
+        is_live = isinstance(train.pictures, LivePictures)
+        return PreparedSteps(
+            train.records,
+            train.captions,
+            train.pictures,
+            self.runtime,
+            batch_size=config.BATCH_SIZE,
+            seed=config.RANDOM_SEED,
+            captions_per_step=config.CAPTIONS_PER_STEP,
+            num_workers=worker_count(config.NUM_WORKERS) if is_live else 0,
+        )
 
     @property
     def _tokenizer(self) -> CaptionTokenizer:
@@ -199,7 +212,7 @@ class TrainingRun:
             self.config,
             self.pipeline,
             self.optimizer,
-            self.splits["train"],
+            self.steps,
             self.splits["validation"],
             log,
             self.state,

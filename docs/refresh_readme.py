@@ -30,7 +30,7 @@ ORDER = {
         "tokenizer preprocessing towers encoder runtime progress feature_files feature_store "
         "feature_building features"
     ),
-    "Batches and the model": "packing dataset model",
+    "Batches and the model": "packing dataset training_steps model",
     "Search": ("token_rules search_options hypotheses beam_search decoding captioning attention"),
     "Scores": (
         "ptb_characters ptb_rules ptb_tokenizer ngrams bleu rouge cider score_files metrics "
