@@ -30,6 +30,7 @@ from encoder import VisionEncoder
 from errors import UserError
 from packing import Packing
 from preprocessing import Region
+from tower_features import FeatureShape
 
 Floats = NDArray[np.float32]
 
@@ -124,21 +125,28 @@ def attend(
 
 @torch.inference_mode()
 def roll_out(encoder: VisionEncoder, pixels: Tensor) -> Floats | None:
-    """(B, P, P) how much of each input token is in each output token, for pixels (B, 3, H, W).
+    """(B, P, Q) how much of each of the tower's Q input tokens is in each of the P features, for
+    pixels (B, 3, H, W).
 
     Attention rollout (Abnar and Zuidema, 2020, section 3): in each layer the mean over heads and
-    the residual connection count half each; layers are multiplied. None where the encoder has no
-    attention over all its tokens (a convolutional network, or one of windows).
+    the residual connection count half each; layers are multiplied. Features of several layers are
+    the mean of theirs. None where the encoder has no attention over all its tokens (a
+    convolutional network, or one of windows), or where the feature is none of its tokens.
     """
     with _told_attentions(encoder) as told:
         encoder(pixels)
-    B, P = len(pixels), encoder.num_tokens
-    if not told or any(layer is None or layer.shape[::2] != (B, P) for layer in told):
+    B, Q = len(pixels), encoder.tower_shape.tokens
+    if not told or any(layer is None or layer.shape[::2] != (B, Q) for layer in told):
         return None
-    rollout = torch.eye(P, device=pixels.device).expand(B, P, P)
-    for layer in told:  # (B, H, P, P)
-        rollout = (layer.float().mean(1) + torch.eye(P, device=pixels.device)) / 2 @ rollout
-    return rollout.cpu().numpy()
+    rollout = torch.eye(Q, device=pixels.device).expand(B, Q, Q)
+    after = [rollout]  # no layer, the first, ...
+    for layer in told:  # (B, H, Q, Q)
+        rollout = (layer.float().mean(1) + torch.eye(Q, device=pixels.device)) / 2 @ rollout
+        after.append(rollout)
+    if encoder.feature_tokens is None:
+        return None
+    mean = torch.stack([after[place] for place in encoder.choice.places]).mean(0)
+    return mean[:, encoder.feature_tokens].cpu().numpy()
 
 
 @contextmanager
@@ -169,15 +177,20 @@ def _told_attentions(encoder: VisionEncoder) -> Iterator[list[Any]]:
 
 
 def word_attention(
-    pipeline: CaptionPipeline, ids: Sequence[int], weights: Floats, image_size: tuple[int, int]
+    pipeline: CaptionPipeline,
+    ids: Sequence[int],
+    weights: Floats,
+    image_size: tuple[int, int],
+    shape: FeatureShape | None = None,
 ) -> list[WordAttention]:
     """The words of a caption with their heat, from its `attend` weights (tokens, P).
 
-    A token that is a space alone is no word.
+    `shape` is the layout of what is attended to (the encoder's features by default). A token that
+    is a space alone is no word.
     """
-    encoder = pipeline.encoder
-    region = encoder.picture_region(image_size)
-    patches = weights[:, encoder.num_prefix_tokens :].reshape(-1, *encoder.grid)
+    shape = shape or pipeline.encoder.shape
+    region = pipeline.encoder.picture_region(image_size)
+    patches = weights[:, shape.prefix :].reshape(-1, *shape.grid)
     return [
         WordAttention(word.text, patches[word.start : word.stop].mean(0), region, image_size)
         for word in pipeline.tokenizer.words(ids)

@@ -139,6 +139,7 @@ class Captioner:
         caption = caption or self(image)
         pixels = self._pixels([image])
         (weights,) = attend(self.pipeline, self.pipeline.features(pixels), [caption.ids])
+        shape = self.pipeline.encoder.shape
         if rollout:
             through = roll_out(self.pipeline.encoder, pixels.to(self.pipeline.runtime.device))
             if through is None:
@@ -148,8 +149,8 @@ class Captioner:
                     file=sys.stderr,
                 )
             else:
-                weights = weights @ through[0]
-        return word_attention(self.pipeline, caption.ids, weights, image.size)
+                weights, shape = weights @ through[0], self.pipeline.encoder.tower_shape
+        return word_attention(self.pipeline, caption.ids, weights, image.size, shape)
 
     def strip(
         self, picture: Picture, caption: Caption | None = None, *, rollout: bool = False

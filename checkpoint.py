@@ -36,7 +36,7 @@ from checkpoint_files import (
     written_whole,
 )
 from config import Config, dump_config, load_config
-from encoder import RANDOM_PREFIX, VisionEncoder
+from encoder import RANDOM_PREFIX, VisionEncoder, choice_of
 from errors import UserError
 from images import load_image
 from model import CaptionModel
@@ -138,6 +138,7 @@ def load_encoder(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> 
                 read_json(folder / "encoder_config.json"),
                 read_json(folder / "preprocessor_config.json"),
                 name=checkpoint.encoder_name,
+                choice=choice_of(config),
                 trained_blocks=config.ENCODER_TRAINED_BLOCKS,
             )
         except UserError:
@@ -149,10 +150,10 @@ def load_encoder(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> 
             ) from None
         load_weights(encoder, folder / MODEL, prefix="encoder.")
         return encoder
-    encoder = VisionEncoder.from_pretrained(
-        checkpoint.encoder_name,
+    encoder = VisionEncoder.from_settings(
+        config,
+        name=checkpoint.encoder_name,
         revision=checkpoint.encoder_revision,
-        processor_name=config.IMAGE_PROCESSOR_NAME,
         trust_remote_code=trust_remote_code,
     )
     if encoder.fingerprint() != checkpoint.encoder_fingerprint:
@@ -187,7 +188,7 @@ def load_pipeline(
 
 def load_weights(module: nn.Module, path: Path, *, prefix: str) -> None:
     """Fill a module with the tensors under `prefix`; every name and shape must agree."""
-    expected = {prefix + name: tensor for name, tensor in _own_tensors(module).items()}
+    expected = {prefix + name: tensor for name, tensor in module.state_dict().items()}
     try:
         with safe_open(path, framework="pt") as file:
             found = {name for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
@@ -274,10 +275,6 @@ def newest_best(output_dir: Path) -> Path:
     return found[-1].parent
 
 
-def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.state_dict(keep_vars=False))
-
-
 def _trained_names(pipeline: CaptionPipeline) -> dict[Tensor, str]:
     parts = (("model", pipeline.model), ("encoder", pipeline.encoder))
     return {
@@ -314,7 +311,7 @@ def _write_parts(
     tensors = {
         f"{part}.{name}": tensor.detach().cpu().contiguous()
         for part, module in modules
-        for name, tensor in _own_tensors(module).items()
+        for name, tensor in module.state_dict().items()
     }
     _save_tensors(tensors, folder / MODEL)
     write_json(folder / "preprocessor_config.json", encoder.processor_dict())

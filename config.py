@@ -74,6 +74,15 @@ class Config:
     """Branch, tag or commit of the encoder on the Hub ("" = main)."""
     IMAGE_PROCESSOR_NAME: str = ""
     """Image processor of the Hub or a local folder ("" = the encoder's own)."""
+    ENCODER_IMAGE_SIZE: int = 0
+    """Side in pixels of the pictures that the encoder reads (0 = its image processor's own); its
+    positions are interpolated."""
+    ENCODER_LAYERS: str = "last"
+    """Layers of the encoder whose outputs are the features: last, or places from the end, such as
+    "-2"; several ("-1,-4") are put side by side."""
+    ENCODER_TOKENS: Literal["all", "patches", "cls"] = "all"
+    """all tokens of the encoder, its patches alone, or its class token alone (where it has none,
+    its pooled vector)."""
     ENCODER_TRAINED_BLOCKS: int = 0
     """Last blocks of the encoder that are trained too (0 = frozen, -1 = the whole encoder)."""
     ENCODER_LEARNING_RATE: float = 1e-5

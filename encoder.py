@@ -7,46 +7,34 @@
 The features are the `last_hidden_state` of the family's own vision model: with its final norm where
 that model applies it to patches (ViT, DINOv2, SigLIP, BLIP, Swin), without where it keeps the norm
 for the pooled vector (CLIP, ConvNeXt). Every token of it is a feature: first the prefix tokens
-(class token, registers, pooled vector), then the patches of the grid, row by row. Frozen unless
-asked otherwise; what is frozen never changes by a bit and stays in evaluation mode.
+(class token, registers, pooled vector), then the patches of the grid, row by row. A `FeatureChoice`
+takes other layers or fewer tokens. Frozen unless asked otherwise; what is frozen never changes by a
+bit and stays in evaluation mode.
 
 Reads a Hub repository or a folder; `name` may be "random:FOLDER" for the architecture in FOLDER's
 config.json with random weights.
 """
 
 import hashlib
-import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from config import Config
 from errors import UserError
 from preprocessing import ImagePreprocessor, Region
+from tower_features import FeatureChoice, FeatureReader, FeatureShape
 from towers import build_tower, last_blocks, load_config, load_tower, parameters_behind
 
 RANDOM_PREFIX = "random:"
 VOLATILE_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """Entries of a config that say where it comes from, not what it builds."""
-MOST_PREFIX_TOKENS = 16
-"""More tokens than these before the patches are something else, such as a detector's queries."""
-
-
-@dataclass(frozen=True)
-class FeatureShape:
-    """How an encoder's features of one picture are laid out."""
-
-    tokens: int
-    """Prefix tokens and patches."""
-    width: int
-    """Numbers a token."""
-    grid: tuple[int, int]
-    """Rows and columns of patches; the last rows * columns tokens."""
 
 
 class VisionEncoder(nn.Module):
@@ -61,6 +49,7 @@ class VisionEncoder(nn.Module):
         tower: nn.Module,
         preprocessor: ImagePreprocessor,
         *,
+        choice: FeatureChoice | None = None,
         trained_blocks: int = 0,
         missing: Iterable[str] = (),
         name: str = "the encoder",
@@ -74,9 +63,10 @@ class VisionEncoder(nn.Module):
         self.tower = tower
         self.register_buffer("scale", preprocessor.scale, persistent=False)
         self.register_buffer("shift", preprocessor.shift, persistent=False)
-        self._inputs = _input_maker(tower, preprocessor.size)
+        self.choice = choice or FeatureChoice()
+        self._read = FeatureReader(tower, preprocessor.size, self.choice, name)
         self.tower.eval().requires_grad_(True)
-        self.shape, used = self._try_out()
+        self.shape, self.tower_shape, used = self._try_out()
         self._unused = {key for key, _ in tower.named_parameters()} - used
         lost = sorted(set(missing) - self._unused)
         if lost:
@@ -85,7 +75,7 @@ class VisionEncoder(nn.Module):
                 f"tower, such as {lost[0]}; training on random ones would go unnoticed. Check that "
                 "the download is whole and that the repository holds a vision model."
             )
-        self._trained = last_blocks(tower, trained_blocks, name)
+        self._trained = last_blocks(tower, trained_blocks, name, unused=self._unused)
         self._freeze()
 
     @classmethod
@@ -95,15 +85,18 @@ class VisionEncoder(nn.Module):
         *,
         revision: str = "",
         processor_name: str = "",
+        image_size: int = 0,
+        choice: FeatureChoice | None = None,
         trained_blocks: int = 0,
         seed: int = 0,
         trust_remote_code: bool = False,
     ) -> "VisionEncoder":
         """The encoder of a Hub model or folder, or "random:FOLDER" with weights made from `seed`.
 
-        `processor_name` names another image processor than the model's own. `trust_remote_code`
-        runs a model's code from its repository. Raises `UserError` for what cannot be found, is no
-        vision model, or lacks weights.
+        `processor_name` names another image processor than the model's own, `image_size` the side
+        of the square that it makes of pictures (0 = its own). `trust_remote_code` runs a model's
+        code from its repository. Raises `UserError` for what cannot be found, is no vision model,
+        or lacks weights.
         """
         folder = name.removeprefix(RANDOM_PREFIX)
         config = load_config(folder, revision=revision, trust_remote_code=trust_remote_code)
@@ -112,17 +105,41 @@ class VisionEncoder(nn.Module):
             revision="" if processor_name else getattr(config, "_commit_hash", None) or revision,
             model_type=config.model_type,
         )
+        if image_size:
+            preprocessor = preprocessor.at_size(image_size)
         if folder != name:
             tower = build_tower(config.to_dict(), seed=seed)
-            return cls(tower, preprocessor, trained_blocks=trained_blocks, name=name)
+            return cls(tower, preprocessor, choice=choice, trained_blocks=trained_blocks, name=name)
         loaded = load_tower(name, config, revision=revision, trust_remote_code=trust_remote_code)
         return cls(
             loaded.model,
             preprocessor,
+            choice=choice,
             trained_blocks=trained_blocks,
             missing=loaded.missing,
             name=name,
             revision=loaded.revision,
+        )
+
+    @classmethod
+    def from_settings(
+        cls,
+        config: Config,
+        *,
+        name: str = "",
+        revision: str = "",
+        trust_remote_code: bool = False,
+    ) -> "VisionEncoder":
+        """The encoder that a `Config` names, or that of another name, read as it says."""
+        return cls.from_pretrained(
+            name or config.ENCODER_MODEL_NAME,
+            revision=revision if name else config.ENCODER_REVISION,
+            processor_name=config.IMAGE_PROCESSOR_NAME,
+            image_size=config.ENCODER_IMAGE_SIZE,
+            choice=choice_of(config),
+            trained_blocks=config.ENCODER_TRAINED_BLOCKS,
+            seed=config.RANDOM_SEED,
+            trust_remote_code=trust_remote_code,
         )
 
     @classmethod
@@ -131,6 +148,7 @@ class VisionEncoder(nn.Module):
         config: dict[str, Any],
         processor: dict[str, Any],
         *,
+        choice: FeatureChoice | None = None,
         trained_blocks: int = 0,
         seed: int = 0,
         name: str = "the encoder",
@@ -139,7 +157,7 @@ class VisionEncoder(nn.Module):
         `load_state_dict` to fill."""
         tower = build_tower(config, seed=seed)
         preprocessor = ImagePreprocessor(processor, name=name)
-        return cls(tower, preprocessor, trained_blocks=trained_blocks, name=name)
+        return cls(tower, preprocessor, choice=choice, trained_blocks=trained_blocks, name=name)
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """An RGB picture as uint8 pixels (3, H, W). `self.preprocessor` does the same without the
@@ -176,9 +194,15 @@ class VisionEncoder(nn.Module):
         return self.shape.grid
 
     @property
+    def feature_tokens(self) -> slice | None:
+        """Which of the tower's tokens are the features; None for a pooled vector, which is none."""
+        is_pooled = self.choice.tokens == "cls" and not self.tower_shape.prefix
+        return None if is_pooled else self._read.chosen(self.tower_shape.tokens)
+
+    @property
     def num_prefix_tokens(self) -> int:
         """Tokens before the patches: class token, registers, pooled vector."""
-        return self.shape.tokens - self.shape.grid[0] * self.shape.grid[1]
+        return self.shape.prefix
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """The parameters that training changes: those of the trained blocks that features need."""
@@ -204,6 +228,8 @@ class VisionEncoder(nn.Module):
         """
         digest = hashlib.sha256(self.preprocessor.behaviour())
         digest.update(json.dumps(self._config(whole=False), sort_keys=True).encode())
+        if self.choice != FeatureChoice():
+            digest.update(json.dumps(asdict(self.choice)).encode())
         for key, value in sorted(self.tower.state_dict().items()):
             if key not in self._unused:
                 digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
@@ -221,34 +247,34 @@ class VisionEncoder(nn.Module):
         return as_json
 
     def _encode(self, pixels: Tensor) -> Tensor:
-        normalised = pixels * self.scale + self.shift  # (B, 3, H, W)
-        return _tokens(self.tower(**self._inputs(normalised)))
+        return self._read(pixels * self.scale + self.shift)
 
-    def _try_out(self) -> tuple[FeatureShape, set[str]]:
-        """The layout of features, and the parameters that they depend on, from one picture read
-        twice."""
+    def _try_out(self) -> tuple[FeatureShape, FeatureShape, set[str]]:
+        """The layout of features and of the tower's own tokens, and the parameters that features
+        depend on, from one picture read twice."""
         height, width = self.preprocessor.size
         noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
         pixels = (noise * 255).to(torch.uint8).expand(2, -1, -1, -1)
         try:
+            with torch.no_grad():
+                shapes = self._read.measure(pixels[:1] * self.scale + self.shift)
             with torch.enable_grad():
                 features = self._encode(pixels)
+        except UserError:
+            raise
         except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{self.name} cannot read pictures of {width} x {height} pixels, as its image "
-                f"processor makes them: {reason}. Name a processor that fits it with "
-                "--IMAGE_PROCESSOR_NAME, or another encoder."
+                f"processor makes them: {reason}. Leave out --ENCODER_IMAGE_SIZE, name a processor "
+                "that fits it with --IMAGE_PROCESSOR_NAME, or another encoder."
             ) from None
         if not torch.allclose(features[0], features[1], atol=1e-3, rtol=1e-3):
             raise UserError(
                 f"{self.name} gives other features each time it reads a picture (it masks patches "
                 "at random); choose another encoder."
             )
-        grid = _grid(features.shape[1], (height, width), self.tower.config, self.name)
-        return FeatureShape(features.shape[1], features.shape[2], grid), parameters_behind(
-            features, self.tower
-        )
+        return *shapes, parameters_behind(features, self.tower)
 
     def _freeze(self) -> None:
         self.requires_grad_(False)
@@ -259,68 +285,6 @@ class VisionEncoder(nn.Module):
         self.train(False)
 
 
-def _tokens(output: Any) -> Tensor:
-    """Features (B, P, F) of a tower's output: a sequence as it is, a map (B, F, rows, columns) row
-    by row, a pooled vector (B, F) as one token."""
-    features: Tensor | None = getattr(output, "last_hidden_state", None)
-    if features is None:
-        features = output.pooler_output
-    if features.ndim == 4:
-        return features.flatten(2).transpose(1, 2)
-    return features.unsqueeze(1) if features.ndim == 2 else features
-
-
-def _input_maker(tower: nn.Module, size: tuple[int, int]) -> Callable[[Tensor], dict[str, Any]]:
-    """What turns normalised pixels (B, 3, H, W) into the arguments of a tower's `forward`."""
-    config: Any = tower.config
-    accepted = inspect.signature(tower.forward).parameters
-    if "spatial_shapes" in accepted:
-        return lambda pixels: _as_patches(pixels, config.patch_size)
-    trained_size = getattr(config, "image_size", None)
-    square = [trained_size] * 2 if isinstance(trained_size, int) else trained_size
-    if "interpolate_pos_encoding" in accepted and square and list(square) != list(size):
-        return lambda pixels: {"pixel_values": pixels, "interpolate_pos_encoding": True}
-    return lambda pixels: {"pixel_values": pixels}
-
-
-def _as_patches(pixels: Tensor, patch: int) -> dict[str, Tensor]:
-    """Pixels (B, 3, H, W) as SigLIP 2 takes pictures of any shape: a list of patches, a mask of
-    those that are there, rows and columns."""
-    B, C, H, W = pixels.shape
-    rows, columns = H // patch, W // patch
-    cut = pixels.view(B, C, rows, patch, columns, patch)
-    patches = cut.permute(0, 2, 4, 3, 5, 1).reshape(B, rows * columns, patch * patch * C)
-    return {
-        "pixel_values": patches,
-        "pixel_attention_mask": patches.new_ones(B, rows * columns, dtype=torch.long),
-        "spatial_shapes": torch.tensor([[rows, columns]] * B, device=pixels.device),
-    }
-
-
-def _grid(tokens: int, size: tuple[int, int], config: Any, name: str) -> tuple[int, int]:
-    """Rows and columns of the patches among `tokens`, from the picture's size (height, width).
-
-    A patch is the config's patch size wide or, in towers that merge patches stage by stage, that
-    times a power of two. The finest grid that the tokens can hold is the one; what is left over
-    are prefix tokens.
-    """
-    patch = getattr(config, "patch_size", None) or 1
-    patch_height, patch_width = patch if isinstance(patch, list | tuple) else (patch, patch)
-    height, width = size
-    grids = [
-        grid
-        for doubled in (2**power for power in range(12))
-        for grid in (
-            (height // (patch_height * doubled), width // (patch_width * doubled)),
-            (-(-height // (patch_height * doubled)), -(-width // (patch_width * doubled))),
-        )
-        if 0 < grid[0] * grid[1] <= tokens
-    ]
-    grid = max(grids, key=lambda grid: grid[0] * grid[1])
-    prefix = tokens - grid[0] * grid[1]
-    if prefix > MOST_PREFIX_TOKENS:
-        raise UserError(
-            f"{name} gives {tokens} tokens for a picture of {width} x {height} pixels, which are "
-            "no grid of patches; choose another encoder."
-        )
-    return grid
+def choice_of(config: Config) -> FeatureChoice:
+    """Which features a `Config` asks for."""
+    return FeatureChoice(config.ENCODER_LAYERS, config.ENCODER_TOKENS)

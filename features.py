@@ -84,13 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     runtime = Runtime.create(config.DEVICE, config.PRECISION)
     try:
-        encoder = VisionEncoder.from_pretrained(
-            config.ENCODER_MODEL_NAME,
-            revision=config.ENCODER_REVISION,
-            processor_name=config.IMAGE_PROCESSOR_NAME,
-            trained_blocks=config.ENCODER_TRAINED_BLOCKS,
-            seed=config.RANDOM_SEED,
-        )
+        encoder = VisionEncoder.from_settings(config)
         for split, store in open_stores(config, encoder, runtime, records).items():
             if runtime.is_main and isinstance(store, FeatureStore):
                 print(f"{split}\t{store.path}\t{len(store):,} pictures\t{store.nbytes:,} bytes")

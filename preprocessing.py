@@ -51,7 +51,8 @@ class ImagePreprocessor:
 
     def __init__(self, settings: dict[str, Any], *, name: str = "") -> None:
         self._processor = _build(settings, name or "the image processor")
-        self._measure(name or type(self._processor).__name__)
+        self._name = name or type(self._processor).__name__
+        self._measure(self._name)
 
     @classmethod
     def from_pretrained(
@@ -95,6 +96,26 @@ class ImagePreprocessor:
     def shift(self) -> Tensor:
         """What the encoder then adds: float32 (3, 1, 1)."""
         return torch.from_numpy(self._shift).view(3, 1, 1)
+
+    def at_size(self, side: int) -> "ImagePreprocessor":
+        """The same processor for squares of `side` pixels: what it resizes and crops to, in
+        proportion. Raises `UserError` where its settings cannot say that."""
+        settings = self.settings()
+        ratio = side / self._size[0]
+        for key in ("size", "crop_size"):
+            if isinstance(settings.get(key), dict):
+                settings[key] = {
+                    name: round(length * ratio) if length else length
+                    for name, length in settings[key].items()
+                }
+        found = ImagePreprocessor(settings, name=self._name)
+        if found.size != (side, side):
+            raise UserError(
+                f"ENCODER_IMAGE_SIZE is {side}; {self._name} would make pictures of "
+                f"{found.size[1]} x {found.size[0]} pixels. Leave it out, or name another image "
+                "processor with --IMAGE_PROCESSOR_NAME."
+            )
+        return found
 
     def settings(self) -> dict[str, Any]:
         """The processor's settings, as `preprocessor_config.json` holds them."""

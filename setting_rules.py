@@ -4,11 +4,20 @@ A rule is a test and the same in words, for the sentence that a user gets.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
 from options import check_value
+
+
+def is_layers(text: str) -> bool:
+    """Whether `text` names layers: "last", "-2", "-1,-4"; none twice."""
+    parts = text.replace("last", "-1").split(",")
+    return all(re.fullmatch(r"-[1-9]\d{0,3}", part) for part in parts) and len(set(parts)) == len(
+        parts
+    )
 
 
 def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
@@ -34,6 +43,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "RANDOM_SEED": _between(0, 2**63),
     "NUM_WORKERS": _at_least(-1),
     "ENCODER_MODEL_NAME": (bool, "the name of a vision model"),
+    "ENCODER_IMAGE_SIZE": _at_least(0),
+    "ENCODER_LAYERS": (is_layers, "last, or places from the end such as -2 or -1,-4, none twice"),
     "ENCODER_TRAINED_BLOCKS": _at_least(-1),
     "ENCODER_LEARNING_RATE": _at_least(0),
     "PROJECTION_DIM": _at_least(1),

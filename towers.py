@@ -9,7 +9,7 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,19 +143,31 @@ def parameters_behind(features: Tensor, tower: nn.Module) -> set[str]:
     return {key for key, parameter in tower.named_parameters() if id(parameter) in found}
 
 
-def last_blocks(tower: nn.Module, trained_blocks: int, name: str) -> list[nn.Module]:
+def blocks_of(tower: nn.Module) -> list[nn.Module]:
+    """The entries of the list that holds most parameters: layers, or stages where there are any."""
+    lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
+    sizes = [sum(parameter.numel() for parameter in found.parameters()) for found in lists]
+    return list(lists[sizes.index(max(sizes))]) if lists else []
+
+
+def last_blocks(
+    tower: nn.Module, trained_blocks: int, name: str, *, unused: Set[str] = frozenset()
+) -> list[nn.Module]:
     """The modules that train: none for 0, the tower for -1, else its last blocks.
 
-    Blocks are the entries of the list that holds most parameters: layers, or stages where the
-    tower has stages. What follows them, such as a final norm, is no part of them.
+    Blocks whose parameters are all `unused` (they follow the layer that features are taken from)
+    do not count. What follows the blocks, such as a final norm, is no part of them.
     """
     if trained_blocks == 0:
         return []
     if trained_blocks == -1:
         return [tower]
-    lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
-    sizes = [sum(parameter.numel() for parameter in found.parameters()) for found in lists]
-    blocks = list(lists[sizes.index(max(sizes))]) if lists else []
+    idle = {id(tower.get_parameter(key)) for key in unused}
+    blocks = [
+        block
+        for block in blocks_of(tower)
+        if any(id(parameter) not in idle for parameter in block.parameters())
+    ]
     if trained_blocks > len(blocks):
         raise UserError(
             f"ENCODER_TRAINED_BLOCKS is {trained_blocks}; {name} has {len(blocks)} blocks. "

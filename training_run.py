@@ -125,13 +125,7 @@ class TrainingRun:
             return load_pipeline(self.checkpoint, runtime)
         captions = [text for record in self.records["train"] for text in record.captions]
         tokenizer = train_tokenizer(captions, config.VOCAB_SIZE)
-        encoder = VisionEncoder.from_pretrained(
-            config.ENCODER_MODEL_NAME,
-            revision=config.ENCODER_REVISION,
-            processor_name=config.IMAGE_PROCESSOR_NAME,
-            trained_blocks=config.ENCODER_TRAINED_BLOCKS,
-            seed=config.RANDOM_SEED,
-        )
+        encoder = VisionEncoder.from_settings(config)
         torch.manual_seed(config.RANDOM_SEED)
         model = CaptionModel.from_config(
             config,

@@ -27,8 +27,8 @@ ORDER = {
         "prepare_dataset"
     ),
     "From captions to ids, from pictures to features": (
-        "tokenizer preprocessing towers encoder runtime progress feature_files feature_store "
-        "feature_building features"
+        "tokenizer preprocessing towers tower_features encoder runtime progress feature_files "
+        "feature_store feature_building features"
     ),
     "Batches and the model": "packing dataset training_steps model",
     "Search": ("token_rules search_options hypotheses beam_search decoding captioning attention"),

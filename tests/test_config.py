@@ -118,6 +118,8 @@ def test_all_problems_are_reported_at_once() -> None:
         (["--RUN_NAME", "../x"], "without slashes"),
         (["--RUN_NAME", "a\0b"], "without slashes"),
         (["--DATASET", "../x"], "DATASET"),
+        (["--ENCODER_LAYERS", "first"], "last, or places from the end such as -2"),
+        (["--ENCODER_LAYERS", "-1,last"], "none twice"),
     ],
 )
 def test_a_mistake_gets_one_sentence(argv: list[str], sentence: str) -> None:
