@@ -107,6 +107,8 @@ class Config:
     """How the decoder knows a token's place."""
     VOCAB_SIZE: int = 10_000
     """Entries of the BPE vocabulary at most (fewer where the captions hold fewer)."""
+    LOWERCASE_CAPTIONS: bool = False
+    """Read and write captions in lower case."""
     MAX_SEQ_LEN: int = 64
     """Tokens of a caption at most, <START> and <END> counted."""
 

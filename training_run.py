@@ -124,7 +124,9 @@ class TrainingRun:
         if self.checkpoint is not None:
             return load_pipeline(self.checkpoint, runtime)
         captions = [text for record in self.records["train"] for text in record.captions]
-        tokenizer = train_tokenizer(captions, config.VOCAB_SIZE)
+        tokenizer = train_tokenizer(
+            captions, config.VOCAB_SIZE, lowercase=config.LOWERCASE_CAPTIONS
+        )
         encoder = VisionEncoder.from_settings(config)
         torch.manual_seed(config.RANDOM_SEED)
         model = CaptionModel.from_config(

@@ -12,7 +12,10 @@ import pytest
 import torch
 
 import train
+from captioner import Captioner
+from dataset import Batch
 from errors import UserError
+from generate_options import GenerateOptions, token_rules
 from tests.small_runs import (
     arguments,
     differences,
@@ -171,6 +174,30 @@ def test_other_data_is_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not the data that"):
         train.main(arguments(place, RUN_NAME="data", RESUME_CHECKPOINT_PATH="auto", DATA_DIR=other))
     assert folder.exists()
+
+
+def test_lower_case_holds_from_training_to_captions(place: Path) -> None:
+    seen: set[str] = set()
+    original = Trainer._step
+
+    def step(self: Trainer, batches: list[Batch]) -> object:
+        decode = self.pipeline.tokenizer.decode
+        seen.update(decode([token]) for batch in batches for token in batch.targets.tolist())
+        return original(self, batches)
+
+    Trainer._step = step  # type: ignore[method-assign,assignment]
+    try:
+        folder = run(place, RUN_NAME="lower", LOWERCASE_CAPTIONS=True, NUM_EPOCHS=1)
+    finally:
+        Trainer._step = original  # type: ignore[method-assign]
+    assert any(token.isalpha() for token in seen)
+    assert {token.lower() for token in seen} == seen
+    captioner = Captioner.from_pretrained(folder / "best")
+    rules = [
+        token_rules(GenerateOptions(image=("a.jpg",), force=(word,)), captioner)
+        for word in ("boat", "BOAT")
+    ]
+    assert rules[0].forced_words == rules[1].forced_words
 
 
 def test_best_cannot_be_trained_on(place: Path) -> None:
