@@ -10,6 +10,7 @@ old     the encoder (CLIP ViT-B/32's architecture, random weights) runs for each
         read in each step
 plain   features are cached, captions padded to the longest of the batch, each pair on its own
 ours    `optimization.train_step` as `train.py` runs it
+compiled  the same under `torch.compile`, where asked for (`train.py` compiles on GPUs)
 
 Pairs are picture-caption pairs. The share of the ceiling is the arithmetic that our step needs
 (counted, see `flops`) over what the machine's own matrix product reaches in the same minutes.
@@ -68,6 +69,8 @@ class Options:
     """Where to compute."""
     skip_old: bool = False
     """Leave the old way out."""
+    compiled: bool = False
+    """Measure ours under torch.compile beside ours without."""
     json: str = ""
     """File for the numbers as JSON."""
 
@@ -231,11 +234,18 @@ class OurWay:
     """Steps as `train.py` makes them."""
 
     def __init__(
-        self, config: Config, model: CaptionModel, steps: StepDataset, runtime: Runtime
+        self,
+        config: Config,
+        model: CaptionModel,
+        steps: StepDataset,
+        runtime: Runtime,
+        *,
+        is_compiled: bool,
     ) -> None:
         self.steps, self.runtime, self.config = steps, runtime, config
         self.optimizer = make_optimizer(model, config)
         self.number = 0
+<<<<<<< HEAD
         use_compile = runtime.device.type == "cuda"
         self.gradients = Gradients(
             model,
@@ -245,6 +255,10 @@ class OurWay:
             loss_function=torch.compile(caption_loss, dynamic=True)
             if use_compile
             else caption_loss,
+=======
+        self.loss_function = (
+            torch.compile(caption_loss, dynamic=True) if is_compiled else caption_loss
+>>>>>>> 500763e (Training benchmark can compare with a compiled step)
         )
 
     def __call__(self) -> int:
@@ -297,21 +311,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = DrawnRows(
         len(records), device, torch.bfloat16 if device.type == "cuda" else torch.float32
     )
-    model = make_model(config, PATCHES, len(tokenizer), device)
     steps = StepDataset(dataset, dataset.plan(config.BATCH_SIZE, seed=0), rows)
-    ours = OurWay(config, model, steps, runtime)
+
+    def fresh() -> CaptionModel:
+        return make_model(config, PATCHES, len(tokenizer), device)
+
+    ours = OurWay(config, fresh(), steps, runtime, is_compiled=device.type == "cuda")
     sides: dict[str, Callable[[], int]] = {
-        "plain": plain_way(
-            config, make_model(config, PATCHES, len(tokenizer), device), dataset, rows, runtime
-        ),
+        "plain": plain_way(config, fresh(), dataset, rows, runtime),
         "ours": ours,
     }
+    if options.compiled and device.type != "cuda":
+        sides["compiled"] = OurWay(config, fresh(), steps, runtime, is_compiled=True)
     if not options.skip_old:
         sides["old"] = old_way(config, tokenizer, records, device)
-    began = time.perf_counter()
-    for step in sides.values():
+    warm_seconds = {}
+    for side, step in sides.items():
+        began = time.perf_counter()
         pairs_per_second(step, 2, device)  # compile, allocate, warm caches
-    warm_seconds = time.perf_counter() - began
+        warm_seconds[side] = time.perf_counter() - began
     found: dict[str, list[float]] = {side: [] for side in sides}
     ceilings = []
     for _ in range(options.rounds):
@@ -320,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ceilings.append(matmul_flops(runtime))
     medians = {side: statistics.median(values) for side, values in found.items()}
     sample = [steps[number] for number in range(min(len(steps) - 1, 20))]
-    flops_per_pair = sum(flops(batches, model) for batches in sample) / sum(
+    flops_per_pair = sum(flops(batches, ours.model) for batches in sample) / sum(
         batch.captions for batches in sample for batch in batches
     )
     ceiling = statistics.median(ceilings)
@@ -354,8 +372,8 @@ def show(results: dict[str, object]) -> None:
     """Print what was measured."""
     for name, value in results.items():
         if isinstance(value, dict):
-            for side, rate in value.items():
-                print(f"{side + ' pairs/s':32}{rate:12,.1f}")
+            for side, number in value.items():
+                print(f"{f'{name}, {side}':32}{number:12,.1f}")
         else:
             shown = f"{value:12,.4g}" if isinstance(value, float) else f"{value!s:>12}"
             print(f"{name:32}{shown}")
