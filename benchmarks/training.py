@@ -242,23 +242,17 @@ class OurWay:
         *,
         is_compiled: bool,
     ) -> None:
-        self.steps, self.runtime, self.config = steps, runtime, config
+        self.model, self.steps, self.runtime, self.config = model, steps, runtime, config
         self.optimizer = make_optimizer(model, config)
         self.number = 0
-<<<<<<< HEAD
-        use_compile = runtime.device.type == "cuda"
         self.gradients = Gradients(
             model,
             nn.Identity(),  # type: ignore[arg-type]
             runtime,
             label_smoothing=config.LABEL_SMOOTHING,
             loss_function=torch.compile(caption_loss, dynamic=True)
-            if use_compile
+            if is_compiled
             else caption_loss,
-=======
-        self.loss_function = (
-            torch.compile(caption_loss, dynamic=True) if is_compiled else caption_loss
->>>>>>> 500763e (Training benchmark can compare with a compiled step)
         )
 
     def __call__(self) -> int:
