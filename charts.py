@@ -16,9 +16,13 @@ from calibration import ConfidenceBin
 WIDTH, HEIGHT = 380, 236
 LEFT, RIGHT, TOP, BOTTOM = 48, 368, 12, 198
 """The plot's rectangle inside the drawing; labels stand in the rest."""
+ROW_PIXELS = 38
+"""Height of a row of intervals, its label included."""
 TICKS = 5
 LINE_POINTS = 300
 """Points of a line at most: more cannot be told apart at this width."""
+SMOOTHED_POINTS = 40
+"""The smoothed training loss averages about a fortieth of the run."""
 DOT_MARKERS = 40
 """A line with at most so many points shows each as a dot."""
 
@@ -35,6 +39,19 @@ class Series:
     colour: int
     """Number of its colour in the style sheet, from 1."""
     style: Literal["line", "faint"] = "line"
+
+
+@dataclass(frozen=True)
+class IntervalRow:
+    """One row of a chart of intervals."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    parts: tuple[float, ...]
+    """What the value is the mean of."""
+    colour: int
 
 
 @dataclass(frozen=True)
@@ -142,11 +159,52 @@ def calibration_chart(bins: Sequence[ConfidenceBin], *, name: str) -> Markup:
     return _chart(name, parts, [])
 
 
+def interval_chart(rows: Sequence[IntervalRow], *, name: str) -> Markup:
+    """A row each: a large dot for the value, a bar for its interval, small dots for its parts."""
+    ends = [end for row in rows for end in (row.value, row.low, row.high, *row.parts)]
+    low, high = min(ends), max(ends)
+    margin = 0.04 * (high - low or abs(high) or 1.0)
+    x = Axis.fitted(low - margin, high + margin, 10, WIDTH - 10)
+    bottom = ROW_PIXELS * len(rows) + 4
+    parts = []
+    for tick in x.ticks():
+        parts.append(
+            f'<path class="grid" d="M{x(tick):.1f} 0V{bottom}"/><text x="{x(tick):.1f}" '
+            f'y="{bottom + 16}" text-anchor="middle">{short_number(tick)}</text>'
+        )
+    for number, row in enumerate(rows):
+        middle, colour = ROW_PIXELS * number + 26, f"series-{row.colour}"
+        parts.append(
+            f'<text class="strong" x="10" y="{middle - 11}">{escape(row.label)}</text>'
+            f'<path class="line {colour}" d="M{x(row.low):.1f} {middle}H{x(row.high):.1f}"/>'
+        )
+        parts += [
+            f'<circle class="part {colour}" cx="{x(part):.1f}" cy="{middle}" r="2.6"/>'
+            for part in row.parts
+        ]
+        parts.append(
+            f'<circle class="dot {colour}" cx="{x(row.value):.1f}" cy="{middle}" r="5.5">'
+            f"<title>{escape(row.label)} {row.value:.3f}, {row.low:.3f} to {row.high:.3f}</title>"
+            "</circle>"
+        )
+    return _chart(name, parts, [], height=bottom + 22)
+
+
 def thinned(points: Sequence[Point], limit: int = LINE_POINTS) -> tuple[Point, ...]:
     """At most `limit` points, evenly taken, the last one among them."""
     if len(points) <= limit:
         return tuple(points)
     return tuple(points[round(i * (len(points) - 1) / (limit - 1))] for i in range(limit))
+
+
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """Each value replaced by the mean of it and the few before it."""
+    window = max(1, len(points) // SMOOTHED_POINTS)
+    means = []
+    for i, (step, _) in enumerate(points):
+        nearby = points[max(0, i - window + 1) : i + 1]
+        means.append((step, sum(value for _, value in nearby) / len(nearby)))
+    return means
 
 
 def short_number(value: float) -> str:
@@ -161,14 +219,16 @@ def short_number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _chart(name: str, parts: Iterable[str], legend: Sequence[tuple[str, int]]) -> Markup:
+def _chart(
+    name: str, parts: Iterable[str], legend: Sequence[tuple[str, int]], height: int = HEIGHT
+) -> Markup:
     entries = "".join(
         f'<span class="series-{colour}">{escape(label)}</span>' for label, colour in legend
     )
     return Markup(
         f'<figure class="chart"><figcaption><b>{escape(name)}</b>'
         f'<span class="legend">{entries}</span></figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(name)}">'
         f"{''.join(parts)}</svg></figure>"
     )
 

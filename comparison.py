@@ -26,6 +26,8 @@ from ngrams import FloatArray
 RANKED_BY = "CIDEr"
 COMPARED = ("CIDEr", "BLEU-4")
 """Scores whose differences are tested."""
+SHORTER_BLEU = {"BLEU-1", "BLEU-2", "BLEU-3"}
+BY_CHANCE = "attention_inside_by_chance"
 SIGNIFICANT = 0.05
 T_QUANTILES = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -109,12 +111,15 @@ class Comparison:
 
     @property
     def metrics(self) -> list[str]:
-        """The scores that every model has, in the order of the first."""
-        return [
-            name
-            for name in self.models[0].scores
-            if all(name in model.scores for model in self.models)
-        ]
+        """The scores for a table: those that every model has, without BLEU's shorter runs."""
+        shared = set.intersection(*(set(model.scores) for model in self.models))
+        return [name for name in self.models[0].scores if name in shared - SHORTER_BLEU]
+
+    @property
+    def truths(self) -> list[str]:
+        """What captions of drawn scenes can get right, where it is known of every model."""
+        shared = set.intersection(*(set(model.truth) for model in self.models))
+        return [name for name in self.models[0].truth if name in shared - {BY_CHANCE}]
 
     def difference(self, first: str, second: str, metric: str = RANKED_BY) -> PairDifference:
         """The difference of two models, whichever is ahead."""

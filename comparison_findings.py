@@ -1,10 +1,10 @@
 """What a comparison found, and what it cannot show, in sentences made of its numbers."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev, variance
 
-from comparison import RANKED_BY, Comparison, ModelResult, PairDifference
+from comparison import RANKED_BY, Comparison, PairDifference
 
 OTHER_RANKING = "BLEU-4"
 ENCODER_SETTINGS = ("ENCODER_MODEL_NAME", "ENCODER_REVISION", "IMAGE_PROCESSOR_NAME")
@@ -148,22 +148,25 @@ def _other_ranking(comparison: Comparison) -> list[str]:
 def _truth(comparison: Comparison) -> list[str]:
     """Best and worst at each thing that a caption can get right."""
     parts = []
-    known = [set(model.truth) for model in comparison.models]
-    for what in (name for name in comparison.models[0].truth if "attention" not in name):
-        if all(what in names for names in known):
-            best, worst = _extremes(comparison.models, lambda one, w=what: one.truth[w])  # type: ignore[misc]
-            parts.append(
-                f"{what.replace('_', ' ')} {percent(best.truth[what])} ({best.name}) to "
-                f"{percent(worst.truth[what])} ({worst.name})"
-            )
+    for what in (name for name in comparison.truths if "attention" not in name):
+        best = max(comparison.models, key=lambda model, what=what: model.truth[what])
+        worst = min(comparison.models, key=lambda model, what=what: model.truth[what])
+        shares = (percent(best.truth[what]), percent(worst.truth[what]))
+        parts.append(
+            f"{what.replace('_', ' ')} {shares[0]}"
+            + (f" ({best.name}) to {shares[1]} ({worst.name})" if shares[0] != shares[1] else "")
+        )
     return [f"Right in what they say, best and worst: {'; '.join(parts)}."] if parts else []
 
 
 def _pace(comparison: Comparison) -> list[str]:
     if not _has_times(comparison):
         return []
-    slow, fast = _extremes(comparison.models, lambda one: one.seconds_an_epoch or 0.0)
-    slow_seconds, fast_seconds = slow.seconds_an_epoch or 0.0, fast.seconds_an_epoch or 0.0
+    seconds = {one.name: one.seconds_an_epoch or 0.0 for one in comparison.models}
+    slow, fast = (
+        extreme(comparison.models, key=lambda one: seconds[one.name]) for extreme in (max, min)
+    )
+    slow_seconds, fast_seconds = seconds[slow.name], seconds[fast.name]
     if slow_seconds < CLEARLY * fast_seconds:
         return [
             f"An epoch takes all of them about as long ({duration_text(fast_seconds)} to "
@@ -197,13 +200,6 @@ def _unfinished(comparison: Comparison) -> list[str]:
 
 def _has_times(comparison: Comparison) -> bool:
     return all(model.seconds_an_epoch is not None for model in comparison.models)
-
-
-def _extremes(
-    models: Sequence[ModelResult], value: Callable[[ModelResult], float]
-) -> tuple[ModelResult, ModelResult]:
-    """The models with the largest and the smallest value; of equals the first."""
-    return max(models, key=value), min(models, key=value)
 
 
 def _difference_text(one: PairDifference) -> str:

@@ -45,13 +45,15 @@ class Console(Follower):
     def start(self, facts: RunFacts, step: int) -> None:
         self._facts = facts
         config = self._config
-        frozen = f" + {_count(facts.frozen_parameters)} frozen" if facts.frozen_parameters else ""
+        frozen = (
+            f" + {count_text(facts.frozen_parameters)} frozen" if facts.frozen_parameters else ""
+        )
         validation = f", {facts.validation_pictures:,} for validation"
         self._print(f"\n{config.run_name}")
         self._print_table(
             (
                 ("encoder", _encoder(config)),
-                ("parameters", f"{_count(facts.trained_parameters)} trained{frozen}"),
+                ("parameters", f"{count_text(facts.trained_parameters)} trained{frozen}"),
                 (
                     "data",
                     f"{config.DATASET}: {facts.train_pictures:,} pictures with "
@@ -226,7 +228,7 @@ def _encoder(config: Config) -> str:
     return f"{config.ENCODER_MODEL_NAME}, last {config.ENCODER_TRAINED_BLOCKS} blocks trained"
 
 
-def _count(number: int) -> str:
+def count_text(number: int) -> str:
     """12,345,678 -> "12.3 M"."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:

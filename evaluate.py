@@ -1,10 +1,11 @@
 """Score captions: of a checkpoint on a split, or of any model from two files.
 
     python evaluate.py                                           the newest `best`, its test split
-    python evaluate.py --checkpoint A/best B/best                several, in one table
+    python evaluate.py --checkpoint A/best B/best                several, compared
     python evaluate.py --candidates mine.json --references theirs.json
 
-Writes `metrics.json`, `captions.jsonl`, `report.html` and `captions.png` into the output folder.
+Writes `metrics.json`, `captions.jsonl`, `report.html` and `captions.png` into the output folder; of
+several checkpoints a folder each, and `comparison.html`, `.md` and `.json` besides.
 BLEU, ROUGE-L and CIDEr equal coco-caption's and need no Java; METEOR and SPICE run where Java can.
 """
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from errors import EXIT_DONE, UserError, run_command
+from errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
 from options import parse_options
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class EvaluateOptions:
     """Folder of prepared data sets ("" = as in training)."""
     output: str = ""
     """Folder for the results ("" = `evaluation` beside the checkpoint; of several checkpoints, a
-    folder each in it). Captions that are given leave results only where it is set."""
+    folder each in it, or "" = as of one, and their comparison in `comparison` under output-dir).
+    Captions that are given leave results only where it is set."""
     output_dir: str = "checkpoints"
     """Where to look for the newest `best`."""
     method: Literal["greedy", "beam"] = "beam"
@@ -97,7 +99,7 @@ def score_files(options: EvaluateOptions) -> int:
         "references a picture": references_a_picture(references.values()),
         "tokenizer": TOKENIZER,
     }
-    print_scores({"score": sheet})
+    print_scores(sheet)
     print_protocol(protocol)
     _warn(sheet)
     if options.output:
@@ -114,7 +116,7 @@ def score_checkpoints(options: EvaluateOptions) -> int:
 
     names = options.checkpoint or (os.fspath(newest_best(Path(options.output_dir))),)
     labels = _labels(names)
-    evaluations: dict[str, Evaluation] = {}
+    folders: dict[str, Path] = {}
     for name, label in labels.items():
         captioner = Captioner.from_pretrained(
             name,
@@ -137,33 +139,20 @@ def score_checkpoints(options: EvaluateOptions) -> int:
         )
         folder = _output_folder(options.output, name, label if len(labels) > 1 else "")
         write_evaluation(evaluation, captioner, folder)
-        evaluations[label] = evaluation
+        folders[label] = folder
         _print_evaluation(evaluation, folder)
-    if len(evaluations) > 1:
-        print_scores({label: one.sheet for label, one in evaluations.items()})
-        _print_differences(evaluations)
-    return EXIT_DONE
+    return _compare(options, folders, labels) if len(folders) > 1 else EXIT_DONE
 
 
-def print_scores(sheets: Mapping[str, "ScoreSheet"]) -> None:
-    """A table: a line a metric, a column a system, with 95 % intervals."""
-    first = next(iter(sheets.values()))
-    if len(sheets) > 1:
-        print("\n" + " " * 14 + "".join(f"  {label:>28}" for label in sheets))
-    for metric in first.corpus:
-        cells = []
-        for sheet in sheets.values():
-            value = sheet.corpus[metric]
-            if value is None:
-                reason = f"  {sheet.skipped[metric]}" if len(sheets) == 1 else " " * 20
-                cells.append(f"{'-':>9}{reason}")
-                continue
-            interval = sheet.intervals.get(metric)
-            ends = f"  [{interval.low:.4f}, {interval.high:.4f}]" if interval else " " * 18
-            cells.append(f"{value:9.4f}{ends}")
-        print(
-            f"{metric:14}" + "".join(f"{cell:>30}" if len(sheets) > 1 else cell for cell in cells)
-        )
+def print_scores(sheet: "ScoreSheet") -> None:
+    """A line a metric, with its 95 % interval or the reason why it is missing."""
+    for metric, value in sheet.corpus.items():
+        if value is None:
+            print(f"{metric:14}{'-':>9}  {sheet.skipped[metric]}")
+            continue
+        interval = sheet.intervals.get(metric)
+        ends = f"  [{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
+        print(f"{metric:14}{value:9.4f}{ends}")
 
 
 def print_protocol(protocol: Mapping[str, object]) -> None:
@@ -206,7 +195,7 @@ def _write_scores(
 
 def _print_evaluation(evaluation: "Evaluation", folder: Path) -> None:
     print(f"\n{evaluation.name}\n")
-    print_scores({evaluation.name: evaluation.sheet})
+    print_scores(evaluation.sheet)
     if evaluation.truth:
         print("\nright, as the truth of the drawn scenes tells:")
         for name, share in evaluation.truth.items():
@@ -226,22 +215,29 @@ def _print_evaluation(evaluation: "Evaluation", folder: Path) -> None:
     print(f"\nNext: python generate.py --checkpoint {evaluation.name} --image {photo}")
 
 
-def _print_differences(evaluations: Mapping[str, "Evaluation"]) -> None:
-    """How each further system differs from the first, on the pictures that both captioned."""
-    from caption_statistics import compare_systems
+def _compare(
+    options: EvaluateOptions, folders: Mapping[str, Path], labels: Mapping[str, str]
+) -> int:
+    """Compare evaluated checkpoints, by label; returns the exit code."""
+    from comparison import compare_runs
+    from comparison_report import write_comparison
+    from comparison_runs import read_run
 
-    (first_label, first), *others = evaluations.items()
-    for label, other in others:
-        if first.sheet.base.ids != other.sheet.base.ids:
-            print(f"{label} captioned other pictures than {first_label}: not to be compared.")
-            continue
-        differences = compare_systems(first.sheet.base, other.sheet.base)
-        for metric in ("CIDEr", "BLEU-4"):
-            found = differences[metric]
-            print(
-                f"{label} - {first_label}: {metric} {found.value:+.4f} "
-                f"[{found.interval.low:+.4f}, {found.interval.high:+.4f}], p = {found.p_value:.3f}"
-            )
+    runs = {label: Path(name).parent for name, label in labels.items() if Path(name).is_dir()}
+    target = Path(options.output or Path(options.output_dir) / "comparison")
+    results = [
+        read_run(folder, model=label, run_dir=runs.get(label)) for label, folder in folders.items()
+    ]
+    try:
+        comparison = compare_runs(results, seed=options.seed)
+    except UserError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return EXIT_PARTLY_DONE
+    write_comparison(comparison, target, title=", ".join(folders))
+    print("\n" + (target / "comparison.md").read_text(encoding="utf-8"))
+    print(f"page      {target / 'comparison.html'}")
+    print(f"numbers   {target / 'comparison.md'}, {target / 'comparison.json'}")
+    return EXIT_DONE
 
 
 def _check(options: EvaluateOptions) -> None:

@@ -73,6 +73,7 @@ class Evaluation:
         return {
             **self.sheet.to_json(),
             **({"truth": self.truth} if self.truth else {}),
+            "checkpoint": self.name,
             "model": self.model,
             "protocol": self.protocol,
             "provenance": self.provenance,

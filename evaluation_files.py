@@ -25,10 +25,10 @@ def write_results(
     """Write all three into `folder`, which is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in captions)
-    _write_text(folder / "captions.jsonl", lines)
+    write_text(folder / "captions.jsonl", lines)
     write_report(folder / "report.html", report)
     text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
-    _write_text(folder / "metrics.json", text)
+    write_text(folder / "metrics.json", text)
 
 
 def caption_line(image: str, item: GalleryItem, **more: object) -> dict[str, Any]:
@@ -54,7 +54,8 @@ def reported_scores(sheet: ScoreSheet) -> tuple[ReportedScore, ...]:
     return tuple(reported)
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; whole or not at all."""
     beside = path.with_name(path.name + ".tmp")
     # A caption may hold half of a surrogate pair, which UTF-8 cannot write: it becomes "?".
     with beside.open("w", encoding="utf-8", errors="replace", newline="\n") as file:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from calibration import calibration_error, confidence_bins
 from caption_statistics import Diversity
-from charts import Point, Series, calibration_chart, histogram, line_chart
+from charts import Point, Series, calibration_chart, histogram, line_chart, smoothed
 from gallery import GROUPS, embedded_heat, embedded_picture, gallery_indexes
 from report_contents import (
     GalleryItem,
@@ -44,8 +44,6 @@ CURVE_METRICS = {"CIDEr": 1, "BLEU-4": 3, "ROUGE-L": 4, "METEOR": 5, "SPICE": 2}
 """Scores of validation that are drawn, and the colour of each."""
 HISTOGRAM_SCORES = ("CIDEr", "BLEU-4", "CLIPScore")
 SORT_SCORES = ("CIDEr", "BLEU-4", "ROUGE-L")
-SMOOTHED_POINTS = 40
-"""The smoothed training loss averages about a fortieth of the run."""
 REPEATED_SHOWN = 6
 """Most frequent captions that are listed."""
 
@@ -76,7 +74,7 @@ def render_report(report: Report) -> str:
     """The whole HTML page. Raises `UserError` for a gallery picture that cannot be read."""
     items = report.items
     repeated = Counter(item.caption.strip() for item in items).most_common(REPEATED_SHOWN)
-    template = _environment().get_template("report.html")
+    template = page_environment().get_template("report.html")
     return template.render(
         report=report,
         warnings=_warnings(report),
@@ -107,7 +105,8 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
     os.replace(beside, path)
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """What fills the pages of `templates/`; it escapes all that it is given."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES_DIR),
         autoescape=True,
@@ -176,7 +175,7 @@ def _curve_charts(lines: Sequence[Mapping[str, Any]]) -> list[Markup]:
     training, validation = _points(lines, "loss"), _points(lines, "validation_loss")
     loss = [
         Series("", tuple(training), 2, "faint"),
-        Series("training", tuple(_smoothed(training)), 2),
+        Series("training", tuple(smoothed(training)), 2),
         Series("validation", tuple(validation), 1),
     ]
     metrics = [
@@ -199,16 +198,6 @@ def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
     """(step, value) of the lines that hold a finite number of that name."""
     pairs = ((finite(line.get("step")), finite(line.get(name))) for line in lines)
     return [(step, value) for step, value in pairs if step is not None and value is not None]
-
-
-def _smoothed(points: Sequence[Point]) -> list[Point]:
-    """Each value replaced by the mean of it and the few before it."""
-    window = max(1, len(points) // SMOOTHED_POINTS)
-    smoothed = []
-    for i, (step, _) in enumerate(points):
-        nearby = points[max(0, i - window + 1) : i + 1]
-        smoothed.append((step, sum(value for _, value in nearby) / len(nearby)))
-    return smoothed
 
 
 def _distribution_charts(items: Sequence[GalleryItem]) -> list[Markup]:

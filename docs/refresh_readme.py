@@ -44,7 +44,11 @@ ORDER = {
     "Captioning": "image_inputs generate_options generate",
     "Evaluation": (
         "report_contents calibration charts gallery report contact_sheet evaluation_files "
-        "evaluation evaluate"
+        "evaluation"
+    ),
+    "Scores of one model, of several": (
+        "comparison_plan comparison_runs comparison comparison_findings comparison_tables "
+        "comparison_report evaluate compare"
     ),
 }
 """The modules in reading order: each imports only those above it. Names under a heading."""

@@ -156,8 +156,12 @@ def test_several_checkpoints_are_compared(
     checkpoints = ("--checkpoint", str(best), str(last))
     assert evaluate.main([*checkpoints, "--output", output, "--no-java", "--limit", "4"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"run/best +run/last", out)
-    assert re.search(r"run/last - run/best: CIDEr [+-]\d", out)
+    assert re.search(r"\| run/(best|last) − run/(best|last) \| [+-]\d", out)
+    content = json.loads((tmp_path / "both" / "comparison.json").read_text())
+    assert {model["name"] for model in content["models"]} == {"run/best", "run/last"}
+    assert content["pictures"] == 4
+    assert len(content["models"][0]["runs"][0]["curve"]) == 4  # the run's epochs
+    assert content["findings"][0] in (tmp_path / "both" / "comparison.html").read_text()
     for name in ("run--best", "run--last"):
         numbers = json.loads((tmp_path / "both" / name / "metrics.json").read_text())
         assert numbers["num_images"] == 4

@@ -34,7 +34,7 @@ def test_links_and_files_exist() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "generate", "evaluate", "prepare_dataset", "features", "tokenizer", "hub"],
+    ["train", "generate", "evaluate", "compare", "prepare_dataset", "features", "tokenizer", "hub"],
 )
 def test_each_command_shows_its_help_without_heavy_imports(command: str) -> None:
     program = (
@@ -52,7 +52,7 @@ def test_each_command_shows_its_help_without_heavy_imports(command: str) -> None
 
 def test_flags_that_the_readme_types_exist() -> None:
     shown = ""
-    for command in ("train", "generate", "evaluate", "prepare_dataset"):
+    for command in ("train", "generate", "evaluate", "compare", "prepare_dataset"):
         shown += (
             subprocess.run(
                 [sys.executable, f"{command}.py", "--help"],

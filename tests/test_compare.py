@@ -1,0 +1,236 @@
+"""The command that trains and compares: what it leaves, how it goes on, what it refuses."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import compare
+from errors import EXIT_TERMINATED, EXIT_USER_ERROR, UserError
+from tests.small_runs import SETTINGS, differences, write_data, write_encoder
+
+ROOT = Path(__file__).parent.parent
+COMPARISON = """
+[compare]
+SEEDS = [1, 2]
+[models.CLIP]
+ENCODER_MODEL_NAME = "{folder}/tiny-clip"
+[models.ResNet]
+ENCODER_MODEL_NAME = "{folder}/tiny-resnet"
+ENCODER_TRAINED_BLOCKS = 1
+"""
+PER_RUN = {"RUN_NAME"}
+
+
+def preset(folder: Path, text: str = COMPARISON, **changes: object) -> Path:
+    """A comparison of small runs whose data and encoders lie under `folder`."""
+    settings = {**SETTINGS, "DATA_DIR": folder / "data", "NUM_EPOCHS": 6, **changes}
+    lines = [
+        f'{name} = "{value}"'
+        if isinstance(value, Path) or not _is_number(value)
+        else f"{name} = {value}"
+        for name, value in settings.items()
+        if name not in PER_RUN
+    ]
+    path = folder / "which.toml"
+    path.write_text("\n".join(lines) + text.format(folder=folder))
+    return path
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare é")
+    write_data(folder, count=60)
+    for family in ("clip", "resnet"):
+        write_encoder(folder, family)
+    return folder
+
+
+def words(place: Path, output: Path, *more: str) -> list[str]:
+    return ["--config", str(preset(place)), "--OUTPUT_DIR", str(output), *more]
+
+
+@pytest.fixture(scope="module")
+def done(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole comparison: two models, two seeds."""
+    output = tmp_path_factory.mktemp("done")
+    assert compare.main(words(place, output)) == 0
+    return output / "which"
+
+
+def test_a_comparison_leaves_runs_and_a_result(done: Path) -> None:
+    names = ["clip-seed1", "clip-seed2", "resnet-seed1", "resnet-seed2"]
+    assert sorted(path.name for path in done.glob("*-seed*")) == names
+    assert sorted(path.name for path in (done / "evaluations").iterdir()) == names
+    for name in names:
+        assert (done / name / "best" / "model.safetensors").is_file()
+        assert (done / "evaluations" / name / "report.html").is_file()
+    content = json.loads((done / "comparison.json").read_text())
+    assert {model["name"] for model in content["models"]} == {"CLIP", "ResNet"}
+    for model in content["models"]:
+        assert [run["seed"] for run in model["runs"]] == [1, 2]
+        assert len(model["runs"][0]["curve"]) == 6
+        assert model["seconds_an_epoch"] > 0
+        assert len(model["scores"]["CIDEr"]["over_seeds_95"]) == 2
+    by_name = {model["name"]: model for model in content["models"]}
+    assert by_name["CLIP"]["parameters_frozen"] > by_name["ResNet"]["parameters_frozen"] > 0
+    assert content["differing_settings"] == ["ENCODER_MODEL_NAME", "ENCODER_TRAINED_BLOCKS"]
+    assert content["plan"]["seeds"] == [1, 2]
+    assert "CLIP" in (done / "comparison.md").read_text()
+    assert (done / "comparison.html").stat().st_size > 10_000
+
+
+def test_a_second_call_has_nothing_to_do_and_needs_no_torch(place: Path, done: Path) -> None:
+    program = (
+        "import sys, compare\n"
+        "assert compare.main(sys.argv[1:]) == 0\n"
+        "print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
+    )
+    before = (done / "comparison.json").stat().st_mtime_ns
+    finished = subprocess.run(
+        [sys.executable, "-c", program, *words(place, done.parent)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert "Nothing to do: 4 runs are trained and evaluated." in finished.stdout
+    assert finished.stdout.splitlines()[-1] == "[]"
+    assert (done / "comparison.json").stat().st_mtime_ns == before
+
+
+def test_what_is_lost_is_made_again_and_nothing_else(
+    place: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(done, tmp_path / "which")
+    shutil.rmtree(tmp_path / "which" / "evaluations" / "clip-seed2")
+    monkeypatch.setattr(compare, "_train", lambda run: pytest.fail(f"{run.folder} trained again"))
+    evaluated = []
+    evaluate = compare._evaluate
+    monkeypatch.setattr(
+        compare, "_evaluate", lambda run: (evaluated.append(run.folder.name), evaluate(run))
+    )
+    assert compare.main(words(place, tmp_path)) == 0
+    assert evaluated == ["clip-seed2"]
+    # Fewer seeds are another comparison of the same runs.
+    assert compare.main(words(place, tmp_path, "--seeds", "2")) == 0
+    content = json.loads((tmp_path / "which" / "comparison.json").read_text())
+    assert content["plan"]["seeds"] == [2]
+    assert len(evaluated) == 1
+
+
+def test_a_stopped_comparison_goes_on_where_it_was(place: Path, done: Path, tmp_path: Path) -> None:
+    command = words(place, tmp_path, "--seeds", "1", "--LOG_INTERVAL", "1")
+    log = tmp_path / "which" / "clip-seed1" / "metrics.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "compare.py"), *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and log.read_text()):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == EXIT_TERMINATED, error
+    assert "CLIP, seed 1, was terminated. The same command goes on from here." in error
+    state = json.loads((tmp_path / "which/clip-seed1/last/trainer_state.json").read_text())
+    assert state["epoch"] * 100 + state["step"] > 0
+    assert state["epoch"] < 6
+    assert compare.main(command) == 0
+    for name in ("clip-seed1", "resnet-seed1"):
+        for kind in ("last", "best"):
+            assert differences(tmp_path / "which" / name / kind, done / name / kind) == []
+
+
+def test_a_run_that_fails_ends_the_comparison(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert compare.main(words(place, tmp_path, "--DEVICE", "cuda:99")) == EXIT_USER_ERROR
+    error = capfd.readouterr().err
+    assert "error: DEVICE is 'cuda:99'" in error
+    assert "CLIP, seed 1, ended with code 2." in error
+    assert not (tmp_path / "which" / "comparison.json").exists()
+
+
+def test_a_killed_run_is_a_code_of_its_signal(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "_train", lambda run: -signal.SIGKILL)
+    assert compare.main(words(place, tmp_path)) == 128 + signal.SIGKILL
+
+
+def test_a_changed_comparison_is_not_mixed_with_the_old(place: Path, done: Path) -> None:
+    with pytest.raises(UserError) as error:
+        compare.main(words(place, done.parent, "--LEARNING_RATE", "0.5", "--DEVICE", "cpu"))
+    assert len(error.value.problems) == 4
+    assert "LEARNING_RATE (0.001, now 0.5). Compare elsewhere: --RUN_NAME NAME" in str(error.value)
+    assert "DEVICE" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--seeds", "1", "x"], "--seeds: SEEDS is [1, 'x']; it must be a list of whole numbers"),
+        (["--seeds", "1", "1"], "each seed may stand once"),
+        (["--models", "CLIPP"], "there is no model CLIPP; did you mean CLIP?"),
+        (["--NUM_EPOCH", "3"], "there is no setting NUM_EPOCH; did you mean NUM_EPOCHS?"),
+        (["--NUM_EPOCHS", "0"], "NUM_EPOCHS is 0; it must be at least 1."),
+    ],
+)
+def test_each_mistake_has_its_sentence(
+    place: Path, tmp_path: Path, more: list[str], sentence: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        compare.main(words(place, tmp_path, *more))
+    assert sentence in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_comparison_must_be_named_and_be_one() -> None:
+    with pytest.raises(UserError, match="--config is missing; name a comparison"):
+        compare.main([])
+    with pytest.raises(UserError, match=r"the table \[compare\] is missing"):
+        compare.main(["--config", str(ROOT / "presets" / "demo.toml")])
+
+
+def test_flags_are_shared_out() -> None:
+    line = "--config a.toml --NUM_EPOCHS 3 --seeds 1 2 --no-CACHE_FEATURES --models A B"
+    own, settings = compare.split_flags(line.split())
+    assert own == "--config a.toml --seeds 1 2 --models A B".split()
+    assert settings == "--NUM_EPOCHS 3 --no-CACHE_FEATURES".split()
+    assert compare._given(settings) == {"NUM_EPOCHS": 3, "CACHE_FEATURES": False}
+
+
+def test_signals_leave_no_orphan(place: Path, tmp_path: Path) -> None:
+    """A second signal is handed on too, and ends the run at once."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "compare.py"), *words(place, tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    settings = tmp_path / "which" / "clip-seed1" / "settings.toml"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not settings.exists():
+        time.sleep(0.005)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == EXIT_TERMINATED
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert str(settings) not in listed.stdout
+    assert os.path.exists(settings)
