@@ -7,7 +7,7 @@ from statistics import fmean, stdev, variance
 from comparison import RANKED_BY, Comparison, PairDifference
 
 OTHER_RANKING = "BLEU-4"
-ENCODER_SETTINGS = ("ENCODER_MODEL_NAME", "ENCODER_REVISION", "IMAGE_PROCESSOR_NAME")
+ENCODER_PREFIX, PROCESSOR = "ENCODER_", "IMAGE_PROCESSOR_NAME"
 CLEARLY = 1.1
 """Times as long below which two durations count as equal."""
 
@@ -44,7 +44,11 @@ def caveats(comparison: Comparison) -> list[str]:
             "A model has one seed only: how much of a difference is the luck of its training is "
             "not known; intervals and p-values are over pictures alone."
         )
-    elsewhere = [name for name in comparison.differing if name not in ENCODER_SETTINGS]
+    elsewhere = [
+        name
+        for name in comparison.differing
+        if not name.startswith(ENCODER_PREFIX) and name != PROCESSOR
+    ]
     if elsewhere:
         caveats.append(f"The models differ in {_listed(elsewhere)} too, not in the encoder alone.")
     decodings = {str(run.protocol.get("decoding")) for run in runs}
