@@ -153,8 +153,8 @@ def _truth(comparison: Comparison) -> list[str]:
     """Best and worst at each thing that a caption can get right."""
     parts = []
     for what in (name for name in comparison.truths if "attention" not in name):
-        best = max(comparison.models, key=lambda model, what=what: model.truth[what])
-        worst = min(comparison.models, key=lambda model, what=what: model.truth[what])
+        ranks = sorted((-one.truth[what], rank) for rank, one in enumerate(comparison.models))
+        best, worst = (comparison.models[rank] for _, rank in (ranks[0], ranks[-1]))
         shares = (percent(best.truth[what]), percent(worst.truth[what]))
         parts.append(
             f"{what.replace('_', ' ')} {shares[0]}"
