@@ -9,6 +9,7 @@
     README.md                 the model card
     checkpoint.json           format version, the encoder's name and fingerprint, checksums
     optimizer.safetensors     to go on training: AdamW's moments   (`last` only)
+    adapters.safetensors      to go on training: LoRA adapters     (`last` only)
     trainer_state.json        to go on training: step, order, best (`last` only)
 
 How a folder is kept whole is in `checkpoint_files`. Nothing in it is pickled, nothing is executed.
@@ -46,6 +47,7 @@ from train_state import TrainState, read_state
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "trainer_state.json"
+ADAPTERS = "adapters.safetensors"
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ def save_checkpoint(
             load_image(picture).save(unfinished / name)
         if optimizer is not None and state is not None:
             _save_tensors(_optimizer_tensors(optimizer, pipeline), unfinished / OPTIMIZER)
+            if adapters := pipeline.encoder.adapter_state():
+                _save_tensors(_on_cpu(adapters), unfinished / ADAPTERS)
             write_json(unfinished / STATE, asdict(state))
     if keep:
         for path in sorted(folder.parent.glob("step-*"))[:-keep]:
@@ -166,10 +170,20 @@ def load_encoder(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> 
 
 
 def load_pipeline(
-    checkpoint: Checkpoint, runtime: Runtime, *, trust_remote_code: bool = False
+    checkpoint: Checkpoint,
+    runtime: Runtime,
+    *,
+    training: Config | None = None,
+    trust_remote_code: bool = False,
 ) -> CaptionPipeline:
-    """Encoder, model and tokenizer of a checkpoint, on the device, in evaluation mode."""
+    """Encoder, model and tokenizer of a checkpoint, on the device, in evaluation mode.
+
+    `training` makes the encoder ready to be trained on, as those settings say.
+    """
     encoder = load_encoder(checkpoint, trust_remote_code=trust_remote_code)
+    if training is not None:
+        encoder.prepare_training(training)
+        _load_adapters(encoder, checkpoint.folder / ADAPTERS)
     model = CaptionModel.from_config(
         checkpoint.config,
         patches=encoder.num_tokens,
@@ -211,19 +225,30 @@ def load_weights(module: nn.Module, path: Path, *, prefix: str) -> None:
         raise UserError(f"{path} is damaged: {error}.") from None
 
 
+def _load_adapters(encoder: VisionEncoder, path: Path) -> None:
+    if encoder.adapter_state() and not encoder.load_adapter_state(_read_tensors(path)):
+        raise UserError(
+            f"{path} holds other adapters than the settings train. Go on with the settings of the "
+            "checkpoint's config.toml."
+        )
+
+
 def load_optimizer(
     optimizer: torch.optim.Optimizer, pipeline: CaptionPipeline, folder: Path
 ) -> None:
     """Give the optimizer back the moments that `save_checkpoint` wrote."""
     path = folder / OPTIMIZER
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged: {error}.") from None
+    tensors = _read_tensors(path)
     if not tensors:  # saved before the first step
         return
     names = _trained_names(pipeline)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    has_begun = any(name.split("/")[1].startswith("encoder.") for name in tensors)
+    parameters = [
+        parameter
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if has_begun or not group["is_encoder"]
+    ]
     expected = {
         f"{kind}/{names[parameter]}": () if kind == "step" else tuple(parameter.shape)
         for parameter in parameters
@@ -304,21 +329,27 @@ def _write_parts(
     card: str,
 ) -> None:
     encoder = pipeline.encoder
-    modules: list[tuple[str, nn.Module]] = [("model", pipeline.model)]
+    tensors = {f"model.{name}": tensor for name, tensor in pipeline.model.state_dict().items()}
     if _is_saved(encoder):
-        modules.append(("encoder", encoder))
+        tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.plain_state().items()}
         write_json(folder / "encoder_config.json", encoder.config_dict())
-    tensors = {
-        f"{part}.{name}": tensor.detach().cpu().contiguous()
-        for part, module in modules
-        for name, tensor in module.state_dict().items()
-    }
-    _save_tensors(tensors, folder / MODEL)
+    _save_tensors(_on_cpu(tensors), folder / MODEL)
     write_json(folder / "preprocessor_config.json", encoder.processor_dict())
     write_json(folder / "metrics.json", dict(metrics))
     (folder / "config.toml").write_text(dump_config(config), encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
     pipeline.tokenizer.save(folder / "tokenizer.json")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from None
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -87,8 +87,28 @@ class Config:
     """Last blocks of the encoder that are trained too (0 = frozen, -1 = the whole encoder)."""
     ENCODER_LEARNING_RATE: float = 1e-5
     """Peak learning rate of the encoder's trained blocks."""
+    ENCODER_LAYER_DECAY: float = 1.0
+    """Each trained block of the encoder learns at this share of the next block's rate."""
+    ENCODER_WARMUP_STEPS: int = -1
+    """Steps of warm-up of the encoder's learning rate (-1 = as WARMUP_STEPS)."""
+    ENCODER_START_EPOCH: int = 0
+    """Epochs that the decoder is trained alone, before the encoder's blocks join in."""
+    ENCODER_LORA_RANK: int = 0
+    """Train LoRA adapters of this rank beside the linear layers of the trained blocks, instead of
+    the blocks themselves (0 = off; pip install -e .[lora])."""
+    GRADIENT_CHECKPOINTING: bool = False
+    """Compute the activations of the encoder's trained blocks a second time instead of keeping
+    them: less memory, slower."""
     CACHE_FEATURES: bool = True
     """Encode each picture once and keep its features on disk (a frozen encoder only)."""
+
+    FEATURE_VIEWS: int = 1
+    """Views of each training picture in the feature cache: itself and FEATURE_VIEWS - 1 altered by
+    AUGMENTATION, of which each epoch draws one."""
+    AUGMENTATION: str = "none"
+    """What alters training pictures, some of "crop,flip,colour"; a flip swaps left and right in
+    their captions, and is left out where that cannot be done for certain. Needs pictures that are
+    read each time (a trained encoder, or CACHE_FEATURES false) or FEATURE_VIEWS."""
 
     # Model
     PROJECTION_DIM: int = 512

@@ -8,7 +8,7 @@ a step is another's too: `StepDataset` is told its part.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from records import Record
 from tokenizer import CaptionTokenizer
 
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 class PictureRows(Protocol):
@@ -159,11 +160,19 @@ class CaptionDataset:
     """The captions of a split as token ids, in two flat arrays."""
 
     def __init__(
-        self, records: Sequence[Record], tokenizer: CaptionTokenizer, max_length: int
+        self,
+        records: Sequence[Record],
+        tokenizer: CaptionTokenizer,
+        max_length: int,
+        *,
+        mirrored: Sequence[Record] = (),
     ) -> None:
-        """Encode every caption, cut to `max_length` ids."""
+        """Encode every caption, cut to `max_length` ids.
+
+        `mirrored` are the same records with the captions that their mirrored pictures have.
+        """
         self.captions_per_picture = np.array([len(record.captions) for record in records], np.int64)
-        texts = [caption for record in records for caption in record.captions]
+        texts = [caption for record in (*records, *mirrored) for caption in record.captions]
         encoded = tokenizer.encode_all(texts, max_length)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         flat = itertools.chain.from_iterable(encoded)
@@ -173,7 +182,12 @@ class CaptionDataset:
     @property
     def num_captions(self) -> int:
         """Captions of the split."""
-        return len(self._starts) - 1
+        return int(self.captions_per_picture.sum())
+
+    def mirror(self, plan: Plan, flipped: Flags) -> Plan:
+        """The same plan, in which pictures that are `flipped` (N,) have their mirrored captions."""
+        is_flipped = np.repeat(flipped[plan.pictures], np.diff(plan.group_starts))
+        return replace(plan, captions=plan.captions + self.num_captions * is_flipped)
 
     def plan(
         self,

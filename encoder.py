@@ -28,9 +28,18 @@ from torch import Tensor, nn
 
 from config import Config
 from errors import UserError
+from lora import adapter_state, add_lora, load_adapter_state, plain_state
 from preprocessing import ImagePreprocessor, Region
 from tower_features import FeatureChoice, FeatureReader, FeatureShape
-from towers import build_tower, last_blocks, load_config, load_tower, parameters_behind
+from towers import (
+    build_tower,
+    depths,
+    last_blocks,
+    load_config,
+    load_tower,
+    parameters_behind,
+    recompute_blocks,
+)
 
 RANDOM_PREFIX = "random:"
 VOLATILE_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
@@ -76,6 +85,7 @@ class VisionEncoder(nn.Module):
                 "the download is whole and that the repository holds a vision model."
             )
         self._trained = last_blocks(tower, trained_blocks, name, unused=self._unused)
+        self._is_thawed, self._has_adapters = True, False
         self._freeze()
 
     @classmethod
@@ -166,17 +176,48 @@ class VisionEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features (B, P, F) of uint8 pixels (B, 3, H, W); without a graph where all is frozen."""
-        with nullcontext() if self._trained else torch.no_grad():
+        with nullcontext() if self._trained and self._is_thawed else torch.no_grad():
             return self._encode(pixels)
 
     def train(self, mode: bool = True) -> "VisionEncoder":
         """Training mode for the trained blocks alone: dropout and BatchNorm of the frozen part
-        stay in evaluation mode."""
+        stay in evaluation mode, as those of blocks beside whose layers adapters learn."""
         super().train(False)
         self.training = mode
-        for block in self._trained:
-            block.train(mode)
+        if self._is_thawed and not self._has_adapters:
+            for block in self._trained:
+                block.train(mode)
         return self
+
+    def prepare_training(self, config: Config) -> None:
+        """Add what training needs besides trained blocks: adapters, less memory."""
+        if config.ENCODER_LORA_RANK:
+            seed = config.RANDOM_SEED
+            add_lora(self.tower, self._trained, rank=config.ENCODER_LORA_RANK, seed=seed)
+            self._has_adapters = True
+        if config.GRADIENT_CHECKPOINTING:
+            recompute_blocks(self.tower, self.name)
+
+    def thaw(self, is_thawed: bool = True) -> None:
+        """Let what is to be trained be trained, or hold it frozen for the time being."""
+        self._is_thawed = is_thawed
+        self.train(self.training)
+
+    def depths(self) -> dict[nn.Parameter, int]:
+        """How many blocks before the last trained one each parameter stands."""
+        return depths(self.tower)
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """`state_dict` of the encoder without adapters, what they have learnt added to it."""
+        return {f"tower.{key}": value for key, value in plain_state(self.tower).items()}
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """What `load_adapter_state` takes to train adapters on; empty without any."""
+        return adapter_state(self.tower)
+
+    def load_adapter_state(self, tensors: dict[str, Tensor]) -> bool:
+        """Go on with other adapters; false where they do not fit."""
+        return load_adapter_state(self.tower, tensors)
 
     @property
     def num_tokens(self) -> int:
@@ -230,11 +271,11 @@ class VisionEncoder(nn.Module):
         digest.update(json.dumps(self._config(whole=False), sort_keys=True).encode())
         if self.choice != FeatureChoice():
             digest.update(json.dumps(asdict(self.choice)).encode())
-        for key, value in sorted(self.tower.state_dict().items()):
+        for key, value in sorted(plain_state(self.tower).items()):
             if key not in self._unused:
                 digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
                 flat = value.detach().cpu().contiguous().flatten()
-                digest.update(flat.view(torch.uint8).numpy())
+                digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def _config(self, *, whole: bool) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from augmentation import Draws
 from encoder import VisionEncoder
 from errors import UserError
 from feature_files import RowWriter, StoreContent, StoreFiles, digest_pictures
@@ -83,13 +84,13 @@ class RowMaker:
     def _arithmetic(self) -> str:
         return _dtype_name(self.runtime.dtype if self.contents == "features" else torch.uint8)
 
-    def content(self, images: Sequence[Path]) -> StoreContent:
-        """What a store of these pictures holds."""
+    def content(self, images: Sequence[Path], draws: Draws | None = None) -> StoreContent:
+        """What a store of these pictures, altered as drawn, holds."""
         is_encoded = self.contents == "features"
         features = (self._encoder.num_tokens, self._encoder.feature_dim)
         return StoreContent(
             contents=self.contents,
-            source=self.source,
+            source=self.source if draws is None else _with_draws(self.source, draws),
             arithmetic=self._arithmetic,
             dtype=_dtype_name(self.dtype),
             row_shape=features if is_encoded else (3, *self.preprocessor.size),
@@ -117,14 +118,16 @@ def build_features(
     label: str,
     num_workers: int,
     batch_size: int,
+    draws: Draws | None = None,
 ) -> FeatureStore:
     """The store of `images` in `folder`, of which all that is missing is made first.
 
-    Several processes share the work. Raises `UserError` for a picture that cannot be read; what is
-    done by then is kept.
+    `draws` say how they are altered, if they are. Several processes share the work. Raises
+    `UserError` for a picture that cannot be read; what is done by then is kept.
     """
     files, runtime = StoreFiles(folder, label), maker.runtime
-    content = maker.content(images)
+    content = maker.content(images, draws)
+    pictures = LivePictures(images, maker.preprocessor, draws.alter if draws else None)
     with ExitStack() as held:
         if runtime.is_main and not files.is_whole(content):
             held.enter_context(files.locked())
@@ -132,7 +135,15 @@ def build_features(
                 print(files.begin(content), file=sys.stderr)
         runtime.barrier()
         if not files.is_whole(content):
-            _fill(files, content, images, maker, num_workers=num_workers, batch_size=batch_size)
+            _fill(
+                files,
+                content,
+                images,
+                pictures,
+                maker,
+                num_workers=num_workers,
+                batch_size=batch_size,
+            )
             runtime.barrier()
             if runtime.is_main:
                 files.finish(content)
@@ -144,6 +155,7 @@ def _fill(
     files: StoreFiles,
     content: StoreContent,
     images: Sequence[Path],
+    pictures: LivePictures,
     maker: RowMaker,
     *,
     num_workers: int,
@@ -154,7 +166,7 @@ def _fill(
     chunks = [content.chunk(number) for number in runtime.shared(files.missing_chunks(content))]
     runtime.barrier()  # nobody notes a chunk as done before all have read what is missing
     batches = [batch for chunk in chunks for batch in _cut(chunk, batch_size)]
-    decoded = _decode(LivePictures(images, maker.preprocessor), batches, num_workers, runtime)
+    decoded = _decode(pictures, batches, num_workers, runtime)
     waiting: deque[Future[None]] = deque()
     with (
         files.writing(content) as writer,
@@ -235,6 +247,10 @@ def _decode(
 def _cut(rows: range, size: int) -> list[range]:
     """Consecutive ranges of at most `size`."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _with_draws(source: str, draws: Draws) -> str:
+    return hashlib.sha256(source.encode() + draws.to_bytes()).hexdigest()
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -78,7 +78,7 @@ _ITEM_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
 
 _CHANGES = {
     "contents": "holds something else",
-    "source": "is of another encoder or image processor",
+    "source": "is of another encoder or image processor, or of pictures altered in another way",
     "arithmetic": "was computed in another precision",
     "dtype": "is stored in another precision",
     "row_shape": "has rows of another shape",

@@ -7,6 +7,7 @@ is, unless a store is told to hold its rows on the device.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +22,15 @@ HELD_SHARE = 0.5
 COPIED_ROWS = 256
 """Rows copied to the device at a time."""
 
+Alter = Callable[[int, Image.Image], Image.Image]
+"""What is done to picture 0, 1, ... before it is prepared."""
+
 
 class FeatureStore:
     """The rows of a finished store, memory-mapped or held on the device."""
 
     def __init__(self, path: Path, content: StoreContent, device: torch.device) -> None:
-        self.path = path
+        self.path, self._content = path, content
         self.dtype: torch.dtype = getattr(torch, content.dtype)
         self.shape = (content.rows, *content.row_shape)
         self.device = device
@@ -35,8 +39,16 @@ class FeatureStore:
         self._map = np.memmap(path, np.uint8, "r", shape=raw) if all(raw) else np.empty(raw, "u1")
         self._held: Tensor | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process maps the file anew; it is not sent the rows.
+        return FeatureStore, (self.path, self._content, self.device)
+
     def __len__(self) -> int:
         return self.shape[0]
+
+    def on_cpu(self) -> "FeatureStore":
+        """The same rows, given on the CPU."""
+        return FeatureStore(self.path, self._content, torch.device("cpu"))
 
     @property
     def nbytes(self) -> int:
@@ -92,19 +104,30 @@ class FeatureStore:
 class LivePictures:
     """Pictures that are decoded when asked for, in worker processes too (it can be pickled)."""
 
-    def __init__(self, images: Sequence[Path], preprocess: Callable[[Image.Image], Tensor]) -> None:
-        """`preprocess` makes uint8 pixels (3, H, W) of an RGB picture."""
+    def __init__(
+        self,
+        images: Sequence[Path],
+        preprocess: Callable[[Image.Image], Tensor],
+        alter: Alter | None = None,
+    ) -> None:
+        """`preprocess` makes uint8 pixels (3, H, W) of an RGB picture, after `alter`."""
         self._images = [str(image) for image in images]
-        self._preprocess = preprocess
+        self._preprocess, self._alter = preprocess, alter
 
     def __len__(self) -> int:
         return len(self._images)
 
     def rows(self, indices: Tensor) -> Tensor:
         """(B,) int64 -> (B, 3, H, W) uint8 pixels, on the CPU; `UserError` names a bad picture."""
-        return torch.stack(
-            [self._preprocess(load_image(self._images[index])) for index in indices.tolist()]
-        )
+        return torch.stack([self._preprocess(self._image(index)) for index in indices.tolist()])
+
+    def altered(self, alter: Alter) -> "LivePictures":
+        """The same pictures, altered when they are read."""
+        return LivePictures([Path(image) for image in self._images], self._preprocess, alter)
+
+    def _image(self, index: int) -> Image.Image:
+        image = load_image(self._images[index])
+        return self._alter(index, image) if self._alter else image
 
 
 def _free_bytes(device: torch.device) -> int:

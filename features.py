@@ -13,6 +13,8 @@ and what is kept instead is the pixels that it reads.
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import Config, parse_config
@@ -20,8 +22,11 @@ from errors import EXIT_DONE, UserError, run_command
 from records import METADATA_NAME, SPLITS, Record, read_records
 
 if TYPE_CHECKING:
+    from augmentation import Draws
     from encoder import VisionEncoder
+    from feature_building import Contents
     from feature_store import FeatureStore, LivePictures
+    from picture_rows import TrainingPictures
     from runtime import Runtime
 
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 32, 256
@@ -40,28 +45,91 @@ def open_stores(
     Stores, of which all that is missing is made first: of features, or of pixels where part of the
     encoder is trained. With CACHE_FEATURES false, pictures that are decoded each time.
     """
-    from feature_building import RowMaker, build_features
     from feature_store import LivePictures
 
     images = {split: [record.image for record in part] for split, part in records.items()}
     if not config.CACHE_FEATURES:
         return {split: LivePictures(part, encoder.preprocessor) for split, part in images.items()}
-    maker = RowMaker(
-        encoder.to(runtime.device),
-        runtime,
-        contents="pixels" if config.ENCODER_TRAINED_BLOCKS else "features",
-    )
+    contents: Contents = "pixels" if config.ENCODER_TRAINED_BLOCKS else "features"
     return {
-        split: build_features(
-            part,
-            maker,
-            config.dataset_dir / "features" / _folder_name(config.ENCODER_MODEL_NAME, maker.key),
-            label=split,
-            num_workers=worker_count(config.NUM_WORKERS),
-            batch_size=CPU_BATCH_SIZE if runtime.device.type == "cpu" else GPU_BATCH_SIZE,
-        )
+        split: _store(config, encoder, runtime, part, label=split, contents=contents)
         for split, part in images.items()
     }
+
+
+def training_pictures(
+    config: Config,
+    encoder: "VisionEncoder",
+    runtime: "Runtime",
+    records: Sequence[Record],
+    plain: "FeatureStore | LivePictures",
+    *,
+    epoch: int = 0,
+) -> "TrainingPictures":
+    """What training reads of `records` from `epoch` on; `plain` is what `open_stores` gave.
+
+    Views of the pictures, and the features that epochs before ENCODER_START_EPOCH read, are made
+    first where they are missing.
+    """
+    from augmentation import Augmentation
+    from mirroring import mirrored_records
+    from picture_rows import TrainingPictures
+
+    images = [record.image for record in records]
+    start = config.ENCODER_START_EPOCH if config.CACHE_FEATURES else 0
+    early = None
+    if epoch < start:
+        early = _store(config, encoder, runtime, images, label="train", contents="features")
+    pictures = TrainingPictures(
+        plain, seed=config.RANDOM_SEED, early=early, start_epoch=config.ENCODER_START_EPOCH
+    )
+    kinds = config.AUGMENTATION
+    if kinds == "none":
+        return pictures
+    may_flip = mirrored_records(records)[1] if "flip" in kinds else [False] * len(records)
+    if config.FEATURE_VIEWS == 1:
+        seed = config.RANDOM_SEED
+        return replace(pictures, augmentation=Augmentation(kinds, seed=seed, may_flip=may_flip))
+    # Views are the same for every seed, so that runs share them; which is read is the seed's.
+    augmentation = Augmentation(kinds, seed=0, may_flip=may_flip)
+    draws = tuple(augmentation.draws(view) for view in range(1, config.FEATURE_VIEWS))
+    views = tuple(
+        _store(
+            config,
+            encoder,
+            runtime,
+            images,
+            label=f"train-{kinds.replace(',', '-')}-{view}",
+            contents="features",
+            draws=one,
+        )
+        for view, one in enumerate(draws, start=1)
+    )
+    return replace(pictures, views=views, view_draws=draws)
+
+
+def _store(
+    config: Config,
+    encoder: "VisionEncoder",
+    runtime: "Runtime",
+    images: Sequence[Path],
+    *,
+    label: str,
+    contents: "Contents",
+    draws: "Draws | None" = None,
+) -> "FeatureStore":
+    from feature_building import RowMaker, build_features
+
+    maker = RowMaker(encoder.to(runtime.device), runtime, contents=contents)
+    return build_features(
+        images,
+        maker,
+        config.dataset_dir / "features" / _folder_name(config.ENCODER_MODEL_NAME, maker.key),
+        label=label,
+        num_workers=worker_count(config.NUM_WORKERS),
+        batch_size=CPU_BATCH_SIZE if runtime.device.type == "cpu" else GPU_BATCH_SIZE,
+        draws=draws,
+    )
 
 
 def worker_count(wanted: int) -> int:
@@ -85,7 +153,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     runtime = Runtime.create(config.DEVICE, config.PRECISION)
     try:
         encoder = VisionEncoder.from_settings(config)
-        for split, store in open_stores(config, encoder, runtime, records).items():
+        stores = open_stores(config, encoder, runtime, records)
+        made = list(stores.items())
+        if "train" in stores:
+            part = training_pictures(config, encoder, runtime, records["train"], stores["train"])
+            made += [(view.path.stem, view) for view in part.views]
+        for split, store in made:
             if runtime.is_main and isinstance(store, FeatureStore):
                 print(f"{split}\t{store.path}\t{len(store):,} pictures\t{store.nbytes:,} bytes")
     finally:

@@ -20,6 +20,14 @@ def is_layers(text: str) -> bool:
     )
 
 
+def is_augmentation(text: str) -> bool:
+    """Whether `text` names kinds of augmentation, none twice, or none at all."""
+    kinds = text.split(",")
+    return text == "none" or (
+        len(set(kinds)) == len(kinds) and set(kinds) <= {"crop", "flip", "colour"}
+    )
+
+
 def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value >= low), f"at least {low:g}"
 
@@ -47,6 +55,12 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ENCODER_LAYERS": (is_layers, "last, or places from the end such as -2 or -1,-4, none twice"),
     "ENCODER_TRAINED_BLOCKS": _at_least(-1),
     "ENCODER_LEARNING_RATE": _at_least(0),
+    "ENCODER_LAYER_DECAY": ((lambda value: 0 < value <= 1), "above 0 and at most 1"),
+    "ENCODER_WARMUP_STEPS": _at_least(-1),
+    "ENCODER_START_EPOCH": _at_least(0),
+    "ENCODER_LORA_RANK": _at_least(0),
+    "FEATURE_VIEWS": _at_least(1),
+    "AUGMENTATION": (is_augmentation, 'none, or some of "crop,flip,colour"'),
     "PROJECTION_DIM": _at_least(1),
     "DECODER_EMBED_DIM": ((lambda value: value >= 2 and value % 2 == 0), "even and at least 2"),
     "DECODER_LAYERS": _at_least(1),
@@ -78,6 +92,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 """What a value must satisfy, and the same in words."""
 
 
+TRAINING_THE_ENCODER = frozenset(
+    "ENCODER_LAYER_DECAY ENCODER_WARMUP_STEPS ENCODER_START_EPOCH ENCODER_LORA_RANK "
+    "GRADIENT_CHECKPOINTING".split()
+)
+"""Settings that mean nothing while the encoder is frozen."""
+
+
 def problems_of(config: Any) -> Iterator[str]:
     """Every value, and every pair of values, that cannot be: a sentence for each."""
     for field in fields(config):
@@ -92,6 +113,7 @@ def problems_of(config: Any) -> Iterator[str]:
 
 
 def _combinations(config: Any) -> Iterator[str]:
+    yield from _encoder_combinations(config)
     numbers = (config.DECODER_EMBED_DIM, config.DECODER_HEADS)
     if all(isinstance(n, int) and n > 0 for n in numbers) and numbers[0] % numbers[1]:
         yield (
@@ -111,3 +133,35 @@ def _combinations(config: Any) -> Iterator[str]:
         yield "BEST_METRIC CIDEr needs captions; add --VALIDATION_IMAGES 500 or --BEST_METRIC loss."
     if config.HF_UPLOAD_BEST_CHECKPOINTS and not config.HF_REPO_ID:
         yield "HF_UPLOAD_BEST_CHECKPOINTS needs a repository; add --HF_REPO_ID user/name."
+
+
+def _encoder_combinations(config: Any) -> Iterator[str]:
+    if config.ENCODER_TRAINED_BLOCKS == 0:
+        for field in fields(config):
+            if field.name in TRAINING_THE_ENCODER and getattr(config, field.name) != field.default:
+                yield (
+                    f"{field.name} is about a trained encoder, and ENCODER_TRAINED_BLOCKS is 0; "
+                    "leave it out, or add --ENCODER_TRAINED_BLOCKS -1."
+                )
+    elif 0 < config.NUM_EPOCHS <= config.ENCODER_START_EPOCH:
+        yield (
+            f"ENCODER_START_EPOCH is {config.ENCODER_START_EPOCH}, and NUM_EPOCHS "
+            f"{config.NUM_EPOCHS}; the encoder would never be trained."
+        )
+    stores_features = config.CACHE_FEATURES and config.ENCODER_TRAINED_BLOCKS == 0
+    if config.FEATURE_VIEWS > 1 and not stores_features:
+        yield (
+            f"FEATURE_VIEWS is {config.FEATURE_VIEWS}; without cached features there are no views "
+            "of them, and AUGMENTATION alters pictures each time that they are read. Leave it out."
+        )
+    elif config.FEATURE_VIEWS > 1 and config.AUGMENTATION == "none":
+        yield (
+            f"FEATURE_VIEWS is {config.FEATURE_VIEWS}, and AUGMENTATION none; the views would be "
+            "the same. Add --AUGMENTATION crop,flip."
+        )
+    elif config.FEATURE_VIEWS == 1 and config.AUGMENTATION != "none" and stores_features:
+        yield (
+            f"AUGMENTATION is {config.AUGMENTATION!r}, and features are read from a cache; add "
+            "--FEATURE_VIEWS 8 to keep that many views of a picture there, or --CACHE_FEATURES "
+            "false."
+        )

@@ -144,7 +144,7 @@ def grid_of(tokens: int, size: tuple[int, int], config: Any, name: str) -> tuple
     times a power of two. The finest grid that the tokens can hold is the one; what is left over
     are prefix tokens.
     """
-    patch = getattr(config, "patch_size", None) or 1
+    patch = getattr(config, "patch_stride", None) or getattr(config, "patch_size", None) or 1
     patch_height, patch_width = patch if isinstance(patch, list | tuple) else (patch, patch)
     height, width = size
     grids = [

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,45 @@ def last_blocks(
             "Use -1 to train the whole encoder."
         )
     return blocks[-trained_blocks:]
+
+
+def depths(tower: nn.Module) -> dict[nn.Parameter, int]:
+    """How many blocks before the last trained one each parameter stands.
+
+    What comes before the blocks is one deeper than the first of them; what follows them is as deep
+    as the last.
+    """
+    blocks = blocks_of(tower)
+    place = {id(p): number for number, block in enumerate(blocks) for p in block.parameters()}
+    last = max((place.get(id(p), 0) for p in tower.parameters() if p.requires_grad), default=0)
+    found, has_begun = {}, False
+    for parameter in tower.parameters():
+        has_begun |= id(parameter) in place
+        outside = last if has_begun else -1
+        found[parameter] = max(last - place.get(id(parameter), outside), 0)
+    return found
+
+
+def recompute_blocks(tower: nn.Module, name: str) -> None:
+    """Let blocks that train keep their input alone and compute the rest again for the gradient."""
+    for block in blocks_of(tower):
+        counts = any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in block.modules()
+        )
+        if counts and any(parameter.requires_grad for parameter in block.parameters()):
+            raise UserError(
+                f"GRADIENT_CHECKPOINTING is on; {name} has BatchNorm, which would count each "
+                "picture twice. Leave it out, and lower MICRO_BATCH_SIZE instead."
+            )
+        block.forward = partial(_recomputed, block, block.forward)
+
+
+def _recomputed(block: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    from torch.utils.checkpoint import checkpoint
+
+    if torch.is_grad_enabled() and any(p.requires_grad for p in block.parameters()):
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return forward(*args, **kwargs)
 
 
 def _vision_part(config: Any) -> Any:

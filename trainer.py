@@ -90,6 +90,7 @@ class Trainer:
             loss_function=loss_function,
         )
         self.schedule = Schedule(len(steps.epoch(0)) * config.NUM_EPOCHS, config.WARMUP_STEPS)
+        self.encoder_schedule = self._encoder_schedule()
         device = pipeline.runtime.device
         self._loss_sum = torch.tensor(pipeline.runtime.own(state.loss_sums), device=device)
         self._bad_step = torch.tensor(NEVER, device=device)
@@ -119,7 +120,17 @@ class Trainer:
         )
         return EXIT_TERMINATED if self._stopped_by == signal.SIGTERM else EXIT_INTERRUPTED
 
+    def _encoder_schedule(self) -> Schedule:
+        config, total = self.config, self.schedule.total_steps
+        warmup = config.ENCODER_WARMUP_STEPS
+        return Schedule(
+            total,
+            config.WARMUP_STEPS if warmup < 0 else warmup,
+            start_step=total * config.ENCODER_START_EPOCH // config.NUM_EPOCHS,
+        )
+
     def _run_epoch(self) -> None:
+        self.pipeline.encoder.thaw(self.state.epoch >= self.config.ENCODER_START_EPOCH)
         epoch = self.steps.epoch(self.state.epoch)
         for step in self._remaining(epoch):
             self._count(self._step(step))
@@ -163,7 +174,9 @@ class Trainer:
 
     def _step(self, step: Step) -> StepResult:
         self._learning_rate = set_learning_rate(
-            self.optimizer, self.schedule.factor(self.state.step)
+            self.optimizer,
+            self.schedule.factor(self.state.step),
+            self.encoder_schedule.factor(self.state.step),
         )
         self.pipeline.runtime.seed_step(self.config.RANDOM_SEED, self.state.step)
         return train_step(

@@ -18,12 +18,14 @@ from dataset import CaptionDataset
 from encoder import VisionEncoder
 from energy import EnergyMeter
 from errors import EXIT_DONE, UserError
-from feature_store import LivePictures
-from features import open_stores, worker_count
+from feature_store import FeatureStore
+from features import open_stores, training_pictures, worker_count
 from gradients import caption_loss
+from mirroring import mirrored_records
 from model import CaptionModel
 from model_card import Example, Training, model_card
 from optimization import build_optimizer
+from picture_rows import TrainingPictures
 from prepared import read_marker
 from provenance import data_fingerprint, finish, provenance, write_provenance
 from records import read_records
@@ -122,12 +124,13 @@ class TrainingRun:
     def _pipeline(self) -> CaptionPipeline:
         config, runtime = self.config, self.runtime
         if self.checkpoint is not None:
-            return load_pipeline(self.checkpoint, runtime)
+            return load_pipeline(self.checkpoint, runtime, training=config)
         captions = [text for record in self.records["train"] for text in record.captions]
         tokenizer = train_tokenizer(
             captions, config.VOCAB_SIZE, lowercase=config.LOWERCASE_CAPTIONS
         )
         encoder = VisionEncoder.from_settings(config)
+        encoder.prepare_training(config)
         torch.manual_seed(config.RANDOM_SEED)
         model = CaptionModel.from_config(
             config,
@@ -144,29 +147,48 @@ class TrainingRun:
         )
 
     def _splits(self) -> dict[str, Split]:
-        stores = open_stores(self.config, self.pipeline.encoder, self.runtime, self.records)
+        self.stores = open_stores(self.config, self.pipeline.encoder, self.runtime, self.records)
         splits = {}
         for name, records in self.records.items():
-            pictures = stores[name]
-            if not isinstance(pictures, LivePictures):
-                pictures.hold_on_device()
-            captions = CaptionDataset(records, self._tokenizer, self.config.MAX_SEQ_LEN)
-            splits[name] = Split(records, captions, pictures)
+            captions = CaptionDataset(
+                records,
+                self._tokenizer,
+                self.config.MAX_SEQ_LEN,
+                mirrored=mirrored_records(records)[0] if self._mirrors(name) else (),
+            )
+            splits[name] = Split(records, captions, self.stores[name])
         return splits
+
+    def _mirrors(self, split: str) -> bool:
+        return split == "train" and "flip" in self.config.AUGMENTATION
 
     def _steps(self) -> TrainingSteps:
         train, config = self.splits["train"], self.config
-        is_live = isinstance(train.pictures, LivePictures)
         return PreparedSteps(
             train.records,
             train.captions,
-            train.pictures,
+            self._training_pictures(),
             self.runtime,
             batch_size=config.BATCH_SIZE,
             seed=config.RANDOM_SEED,
             captions_per_step=config.CAPTIONS_PER_STEP,
-            num_workers=worker_count(config.NUM_WORKERS) if is_live else 0,
+            num_workers=worker_count(config.NUM_WORKERS),
         )
+
+    def _training_pictures(self) -> TrainingPictures:
+        """What epochs read; as much of it as fits is held on the device."""
+        pictures = training_pictures(
+            self.config,
+            self.pipeline.encoder,
+            self.runtime,
+            self.records["train"],
+            self.stores["train"],
+            epoch=self.state.epoch,
+        )
+        for store in (*pictures.stores, self.stores["validation"]):
+            if isinstance(store, FeatureStore):
+                store.hold_on_device()
+        return pictures
 
     @property
     def _tokenizer(self) -> CaptionTokenizer:
@@ -179,6 +201,7 @@ class TrainingRun:
             self.pipeline.encoder,
             learning_rate=config.LEARNING_RATE,
             encoder_learning_rate=config.ENCODER_LEARNING_RATE,
+            encoder_layer_decay=config.ENCODER_LAYER_DECAY,
             weight_decay=config.WEIGHT_DECAY,
             betas=(config.ADAM_BETA1, config.ADAM_BETA2),
             eps=config.ADAM_EPS,

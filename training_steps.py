@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dataset import CaptionDataset, PictureRows, Plan, Step, StepDataset, iterate_steps
+from dataset import CaptionDataset, Plan, Step, StepDataset, iterate_steps
+from picture_rows import EpochPictures, TrainingPictures
 from records import Record
 from runtime import Runtime
 
@@ -48,13 +49,13 @@ class PreparedSteps:
 
     records: Sequence[Record]
     captions: CaptionDataset
-    pictures: PictureRows
+    pictures: TrainingPictures
     runtime: Runtime
     batch_size: int
     seed: int
     captions_per_step: int = 0
     num_workers: int = 0
-    """Processes that fetch the pictures' content ahead of time."""
+    """Processes that read pictures ahead of time, where that takes time."""
 
     def epoch(self, number: int) -> "PreparedEpoch":
         """The epoch as it is planned."""
@@ -64,7 +65,10 @@ class PreparedSteps:
             seed=self.seed,
             epoch=number,
         )
-        return PreparedEpoch(self, plan)
+        seen = self.pictures.in_epoch(number)
+        if seen.flipped is not None and seen.flipped.any():
+            plan = self.captions.mirror(plan, seen.flipped)
+        return PreparedEpoch(self, plan, seen)
 
     def position(self) -> str:
         """Nothing: a plan is a function of seed and epoch."""
@@ -77,6 +81,7 @@ class PreparedEpoch:
 
     whole: PreparedSteps
     plan: Plan
+    seen: EpochPictures
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -87,11 +92,12 @@ class PreparedEpoch:
         steps = StepDataset(
             whole.captions,
             self.plan,
-            whole.pictures,
+            self.seen.rows,
             micro_batch_size,
             whole.runtime.fair_share,
         )
-        return iterate_steps(steps, first=first, num_workers=whole.num_workers)
+        workers = whole.num_workers if self.seen.takes_time else 0
+        return iterate_steps(steps, first=first, num_workers=workers)
 
     def names(self, step: int) -> list[str]:
         """File names of a step's pictures."""

@@ -27,8 +27,8 @@ ORDER = {
         "prepare_dataset"
     ),
     "From captions to ids, from pictures to features": (
-        "tokenizer preprocessing towers tower_features encoder runtime progress feature_files "
-        "feature_store feature_building features"
+        "tokenizer preprocessing towers tower_features lora encoder runtime progress feature_files "
+        "feature_store mirroring augmentation feature_building picture_rows features"
     ),
     "Batches and the model": "packing dataset training_steps model",
     "Search": ("token_rules search_options hypotheses beam_search decoding captioning attention"),
@@ -95,9 +95,30 @@ def results() -> str:
     return "\n".join([head, "", "| | |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
 
 
+def encoders() -> str:
+    """The families of encoders, as `docs/encoder_table.py` computed them."""
+    lines = [
+        "| family | an example | features | grid + before it | trained on | test |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in json.loads((ROOT / "docs" / "encoders.json").read_text(encoding="utf-8")):
+        rows, columns = row["grid"]
+        trained_on = "pictures and text" if row["is_multimodal"] else "pictures"
+        lines.append(
+            f"| {row['family']} | `{row['name']}` | {row['tokens']} x {row['width']} | "
+            f"{rows} x {columns} + {row['prefix']} | {trained_on} | {row['test']} |"
+        )
+    return "\n".join(lines)
+
+
 def refreshed(text: str) -> str:
     """The README with its generated parts made anew."""
-    parts = {"files": files_table(), "settings": settings_table(Config), "results": results()}
+    parts = {
+        "files": files_table(),
+        "settings": settings_table(Config),
+        "results": results(),
+        "encoders": encoders(),
+    }
     for name, part in parts.items():
         pattern = re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
         text = pattern.sub(lambda _, n=name, p=part: f"<!-- {n} -->\n{p}\n<!-- /{n} -->", text)

@@ -101,12 +101,45 @@ def test_the_same_settings_give_the_same_run(place: Path) -> None:
 
 
 MODES = {
+    "class token": {"ENCODER_TOKENS": "cls"},
+    "several layers": {"ENCODER_LAYERS": "-1,-3"},
     "cached": {},
     "accumulated": {"MICRO_BATCH_SIZE": 7},
     "live": {"CACHE_FEATURES": False},
     "live in workers": {"CACHE_FEATURES": False, "NUM_WORKERS": 2},
     "trained encoder": {"ENCODER_TRAINED_BLOCKS": 1, "ENCODER_LEARNING_RATE": "1e-3"},
     "trained, live": {"ENCODER_TRAINED_BLOCKS": -1, "CACHE_FEATURES": False},
+    "layers at their own rates": {
+        "ENCODER_TRAINED_BLOCKS": -1,
+        "ENCODER_LAYER_DECAY": 0.5,
+        "ENCODER_WARMUP_STEPS": 2,
+        "ENCODER_LEARNING_RATE": "1e-3",
+        "GRADIENT_CHECKPOINTING": True,
+    },
+    "adapters": {
+        "ENCODER_TRAINED_BLOCKS": 2,
+        "ENCODER_LORA_RANK": 2,
+        "ENCODER_LEARNING_RATE": "1e-2",
+    },
+    "encoder from the second epoch on": {
+        "ENCODER_TRAINED_BLOCKS": 1,
+        "ENCODER_START_EPOCH": 1,
+        "ENCODER_LEARNING_RATE": "1e-2",
+    },
+    "adapters from the second epoch on": {
+        "ENCODER_TRAINED_BLOCKS": -1,
+        "ENCODER_LORA_RANK": 2,
+        "ENCODER_START_EPOCH": 1,
+        "ENCODER_LEARNING_RATE": "1e-2",
+    },
+    "augmented, live": {"CACHE_FEATURES": False, "AUGMENTATION": "crop,flip,colour"},
+    "augmented pixels in workers": {
+        "ENCODER_TRAINED_BLOCKS": 1,
+        "ENCODER_LEARNING_RATE": "1e-2",
+        "AUGMENTATION": "crop,flip",
+        "NUM_WORKERS": 2,
+    },
+    "views": {"FEATURE_VIEWS": 3, "AUGMENTATION": "crop,flip"},
     "two captions a step": {"CAPTIONS_PER_STEP": 2},
 }
 

@@ -32,6 +32,23 @@ TEXT = {
 }
 STAGES = {"hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 2, 1], "image_size": 64}
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic"}
+REGNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2]}
+PVT = {
+    "image_size": 64,
+    "hidden_sizes": [8, 8, 16, 16],
+    "depths": [1, 1, 1, 1],
+    "num_attention_heads": [1, 1, 2, 2],
+}
+HIERA = {
+    "image_size": [64, 64],
+    "embed_dim": 8,
+    "depths": [1, 1],
+    "num_heads": [1, 2],
+    "query_stride": [2, 2],
+    "masked_unit_size": [4, 4],
+    "num_query_pool": 1,
+    "patch_stride": [4, 4],
+}
 SWIN = {
     "image_size": 32,
     "patch_size": 4,
@@ -104,6 +121,20 @@ def make_clip() -> Any:
     return hf.CLIPModel(hf.CLIPConfig(text_config=TEXT, vision_config=VIT, projection_dim=8))
 
 
+def make_metaclip2() -> Any:
+    config = hf.MetaClip2Config(text_config=TEXT, vision_config=VIT, projection_dim=8)
+    return hf.MetaClip2Model(config)
+
+
+def make_chinese_clip() -> Any:
+    config = hf.ChineseCLIPConfig(text_config=TEXT, vision_config=VIT, projection_dim=8)
+    return hf.ChineseCLIPModel(config)
+
+
+def make_aimv2() -> Any:
+    return hf.Aimv2Model(hf.Aimv2Config(text_config=TEXT, vision_config=VIT, projection_dim=8))
+
+
 def make_siglip2() -> Any:
     vision = {**VIT, "num_patches": 16}
     del vision["image_size"]
@@ -133,6 +164,9 @@ def make_siglip() -> Any:
 FAMILIES: dict[str, Family] = {
     "clip": Family(make_clip, "vision_model", (4, 4), 1, 16, 3),
     "siglip": Family(make_siglip, "vision_model", (4, 4), 0, 16, 3),
+    "aimv2": Family(make_aimv2, "vision_model", (4, 4), 0, 16, 3),
+    "chinese-clip": Family(make_chinese_clip, "vision_model", (4, 4), 1, 16, 3),
+    "metaclip-2": Family(make_metaclip2, "vision_model", (4, 4), 1, 16, 3),
     "blip": Family(make_blip, "vision_model", (4, 4), 1, 16, 3),
     "blip-2": Family(make_blip2, "vision_model", (4, 4), 1, 16, 3),
     "vit": Family(lambda: hf.ViTModel(hf.ViTConfig(**VIT)), "", (4, 4), 1, 16, 3),
@@ -158,6 +192,14 @@ FAMILIES: dict[str, Family] = {
     ),
     "swin": Family(lambda: hf.SwinModel(hf.SwinConfig(**SWIN)), "", (4, 4), 0, 16, 2),
     "swinv2": Family(lambda: hf.Swinv2Model(hf.Swinv2Config(**SWIN)), "", (4, 4), 0, 16, 2),
+    "hiera": Family(lambda: hf.HieraModel(hf.HieraConfig(**HIERA)), "", (8, 8), 0, 16, 2, 64),
+    "pvt-v2": Family(lambda: hf.PvtV2Model(hf.PvtV2Config(**PVT)), "", (2, 2), 0, 16, 4, 64),
+    "regnet": Family(
+        lambda: hf.RegNetModel(hf.RegNetConfig(groups_width=4, **REGNET)), "", (4, 4), 0, 16, 2
+    ),
+    "convnextv2": Family(
+        lambda: hf.ConvNextV2Model(hf.ConvNextV2Config(**STAGES)), "", (2, 2), 0, 20, 4, 64
+    ),
     "convnext": Family(
         lambda: hf.ConvNextModel(hf.ConvNextConfig(**STAGES)), "", (2, 2), 0, 20, 4, 64
     ),

@@ -1,0 +1,215 @@
+"""What becomes of a picture is a function of (seed, epoch, picture), and is what it says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from augmentation import MOST_STRETCH, SMALLEST_CROP, Augmentation
+from dataset import CaptionDataset
+from feature_building import RowMaker, build_features
+from feature_store import FeatureStore, LivePictures
+from images import load_image
+from picture_rows import TrainingPictures
+from records import Record
+from runtime import Runtime
+from tests.small_encoder import SmallEncoder, write_pictures
+from tokenizer import train_tokenizer
+
+COUNT = 12
+CPU = Runtime(torch.device("cpu"))
+ALL = torch.arange(COUNT)
+KINDS = "crop,flip,colour"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    return write_pictures(tmp_path / "pictures", COUNT)
+
+
+def store_of(images: list[Path], folder: Path, contents: str = "features") -> FeatureStore:
+    maker = RowMaker(SmallEncoder(), CPU, contents=contents, dtype=torch.float32)
+    return build_features(images, maker, folder, label="train", num_workers=0, batch_size=5)
+
+
+def test_draws_follow_seed_and_epoch_alone() -> None:
+    def key(seed: int, epoch: int) -> bytes:
+        return Augmentation(KINDS, seed=seed, may_flip=[True] * 50).draws(epoch).to_bytes()
+
+    assert key(1, 2) == key(1, 2)
+    assert len({key(1, 2), key(1, 3), key(2, 2)}) == 3
+
+
+def test_a_kind_draws_the_same_alone_and_with_others() -> None:
+    together = Augmentation(KINDS, seed=3, may_flip=[True] * 50).draws(1)
+    crop, flip, colour = (
+        Augmentation(kind, seed=3, may_flip=[True] * 50).draws(1) for kind in KINDS.split(",")
+    )
+    np.testing.assert_array_equal(together.boxes, crop.boxes)
+    np.testing.assert_array_equal(together.flipped, flip.flipped)
+    np.testing.assert_array_equal(together.colours, colour.colours)
+    assert not crop.flipped.any()
+    assert (flip.boxes == [0, 0, 1, 1]).all()
+    assert (flip.colours == 1).all()
+
+
+def test_crops_lie_in_the_picture_and_are_as_large_as_they_say() -> None:
+    boxes = Augmentation("crop", seed=0, may_flip=[True] * 5000).draws(0).boxes
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert boxes.min() >= 0
+    assert boxes.max() <= 1 + 1e-12
+    area, stretch = width * height, width / height
+    assert area.min() > SMALLEST_CROP * 0.85  # where a stretched crop is cut to the picture
+    assert 0.65 < area.mean() < 0.85
+    assert stretch.min() > 1 / MOST_STRETCH - 1e-9
+    assert stretch.max() < MOST_STRETCH + 1e-9
+
+
+def test_half_of_those_that_may_are_mirrored() -> None:
+    may_flip = np.arange(4000) % 2 == 0
+    flipped = Augmentation("flip", seed=0, may_flip=may_flip).draws(7).flipped
+    assert not flipped[~may_flip].any()
+    assert 0.45 < flipped[may_flip].mean() < 0.55
+
+
+def test_what_is_drawn_is_done() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))
+    draws = Augmentation("flip", seed=0, may_flip=[True] * 8).draws(0)
+    for number, flipped in enumerate(draws.flipped):
+        expected = np.asarray(image)[:, ::-1] if flipped else np.asarray(image)
+        np.testing.assert_array_equal(np.asarray(draws.alter(number, image)), expected)
+    draws = Augmentation("crop", seed=0, may_flip=[True] * 8).draws(0)
+    left, top, right, bottom = (draws.boxes[3] * [80, 60, 80, 60]).round().astype(int)
+    np.testing.assert_array_equal(
+        np.asarray(draws.alter(3, image)), np.asarray(image)[top:bottom, left:right]
+    )
+    draws = Augmentation("colour", seed=0, may_flip=[True] * 8).draws(0)
+    red = np.asarray(draws.alter(2, Image.new("RGB", (4, 4), (200, 40, 40))))[0, 0].astype(int)
+    assert red[0] > red[1] == red[2]  # lighter or paler, but red
+    assert draws.alter(0, Image.new("RGB", (1, 1))).size == (1, 1)
+
+
+def test_live_pictures_are_altered_before_they_are_prepared(images: list[Path]) -> None:
+    preprocess = SmallEncoder().preprocessor
+    augmentation = Augmentation(KINDS, seed=5, may_flip=[True] * COUNT)
+    pictures = TrainingPictures(LivePictures(images, preprocess), augmentation=augmentation)
+    seen = pictures.in_epoch(2)
+    draws = augmentation.draws(2)
+    expected = torch.stack(
+        [preprocess(draws.alter(number, load_image(path))) for number, path in enumerate(images)]
+    )
+    order = torch.tensor([7, 0, 7, 3])
+    assert torch.equal(seen.rows.rows(order), expected[order])
+    assert np.array_equal(seen.flipped, draws.flipped)
+    assert seen.takes_time
+    assert not torch.equal(pictures.in_epoch(3).rows.rows(ALL), expected)
+
+
+def test_stored_pixels_are_altered_as_they_are_read(images: list[Path], tmp_path: Path) -> None:
+    store = store_of(images, tmp_path, "pixels")
+    pixels = store.rows(ALL)
+    draws = Augmentation("flip", seed=5, may_flip=[True] * COUNT)
+    seen = TrainingPictures(store, augmentation=draws).in_epoch(1)
+    assert seen.flipped is not None
+    assert seen.flipped.any()
+    expected = torch.where(
+        torch.from_numpy(seen.flipped)[:, None, None, None], pixels.flip(3), pixels
+    )
+    assert torch.equal(seen.rows.rows(ALL), expected)
+    cropped = TrainingPictures(
+        store, augmentation=Augmentation("crop", seed=5, may_flip=[True] * COUNT)
+    ).in_epoch(1)
+    rows = cropped.rows.rows(ALL)
+    assert rows.shape == pixels.shape
+    assert rows.dtype is torch.uint8
+    assert not torch.equal(rows, pixels)
+    assert torch.equal(cropped.rows.rows(ALL[3:5]), rows[3:5])
+
+
+def test_a_view_is_the_encoding_of_the_altered_picture(images: list[Path], tmp_path: Path) -> None:
+    encoder = SmallEncoder()
+    augmentation = Augmentation(KINDS, seed=0, may_flip=[True] * COUNT)
+    draws = tuple(augmentation.draws(view) for view in (1, 2))
+    plain = store_of(images, tmp_path)
+    maker = RowMaker(encoder, CPU, dtype=torch.float32)
+    views = tuple(
+        build_features(
+            images, maker, tmp_path, label=f"view-{n}", num_workers=0, batch_size=5, draws=one
+        )
+        for n, one in enumerate(draws)
+    )
+    live = LivePictures(images, encoder.preprocessor).altered(draws[1].alter)
+    with torch.no_grad():
+        expected = encoder(live.rows(ALL))
+    torch.testing.assert_close(views[1].rows(ALL), expected)
+
+    pictures = TrainingPictures(plain, seed=9, views=views, view_draws=draws)
+    read = set()
+    for epoch in range(6):
+        seen = pictures.in_epoch(epoch)
+        rows = seen.rows.rows(ALL)
+        every = torch.stack([store.rows(ALL) for store in (plain, *views)])
+        chosen = (rows == every).flatten(2).all(2).int().argmax(0)
+        assert torch.equal(rows, every[chosen, ALL])
+        read |= set(chosen.tolist())
+        flips = np.stack([np.zeros(COUNT, bool), *(one.flipped for one in draws)])
+        assert np.array_equal(seen.flipped, flips[chosen.numpy(), np.arange(COUNT)])
+        order = torch.tensor([5, 5, 0, 11])
+        assert torch.equal(seen.rows.rows(order), rows[order])
+        assert torch.equal(pictures.in_epoch(epoch).rows.rows(ALL), rows)
+        assert not seen.takes_time
+    assert read == {0, 1, 2}
+
+
+def test_other_draws_make_another_store(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 0, 1):
+        draws = Augmentation("crop", seed=seed, may_flip=[True] * COUNT).draws(1)
+        encoder = SmallEncoder()
+        maker = RowMaker(encoder, CPU)
+        build_features(images, maker, tmp_path, label="v", num_workers=0, batch_size=5, draws=draws)
+        said = capsys.readouterr().err
+    assert "pictures altered in another way" in said
+    assert encoder.encoded == COUNT
+
+
+def test_before_it_is_trained_the_encoder_is_read_from_its_features(
+    images: list[Path], tmp_path: Path
+) -> None:
+    features, pixels = store_of(images, tmp_path / "f"), store_of(images, tmp_path / "p", "pixels")
+    pictures = TrainingPictures(pixels, early=features, start_epoch=2)
+    assert pictures.in_epoch(1).rows is features
+    assert pictures.in_epoch(2).rows is pixels
+
+
+def test_flipped_pictures_have_their_mirrored_captions() -> None:
+    records = [Record(Path(f"{n}.png"), (f"{n} to the left", f"{n} runs")) for n in range(4)]
+    other = [Record(Path(f"{n}.png"), (f"{n} to the right", f"{n} runs")) for n in range(4)]
+    tokenizer = train_tokenizer([text for one in (*records, *other) for text in one.captions], 400)
+    captions = CaptionDataset(records, tokenizer, 30, mirrored=other)
+    assert captions.num_captions == 8
+    flipped = np.array([False, True, False, True])
+    plan = captions.plan(100, seed=1, epoch=2)
+    mirrored = captions.mirror(plan, flipped)
+
+    class Rows:
+        def rows(self, indices: torch.Tensor) -> torch.Tensor:
+            return indices[:, None]
+
+    def texts(plan: object) -> list[str]:
+        batch = captions.collate_fn(plan, slice(0, 4), Rows())
+        ends = [n + 1 for n, one in enumerate(batch.targets.tolist()) if one == tokenizer.end_id]
+        starts = [0, *ends[:-1]]
+        return [
+            tokenizer.decode(batch.inputs[a + 1 : b].tolist())
+            for a, b in zip(starts, ends, strict=True)
+        ]
+
+    before, after = texts(plan), texts(mirrored)
+    assert sorted(before) == sorted(text for one in records for text in one.captions)
+    for one, another in zip(before, after, strict=True):
+        is_flipped = flipped[int(one[0])]
+        assert another == (one.replace("left", "right") if is_flipped else one)
