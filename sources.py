@@ -168,7 +168,7 @@ def hub_source(names: Sequence[str], revision: str = "") -> Source:
 def _hub_pictures(name: str, rows: Any, split: str | None) -> Iterator[SourcePicture]:
     import datasets
 
-    image = _picture_column(rows.features)
+    image = picture_column(rows.features)
     texts = [column for column in rows.features if column != image]
     captions = caption_columns(texts)
     if image is None or not captions:
@@ -202,7 +202,7 @@ def _hub_pictures(name: str, rows: Any, split: str | None) -> Iterator[SourcePic
         )
 
 
-def _picture_column(features: Any) -> str | None:
+def picture_column(features: Any) -> str | None:
     """The column of pictures: of the Image type, or bytes as Image stores them."""
     import datasets
 
