@@ -43,6 +43,14 @@ class Config:
     """Folder or zip with your own pictures; needs CAPTIONS_FILE."""
     CAPTIONS_FILE: str = ""
     """Captions of the pictures in IMAGE_DIR: JSON, JSON Lines, CSV, results.csv or token file."""
+    STREAM: str = ""
+    """Train on shards as they pass: "shards/*.tar", a folder, a Hub data set; several as
+    "a/*.tar = 3; b/*.parquet = 1" with their weights. DATASET then is what is validated on."""
+    STREAM_STEPS_PER_EPOCH: int = 1000
+    """Steps of an epoch of a stream, which itself has no end."""
+    STREAM_HELD_OUT: int = 1000
+    """First pictures of a stream that are kept from training, half for validation, half for test,
+    where DATASET is not there yet and no known one."""
     VALIDATION_FRACTION: float = 0.1
     """Share of the pictures for validation, where the source has no splits."""
     TEST_FRACTION: float = 0.1

@@ -48,17 +48,12 @@ class Console(Follower):
         frozen = (
             f" + {count_text(facts.frozen_parameters)} frozen" if facts.frozen_parameters else ""
         )
-        validation = f", {facts.validation_pictures:,} for validation"
         self._print(f"\n{config.run_name}")
         self._print_table(
             (
                 ("encoder", _encoder(config)),
                 ("parameters", f"{count_text(facts.trained_parameters)} trained{frozen}"),
-                (
-                    "data",
-                    f"{config.DATASET}: {facts.train_pictures:,} pictures with "
-                    f"{facts.train_captions:,} captions{validation}",
-                ),
+                ("data", f"{_data(config, facts)}, {facts.validation_pictures:,} for validation"),
                 ("vocabulary", f"{facts.vocabulary:,} entries"),
                 (
                     "schedule",
@@ -218,6 +213,15 @@ _SCORES = (
 def _scores(values: Values) -> list[tuple[str, float]]:
     """Label and value of those that are shown, in their order."""
     return [(label, values[name]) for name, label in _SCORES if values.get(name) is not None]
+
+
+def _data(config: Config, facts: RunFacts) -> str:
+    if config.STREAM:
+        return f"{config.STREAM}, {facts.train_captions:,} captions an epoch; {config.DATASET}"
+    return (
+        f"{config.DATASET}: {facts.train_pictures:,} pictures with "
+        f"{facts.train_captions:,} captions"
+    )
 
 
 def _encoder(config: Config) -> str:

@@ -189,6 +189,9 @@ def _data(config: Config, training: Training) -> str:
     dataset = _dataset_id(config)
     source = f", from [{dataset}](https://huggingface.co/datasets/{dataset})" if dataset else ""
     lines = [f"`{config.DATASET}`{source}."]
+    if config.STREAM:
+        held_out = f"validated on `{config.DATASET}`{source}"
+        lines = [f"Trained on a stream, `{config.STREAM}`; {held_out}."]
     if data.get("pictures"):
         counts = (f"{count:,} for {split}" for split, count in data["pictures"].items() if count)
         lines.append(f"Pictures: {', '.join(counts)}. Splits are by picture.")

@@ -20,6 +20,7 @@ from typing import Any
 
 from config import Config, parse_config
 from errors import EXIT_DONE, UserError, run_command
+from held_out import held_out_source
 from prepared import (
     PREPARED_NAME,
     PROBLEMS_NAME,
@@ -32,6 +33,7 @@ from prepared import (
 )
 from records import SPLITS
 from sources import Source, files_fingerprint, files_source, hub_source
+from stream_shards import find_sources
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def prepare_dataset(config: Config) -> Summary:
     """
     if config.IMAGE_DIR:
         return prepare_files(config)
-    return PREPARERS.get(config.DATASET, prepare_hub)(config)
+    others = prepare_held_out if config.STREAM else prepare_hub
+    return PREPARERS.get(config.DATASET, others)(config)
 
 
 def prepare_flickr30k(config: Config) -> Summary:
@@ -83,6 +86,16 @@ def prepare_files(config: Config) -> Summary:
         config,
         lambda folder: _write(config, folder, files_source(config.IMAGE_DIR, config.CAPTIONS_FILE)),
     )
+
+
+def prepare_held_out(config: Config) -> Summary:
+    """The first pictures of a stream, for validation and test."""
+
+    def hold_out(folder: Path) -> Summary:
+        source = held_out_source(find_sources(config.STREAM), config.STREAM_HELD_OUT)
+        return _write(config, folder, source)
+
+    return _prepare(config, hold_out)
 
 
 def prepare_demo(config: Config) -> Summary:

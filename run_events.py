@@ -22,7 +22,9 @@ class RunFacts:
     frozen_parameters: int
     """Those of a frozen encoder."""
     train_pictures: int
+    """0 for a stream, of which nobody knows."""
     train_captions: int
+    """Captions of an epoch."""
     validation_pictures: int
     vocabulary: int
     """Entries of the tokenizer."""

@@ -44,6 +44,8 @@ _FILE_NAME: tuple[Callable[[Any], bool], str] = (
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "DATASET": ((lambda value: bool(value) and not {".", ".."} & set(value.split("/"))), "a name"),
+    "STREAM_STEPS_PER_EPOCH": _at_least(1),
+    "STREAM_HELD_OUT": _at_least(2),
     "RUN_NAME": _FILE_NAME,
     "VALIDATION_FRACTION": _between(0, 1),
     "TEST_FRACTION": _between(0, 1),
@@ -129,6 +131,8 @@ def _combinations(config: Any) -> Iterator[str]:
     if bool(config.IMAGE_DIR) != bool(config.CAPTIONS_FILE):
         missing = "CAPTIONS_FILE" if config.IMAGE_DIR else "IMAGE_DIR"
         yield f"IMAGE_DIR and CAPTIONS_FILE go together; add --{missing} PATH."
+    if config.STREAM and config.IMAGE_DIR:
+        yield "STREAM and IMAGE_DIR both say what to train on; leave one out."
     if config.BEST_METRIC == "CIDEr" and config.VALIDATION_IMAGES == 0:
         yield "BEST_METRIC CIDEr needs captions; add --VALIDATION_IMAGES 500 or --BEST_METRIC loss."
     if config.HF_UPLOAD_BEST_CHECKPOINTS and not config.HF_REPO_ID:

@@ -21,6 +21,7 @@ from errors import EXIT_DONE, UserError
 from feature_store import FeatureStore
 from features import open_stores, training_pictures, worker_count
 from gradients import caption_loss
+from held_out import held_out_hashes, vocabulary_captions
 from mirroring import mirrored_records
 from model import CaptionModel
 from model_card import Example, Training, model_card
@@ -32,6 +33,8 @@ from records import read_records
 from run_events import RunFacts, Sample
 from run_log import RunLog
 from runtime import Runtime
+from stream_shards import find_sources
+from stream_steps import StreamSettings, StreamSteps, stream_fingerprint
 from tokenizer import CaptionTokenizer, train_tokenizer
 from train_state import TrainState
 from trainer import Description, Split, Trainer
@@ -49,11 +52,12 @@ class TrainingRun:
         """Build everything; `resumed` is the checkpoint folder to go on from."""
         self.config, self.runtime = config, runtime
         self.checkpoint = read_checkpoint(resumed) if resumed else None
+        self.stream = find_sources(config.STREAM) if config.STREAM else []
         self.state = self._starting_state()
         mend = f"python prepare_dataset.py --DATASET {config.DATASET}"
         self.records = {
             split: read_records(config.dataset_dir / split, mend=mend)
-            for split in ("train", "validation")
+            for split in (("validation",) if config.STREAM else ("train", "validation"))
         }
         self._refuse_empty_splits()
         self.pipeline = self._pipeline()
@@ -99,6 +103,8 @@ class TrainingRun:
         folder = self.config.dataset_dir
         marker = read_marker(folder)  # a folder that was found prepared has none
         fingerprint = marker[0].fingerprint if marker else data_fingerprint(folder)["sha256"]
+        if self.stream:
+            fingerprint += stream_fingerprint(self.stream)
         if self.checkpoint is None:
             return TrainState(data_fingerprint=fingerprint)
         state = self.checkpoint.state
@@ -106,9 +112,9 @@ class TrainingRun:
             raise UserError(f"{self.checkpoint.folder} cannot be trained on; name a `last` folder.")
         if state.data_fingerprint != fingerprint:
             raise UserError(
-                f"{self.config.dataset_dir} is not the data that {self.checkpoint.folder} was "
-                "trained on: pictures, captions or splits differ. Restore it, or begin another "
-                "run: --RUN_NAME NAME"
+                f"{self.config.STREAM or self.config.dataset_dir} is not the data that "
+                f"{self.checkpoint.folder} was trained on: pictures, captions, shards or splits "
+                "differ. Restore it, or begin another run: --RUN_NAME NAME"
             )
         return state
 
@@ -125,9 +131,8 @@ class TrainingRun:
         config, runtime = self.config, self.runtime
         if self.checkpoint is not None:
             return load_pipeline(self.checkpoint, runtime, training=config)
-        captions = [text for record in self.records["train"] for text in record.captions]
         tokenizer = train_tokenizer(
-            captions, config.VOCAB_SIZE, lowercase=config.LOWERCASE_CAPTIONS
+            self._vocabulary_captions(), config.VOCAB_SIZE, lowercase=config.LOWERCASE_CAPTIONS
         )
         encoder = VisionEncoder.from_settings(config)
         encoder.prepare_training(config)
@@ -146,6 +151,12 @@ class TrainingRun:
             config.MAX_SEQ_LEN,
         )
 
+    def _vocabulary_captions(self) -> list[str]:
+        held_out = [text for one in self.records["validation"] for text in one.captions]
+        if self.stream:
+            return vocabulary_captions(self.stream, without=frozenset(held_out))
+        return [text for record in self.records["train"] for text in record.captions]
+
     def _splits(self) -> dict[str, Split]:
         self.stores = open_stores(self.config, self.pipeline.encoder, self.runtime, self.records)
         splits = {}
@@ -163,6 +174,8 @@ class TrainingRun:
         return split == "train" and "flip" in self.config.AUGMENTATION
 
     def _steps(self) -> TrainingSteps:
+        if self.stream:
+            return self._stream_steps()
         train, config = self.splits["train"], self.config
         return PreparedSteps(
             train.records,
@@ -189,6 +202,28 @@ class TrainingRun:
             if isinstance(store, FeatureStore):
                 store.hold_on_device()
         return pictures
+
+    def _stream_steps(self) -> StreamSteps:
+        config, held_out = self.config, self.stores["validation"]
+        if isinstance(held_out, FeatureStore):
+            held_out.hold_on_device()
+        return StreamSteps(
+            self.stream,
+            self.pipeline.encoder.preprocessor,
+            self._tokenizer,
+            self.runtime,
+            StreamSettings(
+                batch_size=config.BATCH_SIZE,
+                steps_per_epoch=config.STREAM_STEPS_PER_EPOCH,
+                seed=config.RANDOM_SEED,
+                captions_per_step=config.CAPTIONS_PER_STEP,
+                max_length=config.MAX_SEQ_LEN,
+                max_bad_fraction=config.MAX_BAD_FRACTION,
+                num_workers=worker_count(config.NUM_WORKERS),
+            ),
+            held_out=held_out_hashes(config.dataset_dir),
+            position=self.state.data_position,
+        )
 
     @property
     def _tokenizer(self) -> CaptionTokenizer:
@@ -270,16 +305,18 @@ class TrainingRun:
         return [str(torch.cuda.get_device_properties(self.runtime.device).uuid)]
 
     def _facts(self, trainer: Trainer) -> RunFacts:
-        train, validation = self.splits["train"], self.splits["validation"]
+        train, validation = self.splits.get("train"), self.splits["validation"]
+        steps_per_epoch = trainer.schedule.total_steps // self.config.NUM_EPOCHS
+        passing = self.config.BATCH_SIZE * steps_per_epoch
         return RunFacts(
             device=self.runtime.description,
             trained_parameters=self._parameters(trained=True),
             frozen_parameters=self._parameters(trained=False),
-            train_pictures=len(train.records),
-            train_captions=train.captions.num_captions,
+            train_pictures=len(train.records) if train else 0,
+            train_captions=train.captions.num_captions if train else passing,
             validation_pictures=len(validation.records),
             vocabulary=len(self._tokenizer),
-            steps_per_epoch=trainer.schedule.total_steps // self.config.NUM_EPOCHS,
+            steps_per_epoch=steps_per_epoch,
             epochs=self.config.NUM_EPOCHS,
         )
 

@@ -23,14 +23,16 @@ ORDER = {
     "Settings, and how a command ends": "errors options setting_rules config",
     "The data set": (
         "records images caption_fields caption_files sources picture_pool picture_splits prepared "
-        "scene_pen scene_sprites scene_skies scene_backdrops scene_plan scene_captions scenes "
-        "prepare_dataset"
+        "stream_shards held_out scene_pen scene_sprites scene_skies scene_backdrops scene_plan "
+        "scene_captions scenes prepare_dataset"
     ),
     "From captions to ids, from pictures to features": (
         "tokenizer preprocessing towers tower_features lora encoder runtime progress feature_files "
         "feature_store mirroring augmentation feature_building picture_rows features"
     ),
-    "Batches and the model": "packing dataset training_steps model",
+    "Batches and the model": (
+        "packing dataset training_steps stream_lanes stream_reader stream_steps model"
+    ),
     "Search": ("token_rules search_options hypotheses beam_search decoding captioning attention"),
     "Scores": (
         "ptb_characters ptb_rules ptb_tokenizer ngrams bleu rouge cider score_files metrics "

@@ -1,0 +1,133 @@
+"""The endless order of a stream: which sample comes next, as a function of seed and position.
+
+A process reads each source in a few lanes at once. A lane has shards of its own, which no other
+lane of any process has, and passes over them again and again, each time in another order. Within a
+shard it reads a block of samples at a time and shuffles the block. A position is four numbers; a
+lane that goes on from one reads its block anew and gives, bit for bit, what it would have given.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+
+from errors import UserError
+from stream_shards import StreamedSample, StreamSource, read_samples
+
+LANES = 8
+"""Lanes of a source in a process, where there are as many shards."""
+BLOCK_SAMPLES, BLOCK_BYTES = 256, 2**25
+"""A block ends with either."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """What a lane has done."""
+
+    passes: int = 0
+    shards: int = 0
+    """Of the running pass."""
+    blocks_end: int = 0
+    """Samples of the running shard, whole blocks."""
+    taken: int = 0
+    """Samples of the running block, in its shuffled order."""
+
+
+@dataclass(frozen=True)
+class LaneSample:
+    """A sample as a lane gives it."""
+
+    sample: StreamedSample
+    passes: int
+    """Passes that the lane had made before."""
+    after: Position
+    """Where the lane stands once it is taken."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Shards that are read one after another, for ever."""
+
+    number: int
+    """Among the lanes of all processes."""
+    shards: tuple[str, ...]
+    seed: tuple[int, ...]
+    held_out: Collection[bytes] = frozenset()
+    """SHA-256 of pictures that are not to be trained on."""
+
+    def samples(self, position: Position = Position()) -> Iterator[LaneSample]:
+        """What comes after `position`, for ever. `UserError` where there is nothing to train on."""
+        while True:
+            order = self._random(1, position.passes).permutation(len(self.shards))
+            has_given = position != Position(position.passes)
+            for number in order[position.shards :]:
+                for given in self._shard(int(number), position):
+                    has_given = True
+                    yield given
+                position = Position(position.passes, position.shards + 1)
+            if not has_given:
+                raise UserError(
+                    f"STREAM: there is nothing to train on in {_listed(self.shards)}: every "
+                    "picture is held out, or there is none. Give more shards, or lower "
+                    "STREAM_HELD_OUT."
+                )
+            position = Position(position.passes + 1)
+
+    def _shard(self, number: int, position: Position) -> Iterator[LaneSample]:
+        passes, shards, start, taken = (
+            position.passes,
+            position.shards,
+            position.blocks_end,
+            position.taken,
+        )
+        for block in _blocks(read_samples(self.shards[number], first=start)):
+            order = self._random(2, passes, number, start).permutation(len(block))
+            for place in range(taken, len(block)):
+                sample = block[order[place]]
+                if sha256(sample.data).digest() not in self.held_out:
+                    after = Position(passes, shards, start, place + 1)
+                    yield LaneSample(sample, passes, after)
+            start, taken = start + len(block), 0
+
+    def _random(self, *place: int) -> np.random.Generator:
+        return np.random.default_rng([*self.seed, self.number, *place])
+
+
+def lanes_of(
+    source: StreamSource, *, count: int, seed: Sequence[int], held_out: Collection[bytes]
+) -> list[Lane]:
+    """`count` lanes that share the shards of a source out, none twice and none left."""
+    order = np.random.default_rng([*seed]).permutation(len(source.shards))
+    shards = [source.shards[number] for number in order]
+    return [
+        Lane(number, tuple(shards[number::count]), tuple(seed), held_out) for number in range(count)
+    ]
+
+
+def lane_count(source: StreamSource, processes: int) -> int:
+    """Lanes of a source over all processes. Raises `UserError` for fewer shards than processes."""
+    shards = len(source.shards)
+    if shards < processes:
+        raise UserError(
+            f"STREAM: {source.text} has {shards} shards for {processes} processes; each process "
+            f"needs one of its own. Write it as more shards, or start {shards} processes."
+        )
+    return min(LANES, shards // processes) * processes
+
+
+def _blocks(samples: Iterator[StreamedSample]) -> Iterator[list[StreamedSample]]:
+    block: list[StreamedSample] = []
+    size = 0
+    for sample in samples:
+        block.append(sample)
+        size += len(sample.data)
+        if len(block) == BLOCK_SAMPLES or size >= BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} other shards"

@@ -1,0 +1,99 @@
+"""Training on a stream through the ordinary command: from shards to checkpoints, and on, exactly."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+import train
+from errors import UserError
+from records import read_records
+from tests.small_runs import arguments, differences, lines_of, run, write_encoder
+from tests.streams import write_parquet, write_shards, write_webdataset
+from tests.test_train import NOT_EXACT, run_killed
+
+STREAM = {
+    "DATASET": "streamed",
+    "STREAM_STEPS_PER_EPOCH": 7,
+    "STREAM_HELD_OUT": 8,
+    "SAVE_INTERVAL_STEPS": 2,
+    "BATCH_SIZE": 12,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with shards of two kinds and a tiny CLIP."""
+    folder = tmp_path_factory.mktemp("streams é")
+    write_encoder(folder)
+    write_shards(folder / "tars", shards=4, each=10)
+    write_parquet(folder / "rows" / "a.parquet", range(100, 115))
+    return folder
+
+
+def settings(place: Path) -> dict[str, object]:
+    return {**STREAM, "STREAM": f"{place / 'tars'}/*.tar = 3; {place / 'rows'} = 1"}
+
+
+def test_a_stream_trains_validates_and_resumes_exactly(place: Path) -> None:
+    whole = run(place, RUN_NAME="whole", **settings(place))
+    run_killed(place, after=10, RUN_NAME="killed", **settings(place))
+    killed = place / "checkpoints" / "killed"
+    state = json.loads((killed / "last" / "trainer_state.json").read_text())
+    assert (state["step"], state["step_in_epoch"]) == (10, 3)
+    assert differences(killed / "last", whole / "last") != []
+    run(place, RUN_NAME="killed", RESUME_CHECKPOINT_PATH="auto", NUM_WORKERS=2, **settings(place))
+    assert differences(killed / "last", whole / "last") == []
+    assert lines_of(killed / "metrics.jsonl", NOT_EXACT) == lines_of(
+        whole / "metrics.jsonl", NOT_EXACT
+    )
+
+
+def test_held_out_pictures_are_the_streams_first(place: Path) -> None:
+    folder = place / "data" / "streamed"
+    assert not (folder / "train").exists()
+    held_out = [
+        record for split in ("validation", "test") for record in read_records(folder / split)
+    ]
+    assert len(held_out) == 8
+    hashes = {sha256(record.image.read_bytes()).hexdigest() for record in held_out}
+    assert len(hashes) == 8
+    numbers = sorted(int(record.captions[0].split()[1]) for record in held_out)
+    assert numbers == [*range(6), 100, 101]
+
+
+def test_other_shards_are_not_the_data_of_the_run(place: Path) -> None:
+    extra = write_webdataset(place / "tars" / "9999.tar", range(200, 203))
+    try:
+        with pytest.raises(UserError, match="shards or splits differ"):
+            train.main(
+                arguments(place, RUN_NAME="whole", RESUME_CHECKPOINT_PATH="auto", **settings(place))
+            )
+    finally:
+        extra.unlink()
+
+
+def test_too_many_bad_pictures_stop_the_run_before_it_is_worth_nothing(
+    place: Path, tmp_path: Path
+) -> None:
+    shard = write_webdataset(tmp_path / "a.tar", range(300, 340))
+    content = bytearray(shard.read_bytes())
+    for number in range(320, 340):
+        start = content.index(f"{number:06d}.png".encode()) + 512
+        content[start : start + 8] = b"no image"
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match="more than MAX_BAD_FRACTION"):
+        train.main(
+            arguments(
+                place,
+                **{**STREAM, "STREAM": shard, "RUN_NAME": "bad", "DATASET": "bad"},
+            )
+        )
+
+
+def test_a_stream_and_own_pictures_exclude_each_other(place: Path) -> None:
+    with pytest.raises(UserError, match="STREAM and IMAGE_DIR both say"):
+        train.main(
+            arguments(place, STREAM="x/*.tar", IMAGE_DIR="pictures", CAPTIONS_FILE="captions.csv")
+        )
