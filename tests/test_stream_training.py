@@ -1,4 +1,4 @@
-"""Training on a stream through the ordinary command: from shards to checkpoints, and on, exactly."""
+"""Training on a stream through the ordinary command: from shards to checkpoints, and on."""
 
 import json
 from hashlib import sha256
