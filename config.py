@@ -56,7 +56,8 @@ class Config:
     TEST_FRACTION: float = 0.1
     """Share of the pictures for the test split, where the source has no splits."""
     MAX_BAD_FRACTION: float = 0.01
-    """Share of missing, unreadable or caption-less pictures above which preparation refuses."""
+    """Share of missing, unreadable or caption-less pictures above which preparation, or a
+    stream, refuses."""
 
     # Run
     OUTPUT_DIR: str = "checkpoints"
