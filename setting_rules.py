@@ -133,6 +133,11 @@ def _combinations(config: Any) -> Iterator[str]:
         yield f"IMAGE_DIR and CAPTIONS_FILE go together; add --{missing} PATH."
     if config.STREAM and config.IMAGE_DIR:
         yield "STREAM and IMAGE_DIR both say what to train on; leave one out."
+    if config.STREAM and config.AUGMENTATION != "none":
+        yield (
+            f"AUGMENTATION is {config.AUGMENTATION!r}; a stream's pictures are not altered. Leave "
+            "it out, or prepare the data set."
+        )
     if config.BEST_METRIC == "CIDEr" and config.VALIDATION_IMAGES == 0:
         yield "BEST_METRIC CIDEr needs captions; add --VALIDATION_IMAGES 500 or --BEST_METRIC loss."
     if config.HF_UPLOAD_BEST_CHECKPOINTS and not config.HF_REPO_ID:

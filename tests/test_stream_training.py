@@ -92,6 +92,11 @@ def test_too_many_bad_pictures_stop_the_run_before_it_is_worth_nothing(
         )
 
 
+def test_augmentation_is_not_left_out_silently(place: Path) -> None:
+    with pytest.raises(UserError, match="a stream's pictures are not altered"):
+        train.main(arguments(place, STREAM="x/*.tar", AUGMENTATION="crop", CACHE_FEATURES="false"))
+
+
 def test_a_stream_and_own_pictures_exclude_each_other(place: Path) -> None:
     with pytest.raises(UserError, match="STREAM and IMAGE_DIR both say"):
         train.main(
