@@ -32,7 +32,6 @@ KINDS = {
     "plain": ["--FEATURE_VIEWS", "1"],
     "4 views": ["--FEATURE_VIEWS", "4", "--AUGMENTATION", "crop,flip,colour"],
     "8 views": ["--FEATURE_VIEWS", "8", "--AUGMENTATION", "crop,flip,colour"],
-    "8 views, crop": ["--FEATURE_VIEWS", "8", "--AUGMENTATION", "crop"],
 }
 SETTINGS = (
     "--DATASET few --RUN_NAME run --PROJECTION_DIM 128 --DECODER_EMBED_DIM 128 --DECODER_LAYERS 2 "
@@ -50,11 +49,11 @@ class Options:
     """Prepared data set: a folder with train and validation."""
     checkpoint: str
     """Checkpoint folder whose encoder is frozen."""
-    pictures: int = 600
+    pictures: int = 400
     """Training pictures that are used."""
     validation: int = 150
     """Validation pictures that are used."""
-    epochs: int = 12
+    epochs: int = 10
     """Epochs of each training."""
     seeds: int = 3
     """Seeds of each kind."""
@@ -115,7 +114,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train each kind with each seed and print the table."""
-    options = parse_options(Options, argv, description=str(__doc__).split("\n\n", 1)[0])
+    options = parse_options(
+        Options, list(argv or sys.argv[1:]), description=str(__doc__).split("\n\n", 1)[0]
+    )
     path = Path(options.json) if options.json else None
     results: dict[str, dict[str, Any]] = {}
     if path and path.exists():

@@ -148,14 +148,6 @@ EXAMPLES = (
         "ConvNeXt V2", "facebook/convnextv2-tiny-1k-224", "ConvNextV2Config", 224, "convnextv2"
     ),
     Example("ResNet", "microsoft/resnet-50", "ResNetConfig", 224, "resnet"),
-    Example(
-        "RegNet",
-        "facebook/regnet-y-040",
-        "RegNetConfig",
-        224,
-        "regnet",
-        changes={"hidden_sizes": [128, 192, 512, 1088], "depths": [2, 6, 12, 2]},
-    ),
 )
 
 

@@ -12,6 +12,7 @@ from attention import roll_out
 from captioner import Captioner
 from encoder import VisionEncoder
 from errors import UserError
+from evaluate import main as evaluate
 from tests.small_runs import run, write_data, write_encoder
 from tests.test_encoder import saved, some_pixels
 from tests.tiny_encoders import FAMILIES
@@ -150,6 +151,9 @@ def test_a_run_on_other_features_captions_and_shows_what_it_looked_at(
     assert all(word.grid.shape == grid for word in words)
     if "ENCODER_TOKENS" in changes:  # no prefix, so that all of the attention is on the picture
         assert all(abs(word.on_picture - 1) < 1e-5 for word in words)
+    output = tmp_path / "evaluation"
+    assert evaluate(["--checkpoint", str(folder / "best"), "--output", str(output)]) == 0
+    assert (output / "report.html").stat().st_size > 10_000
     wide = captioner.attention(picture, caption, rollout=True)
     assert wide[0].grid.shape == captioner.pipeline.encoder.tower_shape.grid
 

@@ -32,7 +32,6 @@ TEXT = {
 }
 STAGES = {"hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 2, 1], "image_size": 64}
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic"}
-REGNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2]}
 PVT = {
     "image_size": 64,
     "hidden_sizes": [8, 8, 16, 16],
@@ -194,9 +193,6 @@ FAMILIES: dict[str, Family] = {
     "swinv2": Family(lambda: hf.Swinv2Model(hf.Swinv2Config(**SWIN)), "", (4, 4), 0, 16, 2),
     "hiera": Family(lambda: hf.HieraModel(hf.HieraConfig(**HIERA)), "", (8, 8), 0, 16, 2, 64),
     "pvt-v2": Family(lambda: hf.PvtV2Model(hf.PvtV2Config(**PVT)), "", (2, 2), 0, 16, 4, 64),
-    "regnet": Family(
-        lambda: hf.RegNetModel(hf.RegNetConfig(groups_width=4, **REGNET)), "", (4, 4), 0, 16, 2
-    ),
     "convnextv2": Family(
         lambda: hf.ConvNextV2Model(hf.ConvNextV2Config(**STAGES)), "", (2, 2), 0, 20, 4, 64
     ),
