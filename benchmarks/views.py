@@ -115,7 +115,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train each kind with each seed and print the table."""
     options = parse_options(
-        Options, list(argv or sys.argv[1:]), description=str(__doc__).split("\n\n", 1)[0]
+        Options,
+        sys.argv[1:] if argv is None else argv,
+        description=str(__doc__).split("\n\n", 1)[0],
     )
     path = Path(options.json) if options.json else None
     results: dict[str, dict[str, Any]] = {}
