@@ -1,7 +1,7 @@
 """Which pictures a command line names: files, folders, globs and URLs.
 
 URLs are fetched over http(s) only, within a size and a time, and never from a private address, not
-even by a redirect.
+by a redirect and not by a name that means another address when it is looked up once more.
 """
 
 import glob
@@ -79,7 +79,7 @@ def fetch(url: str) -> bytes:
     deadline = time.monotonic() + URL_SECONDS
     address = quote(url, safe=string.punctuation)  # people type spaces and letters of any script
     request_headers = {"User-Agent": "image-captioning-trainer"}
-    opener = urllib.request.build_opener(_CheckedRedirects)
+    opener = urllib.request.build_opener(_CheckedRedirects, _PublicHTTP, _PublicHTTPS)
     try:
         check_address(address)
         request = urllib.request.Request(address, headers=request_headers)
@@ -111,6 +111,36 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+class _PublicConnection(http.client.HTTPConnection):
+    """Looks at whom it has reached before it says a word: names may change their address."""
+
+    def connect(self) -> None:
+        super().connect()
+        try:
+            check_peer(self.sock.getpeername()[0], self.host)
+        except UserError:
+            self.close()
+            raise
+
+
+class _PublicTLSConnection(http.client.HTTPSConnection, _PublicConnection):
+    """The same, before the handshake."""
+
+
+class _PublicHTTP(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        # A proxy is of the user's own choice, and it is the one that looks names up.
+        kind = http.client.HTTPConnection if req.has_proxy() else _PublicConnection
+        return self.do_open(kind, req)
+
+
+class _PublicHTTPS(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        has_proxy = req.has_proxy() or getattr(req, "_tunnel_host", None)
+        kind = http.client.HTTPSConnection if has_proxy else _PublicTLSConnection
+        return self.do_open(kind, req)
+
+
 def _read(response: Any, url: str, deadline: float) -> bytes:
     parts, size = [], 0
     # read1 returns what has come, so that the deadline holds for a server that drips, too.
@@ -136,8 +166,14 @@ def check_address(url: str) -> None:
     except OSError as error:
         raise UserError(f"{url} cannot be fetched: {error.strerror or error}.") from None
     for *_, address in found:
-        if not ipaddress.ip_address(str(address[0]).split("%")[0]).is_global:
-            raise UserError(f"{url} is not fetched: {parts.hostname} is a private address.")
+        check_peer(str(address[0]), parts.hostname, url)
+
+
+def check_peer(address: str, host: str, url: str = "") -> None:
+    """Refuse the IP address of a host where it is no public one."""
+    ip = ipaddress.ip_address(address.split("%")[0])
+    if ip.is_multicast or not ip.is_global:
+        raise UserError(f"{url or host} is not fetched: {host} is a private address ({address}).")
 
 
 def _pictures(path: Path) -> list[ImageInput]:

@@ -1,12 +1,16 @@
 """Which pictures a command line names, and what may be fetched."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from socket import AF_INET, IPPROTO_TCP, SOCK_STREAM
+from typing import ClassVar
 
 import pytest
 from PIL import Image
@@ -30,6 +34,11 @@ class Handler(BaseHTTPRequestHandler):
 
     drips = 0
     ended = threading.Event()
+    said: ClassVar[list[bytes]] = []
+
+    def handle_one_request(self) -> None:
+        self.said.append(self.rfile.peek(1))
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         places = {
@@ -101,6 +110,7 @@ def allowed(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
             check(url)
 
     monkeypatch.setattr(image_inputs, "check_address", check_others)
+    monkeypatch.setattr(image_inputs._PublicConnection, "connect", HTTPConnection.connect)
     monkeypatch.setenv("no_proxy", "*")
     return server
 
@@ -166,11 +176,32 @@ def test_a_url_has_a_limit_of_time_even_where_something_comes(
         "http://10.1.2.3/a.png",
         "http://192.168.0.1/a.png",
         "http://169.254.169.254/latest/meta-data",
+        "http://224.0.0.1/a.png",
     ],
 )
 def test_private_addresses_are_refused(url: str) -> None:
     with pytest.raises(UserError, match="private address"):
         fetch(url)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_name_that_changes_its_address_is_refused_before_a_word_is_said(
+    server: str, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    port = int(server.rpartition(":")[2])
+    answers = iter(["93.184.215.14", "127.0.0.1"])  # DNS rebinding: looked up twice, two answers
+
+    def look_up(host: str, *_: object, **__: object) -> list[object]:
+        assert host == "rebinds.example"
+        return [(AF_INET, SOCK_STREAM, IPPROTO_TCP, "", (next(answers), port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(Handler, "said", [])
+    with pytest.raises(UserError, match=r"is a private address \(127\.0\.0\.1\)"):
+        fetch(f"{scheme}://rebinds.example:{port}/a.png")
+    assert not list(answers)
+    assert not any(Handler.said)
 
 
 @pytest.mark.parametrize(
