@@ -1,14 +1,18 @@
 """A run on Weights & Biases, or nowhere: training neither waits for it nor fails with it.
 
-The client hands everything to its own background process. What does raise here is told once, and
-the run goes on without W&B; `metrics.jsonl` and `curves.png` hold the same numbers anyway.
+A thread hands everything to the client, which may then take as long as it likes. What raises there
+is told once, and the run goes on without W&B; `metrics.jsonl` and `curves.png` hold the same numbers
+anyway.
 """
 
 import json
 import netrc
 import os
+import queue
 import sys
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,8 @@ START_TIMEOUT_SECONDS = 30
 FINISH_TIMEOUT_SECONDS = 120
 PICTURE_PIXELS = 320
 """Side of a sample picture as it is sent."""
+Action = Callable[[Any], None]
+"""What is done with a run of the client."""
 
 
 def setup_wandb(
@@ -80,6 +86,8 @@ class WandbLog(Follower):
         self._run = run
         self._samples_file = samples_file
         self._best_folder = best_folder
+        self._waiting: queue.SimpleQueue[Action] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self.run_id: str = run.id if run else ""
         self.place, self.sync_command = "", ""
         if run and run.offline:
@@ -88,26 +96,64 @@ class WandbLog(Follower):
             self.place, self.sync_command = "offline", f"wandb sync {runs}"
         elif run:
             self.place = str(run.url)
+        if run:
+            self._thread.start()
 
     def start(self, facts: RunFacts, step: int) -> None:
-        self._try(lambda run: run.config.update({"facts": vars(facts)}, allow_val_change=True))
+        self._send(lambda run: run.config.update({"facts": vars(facts)}, allow_val_change=True))
 
     def step(self, step: int, epoch: int, values: Values) -> None:
         numbers = {f"train/{name}": value for name, value in values.items()}
-        self._try(lambda run: run.log({"step": step, "epoch": epoch, **numbers}))
+        self._send(lambda run: run.log({"step": step, "epoch": epoch, **numbers}))
 
     def validation(self, event: Validation) -> None:
-        self._try(lambda run: self._send_validation(run, event))
+        if self._run is None:
+            return
+        try:
+            line = self._validation_line(event)  # of the pictures and files as they are now
+        except Exception as error:
+            self._give_up(error)
+            return
+        self._send(lambda run: run.log(line))
+        if event.is_best:
+            best = {**event.values, "step": event.step, "epoch": event.epoch}
+            self._send(lambda run: _put_best(run, best))
 
     def close(self, outcome: Outcome) -> None:
         def finish(run: Any) -> None:
-            for name, value in outcome.best.items():
-                run.summary[f"best/{name}"] = value
+            _put_best(run, outcome.best)
             if self._best_folder and self._best_folder.is_dir():
                 self._send_folder(run, self._best_folder)
             run.finish(exit_code=0 if outcome.finished else 1)
+            self._run = None
 
-        self._try(finish)
+        self._send(finish)
+        if self._thread.is_alive():
+            self._thread.join(FINISH_TIMEOUT_SECONDS)
+        if self._run is not None:
+            _warn(
+                f"W&B has not taken everything within {FINISH_TIMEOUT_SECONDS} seconds and is left. "
+                "metrics.jsonl, samples.jsonl and curves.png hold all of it."
+            )
+            _leave_client()
+
+    def _send(self, action: Action) -> None:
+        """Have it done in its turn, if there is a run; returns at once."""
+        if self._run is not None:
+            self._waiting.put(action)
+
+    def _work(self) -> None:
+        """The thread; the first failure ends W&B logging."""
+        while self._run is not None:
+            action = self._waiting.get()
+            try:
+                action(self._run)
+            except Exception as error:
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._run = None
+        _warn(f"W&B logging stopped: {_first_line(error)}. Training goes on without it.")
 
     def _send_folder(self, run: Any, folder: Path) -> None:
         import wandb
@@ -117,7 +163,7 @@ class WandbLog(Follower):
             artifact.add_file(str(path))
         run.log_artifact(artifact)
 
-    def _send_validation(self, run: Any, event: Validation) -> None:
+    def _validation_line(self, event: Validation) -> dict[str, Any]:
         import wandb
 
         line: dict[str, Any] = {"step": event.step, "epoch": event.epoch}
@@ -135,11 +181,11 @@ class WandbLog(Follower):
             edges = [length - 0.5 for length in range(longest + 2)]
             line["validation/caption_lengths"] = wandb.Histogram(np_histogram=(counts, edges))
         if event.attention_strip:
-            line["samples/attention"] = wandb.Image(str(event.attention_strip))
-        run.log(line)
-        if event.is_best:
-            for name, value in {**event.values, "step": event.step, "epoch": event.epoch}.items():
-                run.summary[f"best/{name}"] = value
+            from PIL import Image
+
+            with Image.open(event.attention_strip) as strip:
+                line["samples/attention"] = wandb.Image(strip.convert("RGB"))
+        return line
 
     def _captions_table(self, event: Validation, pictures: list[Any]) -> Any:
         """A row a picture, a column an epoch, from all validations so far."""
@@ -160,15 +206,18 @@ class WandbLog(Follower):
         ]
         return wandb.Table(columns=columns, data=rows)
 
-    def _try(self, action: Callable[[Any], None]) -> None:
-        """Do it if there is a run; the first failure is told and ends W&B logging."""
-        if self._run is None:
-            return
-        try:
-            action(self._run)
-        except Exception as error:
-            self._run = None
-            _warn(f"W&B logging stopped: {_first_line(error)}. Training goes on without it.")
+
+def _put_best(run: Any, values: Values) -> None:
+    for name, value in values.items():
+        run.summary[f"best/{name}"] = value
+
+
+def _leave_client() -> None:
+    """Have the client not wait for its own process, without limit, at the end of ours."""
+    import wandb
+
+    with suppress(AttributeError):  # another version of the client: it may still wait
+        wandb.setup()._connection._cleanup()
 
 
 def choose_mode(wanted: str) -> str:

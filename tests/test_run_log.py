@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -313,8 +314,62 @@ def test_wandb_that_fails_is_told_once_and_left(
         log.step(step, 1, MEASURED)
     log.close(Outcome(seconds=1, finished=True))
     assert calls == ["log"]
+    assert not log._thread.is_alive()
     assert capsys.readouterr().err.count("the service is gone") == 1
     assert log.run_id == "x"
+
+
+def test_a_client_that_blocks_holds_up_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entered, released = threading.Event(), threading.Event()
+
+    def block(*arguments: Any) -> None:
+        entered.set()
+        released.wait(60)
+
+    monkeypatch.setattr(wandb_log, "FINISH_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(wandb_log, "_leave_client", lambda: None)
+    run = SimpleNamespace(id="x", offline=False, url="u", log=block)
+    log = WandbLog(run, tmp_path / "samples.jsonl")
+    log.step(1, 1, MEASURED)
+    assert entered.wait(60)
+    for step in range(2, 1000):
+        log.step(step, 1, MEASURED)
+        log.validation(Validation(step=step, epoch=1, values=SCORES, is_best=True))
+    log.close(Outcome(seconds=1, finished=True))
+    assert not released.is_set()
+    assert "W&B has not taken everything within 0.2 seconds" in capsys.readouterr().err
+    released.set()
+
+
+STOP = """
+import atexit, os, signal
+stopped = []  # ended at last, for they hold our output open
+atexit.register(lambda: [os.kill(one, signal.SIGKILL) for one in stopped])
+def stop_client():
+    for name in os.listdir("/proc"):
+        try:
+            fields = open(f"/proc/{name}/stat").read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if name.isdigit() and fields[1] == str(os.getpid()):
+            os.kill(int(name), signal.SIGSTOP)
+            stopped.append(int(name))
+            print("stopped", open(f"/proc/{name}/comm").read().strip())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_the_real_client_stopped_in_the_middle_holds_up_nothing(tmp_path: Path) -> None:
+    head, start, tail = RUN.partition("log.start(FACTS)\n")
+    program = f"{STOP}{head}wandb_log.FINISH_TIMEOUT_SECONDS = 1\nstop_client()\n{start}{tail}"
+    result = run_logged(tmp_path, 1, 3, program=program)
+    assert result.returncode == 0, result.stderr
+    assert "stopped wandb-core" in result.stdout
+    assert "W&B has not taken everything within 1 seconds" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert len(read_lines(tmp_path / "a-run" / "metrics.jsonl")) == 6
 
 
 RUN = """
@@ -356,14 +411,21 @@ print(log.wandb_run_id)
 
 
 def run_logged(
-    folder: Path, first: int, last: int, *, mode: str = "offline", run_id: str = "", **more: str
+    folder: Path,
+    first: int,
+    last: int,
+    *,
+    mode: str = "offline",
+    run_id: str = "",
+    program: str = "",
+    **more: str,
 ) -> subprocess.CompletedProcess[str]:
     """Log epochs `first` to `last` in a process of its own, as `train.py` would."""
     environment = {name: value for name, value in os.environ.items() if name[:6] != "WANDB_"}
     environment |= {"PYTHONPATH": str(ROOT), "WANDB_CACHE_DIR": str(folder / "cache"), **more}
     environment["WANDB_DATA_DIR"] = str(folder / "data")
     return subprocess.run(
-        [sys.executable, "-c", RUN, str(folder), str(first), str(last), mode, run_id],
+        [sys.executable, "-c", program or RUN, str(folder), str(first), str(last), mode, run_id],
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
