@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from errors import UserError
 from packing import Packing
 from records import Record
+from runtime import leave_signals_to_main
 from tokenizer import CaptionTokenizer
 
 Ints = NDArray[np.int64]
@@ -298,6 +299,7 @@ def iterate_steps(steps: StepDataset, *, first: int = 0, num_workers: int = 0) -
         sampler=range(first, len(steps)),
         batch_size=None,
         num_workers=num_workers,
+        worker_init_fn=leave_signals_to_main,
         generator=torch.Generator(),  # the loader's own draw leaves the global state alone
     )
     for step in loader:

@@ -30,7 +30,7 @@ from errors import UserError
 from feature_files import RowWriter, StoreContent, StoreFiles, digest_pictures
 from feature_store import FeatureStore, LivePictures
 from progress import Progress
-from runtime import Runtime
+from runtime import Runtime, leave_signals_to_main
 
 Contents = Literal["features", "pixels"]
 
@@ -224,6 +224,7 @@ def _decode(
             _Pieces(pictures, pieces),
             batch_size=None,
             num_workers=num_workers,
+            worker_init_fn=leave_signals_to_main,
             prefetch_factor=max(2, -(-ahead // (PIECE_ROWS * num_workers)))
             if num_workers
             else None,

@@ -8,6 +8,7 @@ Plain values travel between processors, never by way of a GPU, so that nothing w
 import contextlib
 import heapq
 import os
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -197,6 +198,12 @@ def deal(weights: Sequence[int] | NDArray[np.int64], parts: int) -> list[list[in
         dealt[part].append(number)
         heapq.heappush(piles, (weight + int(weights[number]), part))
     return [sorted(numbers) for numbers in dealt]
+
+
+def leave_signals_to_main(worker: int) -> None:
+    """Set up a worker process: a Ctrl-C, which reaches it too, is the main process's to answer."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def stable_seed(*numbers: int) -> int:

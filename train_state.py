@@ -35,16 +35,37 @@ class TrainState:
     wandb_run_id: str = ""
 
 
+ADDED_LATER = ("loss_sums", "micro_batch_size", "data_position")
+"""What the first checkpoints did not have yet; their runs had it at its default."""
+
+
 def read_state(path: Path) -> TrainState:
-    """Read the state of a checkpoint. Raises `UserError` naming what is damaged."""
-    values = read_json(path)
+    """Read the state of a checkpoint, of an older version of the program too.
+
+    Raises `UserError` naming what is damaged, or unknown to this version.
+    """
+    values = _as_named_now(read_json(path))
     known = {one.name for one in fields(TrainState)}
-    if values.keys() != known:
-        raise UserError(f"{path} is damaged: {', '.join(sorted(values.keys() ^ known))}.")
+    if unknown := values.keys() - known:
+        raise UserError(
+            f"{path} holds {', '.join(sorted(unknown))}, which this version of the program does "
+            "not know. Go on with the version that wrote it."
+        )
+    if missing := known - values.keys():
+        raise UserError(f"{path} is damaged: {', '.join(sorted(missing))} is missing.")
     for one in fields(TrainState):
         if not _fits(values[one.name], cast(Any, one.type)):
             raise UserError(f"{path} is damaged: its {one.name} is {values[one.name]!r}.")
     return TrainState(**values)
+
+
+def _as_named_now(values: dict[str, Any]) -> dict[str, Any]:
+    """The state of an older version as this one has it."""
+    defaults = TrainState()
+    values = {name: getattr(defaults, name) for name in ADDED_LATER} | values
+    if "loss_sum" in values:  # there was one process
+        values["loss_sums"] = [values.pop("loss_sum")]
+    return values
 
 
 def _fits(value: object, kind: Any) -> bool:

@@ -1,8 +1,7 @@
 """A run on Weights & Biases, or nowhere: training neither waits for it nor fails with it.
 
-A thread hands everything to the client, which may then take as long as it likes. What raises there
-is told once, and the run goes on without W&B; `metrics.jsonl` and `curves.png` hold the same numbers
-anyway.
+A thread hands everything to the client, which may take as long as it likes. What raises there is
+told once, and the run goes on without W&B; `metrics.jsonl` and `curves.png` hold the same numbers.
 """
 
 import json
@@ -132,8 +131,8 @@ class WandbLog(Follower):
             self._thread.join(FINISH_TIMEOUT_SECONDS)
         if self._run is not None:
             _warn(
-                f"W&B has not taken everything within {FINISH_TIMEOUT_SECONDS} seconds and is left. "
-                "metrics.jsonl, samples.jsonl and curves.png hold all of it."
+                f"W&B has not taken everything within {FINISH_TIMEOUT_SECONDS} seconds and is left "
+                "alone. metrics.jsonl, samples.jsonl and curves.png hold all of it."
             )
             _leave_client()
 

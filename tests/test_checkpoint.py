@@ -4,7 +4,9 @@ import json
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,6 +110,50 @@ def test_another_format_version_is_refused(copied: Path) -> None:
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps({**manifest, "format_version": 99}))
     with pytest.raises(UserError, match="format version 99"):
+        read_checkpoint(copied / "best")
+
+
+def rewrite_state(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "trainer_state.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+    forge(folder)
+
+
+def test_the_state_of_the_first_version_is_read_as_it_was_meant(copied: Path) -> None:
+    rewrite_state(copied / "last", lambda values: values.update(loss_sums=[2.5]))
+    now = read_checkpoint(copied / "last").state
+
+    def to_first(values: dict[str, Any]) -> None:
+        values["loss_sum"] = values.pop("loss_sums")[0]
+        del values["micro_batch_size"], values["data_position"]
+
+    rewrite_state(copied / "last", to_first)
+    assert read_checkpoint(copied / "last").state == now
+
+
+def test_a_state_of_a_newer_version_is_refused_and_a_lacking_one_too(copied: Path) -> None:
+    rewrite_state(copied / "last", lambda values: values.update(moon_phase=1))
+    with pytest.raises(UserError, match=r"moon_phase, which this version .* does not know"):
+        read_checkpoint(copied / "last")
+    rewrite_state(copied / "last", lambda values: (values.pop("moon_phase"), values.pop("step")))
+    with pytest.raises(UserError, match="damaged: step is missing"):
+        read_checkpoint(copied / "last")
+
+
+def test_settings_that_came_later_are_at_their_default_and_unknown_ones_are_named(
+    copied: Path,
+) -> None:
+    path = copied / "best" / "config.toml"
+    before = read_checkpoint(copied / "best").config
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("HF_PRIVATE")))
+    forge(copied / "best")
+    assert read_checkpoint(copied / "best").config == before
+    path.write_text("".join([*lines, "MOON_PHASE = 1\n"]))
+    forge(copied / "best")
+    with pytest.raises(UserError, match=r"config\.toml: .*MOON_PHASE"):
         read_checkpoint(copied / "best")
 
 

@@ -339,6 +339,7 @@ def start(place: Path, **changes: object) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
 
 
@@ -368,3 +369,18 @@ def test_a_signal_saves_and_says_how_to_go_on(
     state = read_checkpoint(place / "checkpoints" / name / "last").state
     assert state is not None
     assert f"after step {state.step:,}" in output
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_whole_group_is_answered_once(
+    place: Path, number: signal.Signals, code: int
+) -> None:
+    name = f"group {code}"
+    settings = {"RUN_NAME": name, "NUM_EPOCHS": 400, "SAVE_INTERVAL_STEPS": 5}
+    process = start(place, **settings, CACHE_FEATURES=False, NUM_WORKERS=2)
+    wait_for(place / "checkpoints" / name / "last" / "trainer_state.json", process)
+    os.killpg(process.pid, number)  # as a terminal does, and a scheduler
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output
+    assert output.count("Finishing the step") == 1
+    assert "Traceback" not in output
