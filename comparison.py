@@ -29,6 +29,8 @@ COMPARED = ("CIDEr", "BLEU-4")
 SHORTER_BLEU = {"BLEU-1", "BLEU-2", "BLEU-3"}
 BY_CHANCE = "attention_inside_by_chance"
 SIGNIFICANT = 0.05
+SAMPLES_A_PAIR = 200
+"""So many that the smallest p-value is 0.01 after the correction for all pairs."""
 T_QUANTILES = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
@@ -129,15 +131,19 @@ class Comparison:
         raise KeyError((first, second, metric))
 
 
-def compare_runs(runs: Sequence[RunResult], *, samples: int = SAMPLES, seed: int = 0) -> Comparison:
+def compare_runs(
+    runs: Sequence[RunResult], *, samples: int | None = None, seed: int = 0
+) -> Comparison:
     """Compare runs; those of one `model` are its seeds.
 
+    `samples` are drawn, by default as many as the correction for the pairs needs.
     Raises `UserError` where they captioned other pictures, or were searched or split otherwise.
     """
     _refuse_unequal(runs)
     by_model: dict[str, list[RunResult]] = {}
     for run in runs:
         by_model.setdefault(run.model, []).append(run)
+    samples = samples or max(SAMPLES, SAMPLES_A_PAIR * math.comb(len(by_model), 2))
     models, draws = [], {}
     for number, (name, own) in enumerate(by_model.items()):
         resampled = [resampled_scores(run.scores, run.means, samples, seed) for run in own]

@@ -108,6 +108,15 @@ def test_chances_are_as_often_as_they_say() -> None:
     assert below / trials < 0.12
 
 
+def test_many_models_can_still_differ() -> None:
+    """With 1,000 samples the least of 45 adjusted p-values would be 0.09."""
+    names = "abcdefghij"
+    comparison = compare_runs(
+        [sample_run(name, right=0.1 * number) for number, name in enumerate(names, start=1)]
+    )
+    assert comparison.difference("j", "a").is_significant
+
+
 def test_times_are_means_over_seeds() -> None:
     (model,) = compare_runs([sample_run("a", seed) for seed in (1, 2)]).models
     assert model.seconds_an_epoch == 61.0
