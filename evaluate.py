@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from scoring import ScoreSheet
 
 SHOWN_CAPTIONS = 5
+TITLE_LABELS = 3
+"""A comparison of more checkpoints is called by their number."""
 OF_CHECKPOINTS = {
     *("split", "data_dir", "output_dir", "method", "beam_size", "length_penalty", "limit"),
     *("clip_model", "device", "revision", "trust_remote_code"),
@@ -233,7 +235,8 @@ def _compare(
     except UserError as error:
         print(f"\n{error}", file=sys.stderr)
         return EXIT_PARTLY_DONE
-    write_comparison(comparison, target, title=", ".join(folders))
+    title = ", ".join(folders) if len(folders) <= TITLE_LABELS else f"{len(folders)} checkpoints"
+    write_comparison(comparison, target, title=title)
     print("\n" + (target / "comparison.md").read_text(encoding="utf-8"))
     print(f"page      {target / 'comparison.html'}")
     print(f"numbers   {target / 'comparison.md'}, {target / 'comparison.json'}")
