@@ -3,7 +3,7 @@
     python benchmarks/views.py --data data/demo --checkpoint checkpoints/demo/best --json views.json
 
 The encoder of a checkpoint is frozen and a small decoder is trained on its features, as `train.py`
-does it: of the pictures as they are, and of 4 and 8 views that crop, mirror and colour give. All
+does it: of the pictures as they are, and of 8 views that crop, mirror and colour give. All
 kinds have the same pictures, steps and seeds. For each the best CIDEr and the least loss of the
 validations are noted, with mean and standard deviation over seeds. A JSON file that is there is
 gone on with, kind by kind.
@@ -30,7 +30,6 @@ from records import Record, read_records, write_records
 
 KINDS = {
     "plain": ["--FEATURE_VIEWS", "1"],
-    "4 views": ["--FEATURE_VIEWS", "4", "--AUGMENTATION", "crop,flip,colour"],
     "8 views": ["--FEATURE_VIEWS", "8", "--AUGMENTATION", "crop,flip,colour"],
 }
 SETTINGS = (

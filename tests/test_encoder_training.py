@@ -25,6 +25,8 @@ LORA_FAMILIES = ["clip", "vit", "blip", "siglip", "dinov2-registers", "swin", "c
 
 
 def ready(folder: str, *, blocks: int = -1, **settings: object) -> VisionEncoder:
+    if "ENCODER_LORA_RANK" in settings:
+        pytest.importorskip("peft")
     encoder = VisionEncoder.from_pretrained(folder, trained_blocks=blocks)
     encoder.prepare_training(Config(ENCODER_TRAINED_BLOCKS=blocks, **settings))
     return encoder.train()
@@ -249,6 +251,7 @@ def test_the_encoder_joins_in_at_its_epoch(place: Path) -> None:
 def test_best_holds_merged_weights_and_captions_without_peft(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("peft")
     settings = {"ENCODER_TRAINED_BLOCKS": -1, "ENCODER_LORA_RANK": 2}
     folder = run(place, RUN_NAME="adapted", ENCODER_LEARNING_RATE="1e-2", **settings)
     assert not (folder / "best" / ADAPTERS).exists()
