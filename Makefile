@@ -2,13 +2,14 @@
 # make demo    draw the demo data, train, evaluate, caption a picture
 # make test    every test but the slow ones
 # make check   format, lint, types
+# make audit   known vulnerabilities of the pinned packages (asks PyPI)
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := --config presets/demo.toml
 DEMO_RUN := checkpoints/demo
 
-.PHONY: setup demo test test-slow check format readme readme-demo clean-demo
+.PHONY: setup demo test test-slow check audit format readme readme-demo clean-demo
 
 setup: .venv/.ready
 
@@ -37,6 +38,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy *.py
+
+audit: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 format: setup
 	$(BIN)/ruff format .

@@ -12,13 +12,16 @@ import os
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -31,7 +34,7 @@ import generate
 import train
 import trainer
 import validation
-from errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
+from errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, EXIT_TERMINATED, UserError
 from tests.small_runs import (
     SETTINGS,
     arguments,
@@ -331,6 +334,80 @@ def test_captions_of_all_kinds_go_all_the_way(
     assert generate.main(["--image", str(tmp_path / "pictures"), "--json", *words]) == 0
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(printed) == 40
+
+
+def huge_png() -> bytes:
+    """The head of a picture of 30,000 x 30,000 pixels, which would take 2.7 GB."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1_000_000))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+def write_pictures_of_all_kinds(folder: Path) -> set[str]:
+    """Strange pictures among plain ones; returns the names of those that are none."""
+    folder.mkdir()
+    colour = Image.linear_gradient("L").resize((40, 30))
+    for i in range(30):
+        Image.merge("RGB", (colour, colour, Image.new("L", (40, 30), i))).save(folder / f"{i}.png")
+    Image.new("RGB", (1, 1)).save(folder / "pixel.png")
+    Image.new("RGB", (1, 4000), "red").save(folder / "tall.png")
+    Image.new("RGB", (4000, 1), "red").save(folder / "wide.png")
+    colour.save(folder / "grey.jpg")
+    Image.merge("CMYK", [colour] * 4).save(folder / "print.jpg")
+    colour.convert("P").save(folder / "palette.gif")
+    Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50).save(folder / "deep.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    colour.save(folder / "turned.jpg", exif=turned)
+    broken = {
+        "huge.png": huge_png(),
+        "cut.png": (folder / "0.png").read_bytes()[:60],
+        "page.jpg": b"<html>Not found</html>",
+        "empty.jpg": b"",
+    }
+    for name, content in broken.items():
+        (folder / name).write_bytes(content)
+    return set(broken) | {"vanished.jpg"}
+
+
+@pytest.mark.parametrize("changes", [{}, LIVE])
+def test_pictures_of_all_kinds_go_all_the_way(
+    place: Path, tmp_path: Path, changes: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    broken = write_pictures_of_all_kinds(pictures)
+    names = {path.name for path in pictures.iterdir()} | broken
+    captions = {name: [f"a picture called {name}", "a picture"] for name in sorted(names)}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    own = {
+        "DATASET": "kinds",
+        "DATA_DIR": tmp_path / "data",
+        "OUTPUT_DIR": tmp_path / "runs",
+        "IMAGE_DIR": pictures,
+        "CAPTIONS_FILE": tmp_path / "captions.json",
+        "NUM_EPOCHS": 1,
+        **changes,
+    }
+    with pytest.raises(UserError, match="MAX_BAD_FRACTION"):
+        train.main(arguments(place, **own))
+    folder = run(place, **own, MAX_BAD_FRACTION=0.2)
+    problems = (tmp_path / "data" / "kinds" / "problems.tsv").read_text()
+    assert all(name in problems for name in broken)
+    assert not any(f"{name}\t" in problems for name in names - broken)
+    capsys.readouterr()
+    words = ["--checkpoint", str(folder / "best"), "--device", "cpu", "--image", str(pictures)]
+    assert generate.main(words) == EXIT_PARTLY_DONE
+    output = capsys.readouterr()
+    captioned = {Path(line.partition("\t")[0]).name for line in output.out.splitlines()}
+    assert captioned == names - broken
+    assert all(name in output.err for name in broken - {"vanished.jpg"})
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_hub import OWNER_TOKEN, READER_TOKEN, FakeHub, Fault, running_hub
+from tests.small_runs import arguments, write_data, write_encoder
 
 ROOT = Path(__file__).parents[1]
 REPO = "me/captioner"
@@ -367,3 +369,55 @@ def test_no_token_is_one_sentence_at_the_start(hub: FakeHub, tmp_path: Path, fol
     assert result.returncode == 2
     assert result.stderr.startswith("error: There is no Hub token")
     assert hub.requests == []
+
+
+def test_a_run_uploads_its_best_and_everybody_uses_it_by_name(hub: FakeHub, tmp_path: Path) -> None:
+    """Train, upload, then as a stranger: the card's three lines, the commands, offline too."""
+    write_data(tmp_path)
+    write_encoder(tmp_path)
+    words = arguments(
+        tmp_path, NUM_EPOCHS=1, HF_REPO_ID=REPO, HF_UPLOAD_BEST_CHECKPOINTS=True, HF_PRIVATE=True
+    )
+    argv = f"sys.argv = ['train.py', *{words!r}]; import train; assert train.main() == 0"
+    run = run_client(hub, tmp_path, f"import sys; {argv}", token=OWNER_TOKEN)
+    assert run.returncode == 0, run.stderr
+    best = tmp_path / "checkpoints" / "run" / "best"
+    (commit,) = hub.repositories[REPO].commits
+    assert commit.files == travelling(best)
+    assert "CIDEr" in commit.message
+    assert hub.repositories[REPO].private
+
+    picture = next((tmp_path / "data" / "small" / "test").glob("*.jpg"))
+    (tmp_path / "photo.jpg").write_bytes(picture.read_bytes())
+    lines = re.search(r"```python\n(.*?)```", (best / "README.md").read_text("utf-8"), re.DOTALL)
+    assert lines
+    spoken = run_client(hub, tmp_path, lines[1], token=OWNER_TOKEN)
+    assert spoken.returncode == 0, spoken.stderr
+    caption = spoken.stdout.splitlines()[-1]
+    from generate import Captioner
+
+    assert caption == str(Captioner.from_pretrained(best)(picture))
+
+    at = f"Captioner.from_pretrained({REPO!r}, revision={commit.oid!r})"
+    by_revision = f"from generate import Captioner\nprint({at}('photo.jpg'))"
+    generate = f"import generate; generate.main(['--checkpoint', {REPO!r}, '--image', 'photo.jpg'])"
+    paths = ["--data-dir", str(tmp_path / "data"), "--output", str(tmp_path / "scores")]
+    evaluate = f"import evaluate; evaluate.main(['--checkpoint', {REPO!r}, *{paths!r}])"
+    for server in (hub, None):  # fetched, and then from the cache without the Hub
+        for program in (by_revision, generate):
+            result = run_client(server, tmp_path, program, token=OWNER_TOKEN)
+            assert result.returncode == 0, result.stderr
+            assert result.stdout.splitlines()[-1] == caption
+    result = run_client(None, tmp_path, evaluate, HF_HUB_OFFLINE="1")
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert scores["provenance"]["data"]["sha256"]
+    assert scores["CIDEr"] is not None
+
+
+def test_a_run_without_token_says_so_before_anything_else(hub: FakeHub, tmp_path: Path) -> None:
+    words = ["--HF_REPO_ID", REPO, "--HF_UPLOAD_BEST_CHECKPOINTS", "--DATASET", "demo"]
+    result = run_client(hub, tmp_path, f"import train; train.main({words!r})")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: There is no Hub token")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "hf"] == []

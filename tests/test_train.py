@@ -386,3 +386,36 @@ def test_a_signal_to_the_whole_group_is_answered_once(
     assert process.returncode == code, output
     assert output.count("Finishing the step") == 1
     assert "Traceback" not in output
+
+
+def test_a_run_that_was_killed_goes_on_in_its_logs_and_in_its_wandb_run(place: Path) -> None:
+    from checkpoint import read_checkpoint
+
+    folder = place / "checkpoints" / "killed for good"
+    settings = {
+        "RUN_NAME": folder.name,
+        "NUM_EPOCHS": 400,
+        "SAVE_INTERVAL_STEPS": 5,
+        "WANDB_MODE": "offline",
+    }
+    process = start(place, **settings)
+    wait_for(folder / "last" / "trainer_state.json", process)
+    process.kill()
+    with process:  # its output is closed
+        process.wait()
+    before = read_checkpoint(folder / "last").state
+    assert before is not None
+    process = start(place, **settings, RESUME_CHECKPOINT_PATH="auto")
+    wait_for(folder / "best", process)
+    process.terminate()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
+    after = read_checkpoint(folder / "last").state
+    assert after is not None
+    assert after.step > before.step
+    assert after.wandb_run_id == before.wandb_run_id != ""
+    runs = sorted((folder / "wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    assert all(run.name.endswith(before.wandb_run_id) for run in runs)
+    steps = [line["step"] for line in lines_of(folder / "metrics.jsonl") if "loss" in line]
+    assert steps == list(range(2, after.step + 1, 2))
