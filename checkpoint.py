@@ -11,6 +11,7 @@
     optimizer.safetensors     to go on training: AdamW's moments   (`last` only)
     adapters.safetensors      to go on training: LoRA adapters     (`last` only)
     trainer_state.json        to go on training: step, order, best (`last` only)
+    average.safetensors       to go on training: the weights' average, with EMA_DECAY (`last` only)
 
 How a folder is kept whole is in `checkpoint_files`. Nothing in it is pickled, nothing is executed.
 """
@@ -22,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from captioning import CaptionPipeline
@@ -42,12 +41,14 @@ from errors import UserError
 from images import load_image
 from model import CaptionModel
 from runtime import Runtime
+from tensor_files import fill_tensors, read_tensors, save_tensors
 from tokenizer import CaptionTokenizer
 from train_state import TrainState, read_state
+from weight_average import WeightAverage
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "trainer_state.json"
-ADAPTERS = "adapters.safetensors"
+ADAPTERS, AVERAGE = "adapters.safetensors", "average.safetensors"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def save_checkpoint(
     card: str,
     examples: Mapping[str, Path] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    average: WeightAverage | None = None,
     state: TrainState | None = None,
     keep: int = 0,
 ) -> None:
@@ -91,10 +93,12 @@ def save_checkpoint(
         for name, picture in (examples or {}).items():
             load_image(picture).save(unfinished / name)
         if optimizer is not None and state is not None:
-            _save_tensors(_optimizer_tensors(optimizer, pipeline), unfinished / OPTIMIZER)
+            save_tensors(_optimizer_tensors(optimizer, pipeline), unfinished / OPTIMIZER)
             if adapters := pipeline.encoder.adapter_state():
-                _save_tensors(_on_cpu(adapters), unfinished / ADAPTERS)
+                save_tensors(adapters, unfinished / ADAPTERS)
             write_json(unfinished / STATE, asdict(state))
+            if average is not None:
+                save_tensors(average.tensors, unfinished / AVERAGE)
     if keep:
         for path in sorted(folder.parent.glob("step-*"))[:-keep]:
             shutil.rmtree(path, ignore_errors=True)
@@ -202,31 +206,17 @@ def load_pipeline(
 
 def load_weights(module: nn.Module, path: Path, *, prefix: str) -> None:
     """Fill a module with the tensors under `prefix`; every name and shape must agree."""
-    expected = {prefix + name: tensor for name, tensor in module.state_dict().items()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {name for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-            problems = [f"{name} is missing" for name in sorted(expected.keys() - found)]
-            problems += [f"{name} is unknown" for name in sorted(found - expected.keys())]
-            for name in sorted(expected.keys() & found):
-                seen, wanted = tuple(file.get_slice(name).get_shape()), expected[name].shape
-                if seen != tuple(wanted):
-                    problems.append(f"{name} is {seen}, the settings make it {tuple(wanted)}")
-            if problems:
-                more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-                raise UserError(
-                    f"{path} does not fit the settings beside it: {'; '.join(problems[:3])}{more}. "
-                    "Take config.toml, tokenizer.json and model.safetensors from one checkpoint."
-                )
-            with torch.no_grad():
-                for name, tensor in expected.items():
-                    tensor.copy_(file.get_tensor(name))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged: {error}.") from None
+    own = module.state_dict()
+    fill_tensors({prefix + name: tensor for name, tensor in own.items()}, path, prefix=prefix)
+
+
+def load_average(average: WeightAverage, folder: Path) -> None:
+    """Give the average back the tensors that `save_checkpoint` wrote."""
+    fill_tensors(average.tensors, folder / AVERAGE)
 
 
 def _load_adapters(encoder: VisionEncoder, path: Path) -> None:
-    if encoder.adapter_state() and not encoder.load_adapter_state(_read_tensors(path)):
+    if encoder.adapter_state() and not encoder.load_adapter_state(read_tensors(path)):
         raise UserError(
             f"{path} holds other adapters than the settings train. Go on with the settings of the "
             "checkpoint's config.toml."
@@ -238,7 +228,7 @@ def load_optimizer(
 ) -> None:
     """Give the optimizer back the moments that `save_checkpoint` wrote."""
     path = folder / OPTIMIZER
-    tensors = _read_tensors(path)
+    tensors = read_tensors(path)
     if not tensors:  # saved before the first step
         return
     names = _trained_names(pipeline)
@@ -315,7 +305,7 @@ def _optimizer_tensors(
 ) -> dict[str, Tensor]:
     names = _trained_names(pipeline)
     return {
-        f"{kind}/{names[parameter]}": value.detach().cpu().contiguous()
+        f"{kind}/{names[parameter]}": value
         for parameter, state in optimizer.state.items()
         for kind, value in state.items()
     }
@@ -333,31 +323,12 @@ def _write_parts(
     if _is_saved(encoder):
         tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.plain_state().items()}
         write_json(folder / "encoder_config.json", encoder.config_dict())
-    _save_tensors(_on_cpu(tensors), folder / MODEL)
+    save_tensors(tensors, folder / MODEL)
     write_json(folder / "preprocessor_config.json", encoder.processor_dict())
     write_json(folder / "metrics.json", dict(metrics))
     (folder / "config.toml").write_text(dump_config(config), encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
     pipeline.tokenizer.save(folder / "tokenizer.json")
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged: {error}.") from None
-
-
-def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file; raises `OSError` where the disk does not take it."""
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # as which the library reports a full disk
-        raise OSError(f"{path.name}: {error}") from None
 
 
 def _about_encoder(encoder: VisionEncoder) -> dict[str, Any]:

@@ -166,6 +166,8 @@ class Config:
     """Largest norm of the gradient (0 = no clipping)."""
     LABEL_SMOOTHING: float = 0.1
     """Share of the target's probability spread over the vocabulary."""
+    EMA_DECAY: float = 0.0
+    """Decay of the moving average of the weights that is validated and kept as `best` (0 = off)."""
 
     # Validation and generation
     VALIDATION_INTERVAL: int = 1

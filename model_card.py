@@ -50,6 +50,7 @@ SHOWN_SETTINGS = (
     "WEIGHT_DECAY",
     "WARMUP_STEPS",
     "LABEL_SMOOTHING",
+    "EMA_DECAY",
 )
 
 

@@ -83,6 +83,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "WARMUP_STEPS": _at_least(0),
     "GRAD_CLIP_VALUE": _at_least(0),
     "LABEL_SMOOTHING": _between(0, 1),
+    "EMA_DECAY": _between(0, 1),
     "VALIDATION_INTERVAL": _at_least(1),
     "VALIDATION_IMAGES": _at_least(-1),
     "BEAM_SIZE": _at_least(1),

@@ -7,6 +7,7 @@ run that goes on from a checkpoint makes, bit for bit, the steps that it would h
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from stopping import Stopped, StopRequest
 from train_state import TrainState
 from training_steps import Epoch, TrainingSteps
 from validation import validate
+from weight_average import WeightAverage
 
 NEVER = 2**62
 """The step of what has not happened."""
@@ -72,16 +74,19 @@ class Trainer:
         describe: Callable[[Mapping[str, Any], TrainState, Sequence[Sample]], Description],
         on_best: Callable[[Path, Mapping[str, Any]], None],
         joules: Callable[[], float | None] = lambda: None,
+        average: WeightAverage | None = None,
         loss_function: LossFunction = caption_loss,
     ) -> None:
         """Go on from `state`, where the last validation gave `metrics`.
 
         `describe` makes a checkpoint's model card of its metrics and captions, `on_best` is told
-        of each new best, `joules` measures the energy so far.
+        of each new best, `joules` measures the energy so far. With an
+        `average` of the weights that is what is validated and kept as `best`.
         """
         self.config, self.pipeline, self.optimizer = config, pipeline, optimizer
         self.steps, self.validation, self.log, self.state = steps, validation, log, state
         self._describe, self._on_best, self._joules = describe, on_best, joules
+        self._average = average
         self._gradients = Gradients(
             pipeline.model,
             pipeline.encoder,
@@ -179,9 +184,12 @@ class Trainer:
             self.encoder_schedule.factor(self.state.step),
         )
         self.pipeline.runtime.seed_step(self.config.RANDOM_SEED, self.state.step)
-        return train_step(
+        result = train_step(
             self._gradients, self.optimizer, step, clip_norm=self.config.GRAD_CLIP_VALUE
         )
+        if self._average is not None:
+            self._average.update(self.state.step + 1)
+        return result
 
     def _count(self, result: StepResult) -> None:
         """Note a step without waiting for the device."""
@@ -240,7 +248,8 @@ class Trainer:
         is_final = epoch == self.config.NUM_EPOCHS
         if epoch % self.config.VALIDATION_INTERVAL == 0 or is_final:
             try:
-                self._validate()
+                with self._average.applied() if self._average is not None else nullcontext():
+                    self._validate()
             except Stopped:  # the run that goes on begins with this validation
                 return
         self.state = replace(self.state, epoch=epoch, step_in_epoch=0)
@@ -333,6 +342,7 @@ class Trainer:
                 card=description.card,
                 examples=description.examples,
                 optimizer=self.optimizer if with_state else None,
+                average=self._average if with_state else None,
                 state=self.state if with_state else None,
                 keep=self.config.KEEP_CHECKPOINTS if with_state else 0,
             )

@@ -12,7 +12,7 @@ import torch
 
 from best_uploader import BestUploader
 from captioning import CaptionPipeline
-from checkpoint import load_optimizer, load_pipeline, read_checkpoint
+from checkpoint import load_average, load_optimizer, load_pipeline, read_checkpoint
 from config import Config
 from dataset import CaptionDataset
 from encoder import VisionEncoder
@@ -39,6 +39,7 @@ from tokenizer import CaptionTokenizer, train_tokenizer
 from train_state import TrainState
 from trainer import Description, Split, Trainer
 from training_steps import PreparedSteps, TrainingSteps
+from weight_average import WeightAverage
 
 CARD_EXAMPLES = 4
 UPLOAD_SECONDS = 600.0
@@ -64,6 +65,7 @@ class TrainingRun:
         self.splits = self._splits()
         self.steps = self._steps()
         self.optimizer = self._optimizer()
+        self.average = self._average()
         self.energy = EnergyMeter(self._gpus(), joules=self.state.joules)
         self.provenance = provenance(
             asdict(config),
@@ -245,6 +247,15 @@ class TrainingRun:
             load_optimizer(optimizer, self.pipeline, self.checkpoint.folder)
         return optimizer
 
+    def _average(self) -> WeightAverage | None:
+        if not self.config.EMA_DECAY:
+            return None
+        modules = {"model": self.pipeline.model, "encoder": self.pipeline.encoder}
+        average = WeightAverage(modules, self.config.EMA_DECAY)
+        if self.checkpoint is not None:
+            load_average(average, self.checkpoint.folder)
+        return average
+
     def _uploader(self) -> BestUploader | None:
         config = self.config
         if not (config.HF_UPLOAD_BEST_CHECKPOINTS and self.runtime.is_main):
@@ -274,6 +285,7 @@ class TrainingRun:
             describe=self._describe,
             on_best=on_best,
             joules=self.energy.joules,
+            average=self.average,
             loss_function=loss_function,
         )
 

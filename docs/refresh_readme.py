@@ -31,7 +31,8 @@ ORDER = {
         "feature_store mirroring augmentation feature_building picture_rows features"
     ),
     "Batches and the model": (
-        "packing dataset training_steps stream_lanes stream_reader stream_steps model"
+        "packing dataset training_steps stream_lanes stream_reader stream_steps model "
+        "weight_average"
     ),
     "Search": ("token_rules search_options hypotheses beam_search decoding captioning attention"),
     "Scores": (
@@ -39,8 +40,8 @@ ORDER = {
         "caption_statistics java_metrics clip_score scoring"
     ),
     "Checkpoints, logs, the Hub": (
-        "checkpoint_files train_state checkpoint run_events console curves wandb_log run_log "
-        "provenance energy model_card hub best_uploader"
+        "checkpoint_files tensor_files train_state checkpoint run_events console curves wandb_log "
+        "run_log provenance energy model_card hub best_uploader"
     ),
     "Training": "captioner gradients optimization validation stopping trainer training_run train",
     "Captioning": "image_inputs generate_options generate",

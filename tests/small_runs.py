@@ -68,10 +68,10 @@ def run(folder: Path, **changes: object) -> Path:
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, moments included."""
+    """All tensors of a checkpoint, those for going on included."""
     found: dict[str, Tensor] = {}
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        found |= {f"{name}:{key}": tensor for key, tensor in load_file(folder / name).items()}
+    for path in folder.glob("*.safetensors"):
+        found |= {f"{path.name}:{key}": tensor for key, tensor in load_file(path).items()}
     return found
 
 

@@ -31,6 +31,7 @@ import captioning
 import checkpoint
 import feature_store
 import generate
+import tensor_files
 import train
 import trainer
 import validation
@@ -611,7 +612,7 @@ def test_a_signal_ends_a_validation_at_once(
 
 @pytest.mark.parametrize(
     ("owner", "name", "number"),
-    [(trainer, "train_step", 5), (checkpoint, "write_json", 3), (checkpoint, "save_file", 4)],
+    [(trainer, "train_step", 5), (checkpoint, "write_json", 3), (tensor_files, "save_file", 4)],
 )
 @pytest.mark.parametrize(
     ("one", "ending"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]

@@ -141,6 +141,7 @@ MODES = {
     },
     "views": {"FEATURE_VIEWS": 3, "AUGMENTATION": "crop,flip"},
     "two captions a step": {"CAPTIONS_PER_STEP": 2},
+    "averaged": {"EMA_DECAY": 0.7, "ENCODER_TRAINED_BLOCKS": 1},
 }
 
 

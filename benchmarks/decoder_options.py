@@ -1,0 +1,345 @@
+"""What options of the decoder and of its training bring: each against the defaults, seed by seed.
+
+    python prepare_dataset.py --DATASET photos --IMAGE_DIR photos --CAPTIONS_FILE captions.txt
+    python benchmarks/decoder_options.py --data data/photos --epochs 8 --json photos.json
+
+A small decoder is trained on the frozen features of a checkpoint's encoder, once with the defaults
+and once with each change, with the same seeds. Each result is written to the JSON file as it comes;
+the same command goes on where it stopped. The validation loss has no label smoothing and is counted
+a caption, not a token, so that vocabularies can be compared.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from torch import Tensor, nn
+
+from captioning import CaptionPipeline
+from checkpoint import load_encoder, read_checkpoint
+from config import Config
+from dataset import CaptionDataset, StepDataset
+from errors import UserError, run_command
+from images import load_image
+from model import CaptionModel, DecoderBlock
+from optimization import Schedule, build_optimizer, set_learning_rate, train_step
+from options import parse_options
+from records import Record, read_records
+from runtime import Runtime, seed_step
+from tokenizer import train_tokenizer
+from trainer import search_options
+from validation import validate
+from weight_average import WeightAverage
+
+SMALL = {
+    "PROJECTION_DIM": 128,
+    "DECODER_EMBED_DIM": 128,
+    "DECODER_LAYERS": 2,
+    "DECODER_HEADS": 4,
+    "DECODER_FF_DIM": 256,
+    "MAX_SEQ_LEN": 128,  # the smallest vocabulary cuts no caption
+    "BATCH_SIZE": 64,
+    "LEARNING_RATE": 2e-3,
+}
+"""What makes the model small; all else is as `Config` has it."""
+DECAYS = (0.9, 0.99)
+BASE = "defaults"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to train on, and how long."""
+
+    data: str = "data/demo"
+    """Folder of a prepared data set."""
+    checkpoint: str = "checkpoints/demo/best"
+    """Its encoder makes the features."""
+    epochs: int = 2
+    """Epochs of each training."""
+    vocabularies: str = "512 300 400"
+    """VOCAB_SIZE of the defaults, and those to compare with it."""
+    seeds: str = "0 1 2"
+    """Seeds of each change."""
+    limit: int = 0
+    """Trainings of this call at most (0 = all)."""
+    json: str = "decoder_options.json"
+    """File of the results, which a later call goes on with."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One departure from the defaults."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    swap: Callable[[CaptionModel], None] = lambda model: None
+    """What to change in the new model."""
+    lowercase: bool = False
+
+
+class PostNormBlock(DecoderBlock):
+    """The block of Vaswani et al. (2017): each sum is normalised."""
+
+    def forward(self, x, packing, pictures, cache=None, weights=None):
+        """(N, D) -> (N, D)."""
+        x = self.norm_self(x + self.dropout(self.self_attention(x, packing, cache)))
+        x = self.norm_cross(x + self.dropout(self.cross_attention(x, packing, pictures, weights)))
+        return self.norm_ff(x + self.dropout(self.feed_forward(x)))
+
+
+def post_norm(model: CaptionModel) -> None:
+    """Normalise after each branch instead of before; the last norm is the last block's."""
+    for block in model.decoder.blocks:
+        block.__class__ = PostNormBlock
+    model.decoder.norm = nn.Identity()
+
+
+def rms_norm(model: CaptionModel) -> None:
+    """RMSNorm (Zhang & Sennrich, 2019) in place of every LayerNorm of the decoder."""
+    for module in list(model.decoder.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.LayerNorm):
+                setattr(module, name, nn.RMSNorm(child.normalized_shape, eps=child.eps))
+
+
+def untied(model: CaptionModel) -> None:
+    """A matrix of its own for the output."""
+    vocab_size, dim = model.decoder.embedding.weight.shape
+    model.decoder.output = nn.Linear(dim, vocab_size, bias=False)
+    nn.init.normal_(model.decoder.output.weight, std=dim**-0.5)
+    model.decoder.logits = model.decoder.output.forward
+
+
+def projection_depth(depth: int) -> Callable[[CaptionModel], None]:
+    """A projection of `depth` linear layers with GELU between."""
+
+    def swap(model: CaptionModel) -> None:
+        first, last = model.projection.mlp[0], model.projection.mlp[-1]
+        layers: list[nn.Module] = [nn.Linear(first.in_features, last.out_features)]
+        for _ in range(depth - 1):
+            layers += [nn.GELU(), nn.Linear(last.out_features, last.out_features)]
+        model.projection.mlp = nn.Sequential(*layers)
+
+    return swap
+
+
+def changes(vocabularies: str) -> dict[str, Change]:
+    """Every change by its name, the defaults first."""
+    usual, *others = map(int, vocabularies.split())
+    return {
+        BASE: Change({"VOCAB_SIZE": usual}),
+        "RMSNorm": Change(swap=rms_norm),
+        "post-norm": Change(swap=post_norm),
+        "untied embeddings": Change(swap=untied),
+        "no label smoothing": Change({"LABEL_SMOOTHING": 0.0}),
+        "label smoothing 0.2": Change({"LABEL_SMOOTHING": 0.2}),
+        "no dropout": Change({"DECODER_DROPOUT": 0.0}),
+        "dropout 0.3": Change({"DECODER_DROPOUT": 0.3}),
+        "learned positions": Change({"POSITIONS": "learned"}),
+        "projection of 1 layer": Change(swap=projection_depth(1)),
+        "projection of 3 layers": Change(swap=projection_depth(3)),
+        "lower case": Change(lowercase=True),
+        **{f"vocabulary {size}": Change({"VOCAB_SIZE": size}) for size in others},
+    }
+
+
+class Rows:
+    """Features in memory."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """(B, P, F) of row numbers."""
+        return self.features[indices]
+
+
+class Bench:
+    """The data with its features, and one training at a time."""
+
+    def __init__(self, options: Options) -> None:
+        """Read the records, encode the pictures once."""
+        self.options = options
+        self.records = {
+            split: read_records(Path(options.data) / split, mend="python prepare_dataset.py")
+            for split in ("train", "validation")
+        }
+        self.encoder = load_encoder(read_checkpoint(Path(options.checkpoint)))
+        self.encoder.requires_grad_(False)
+        self.rows = {split: self._rows(split) for split in self.records}
+
+    @torch.inference_mode()
+    def _rows(self, split: str) -> Rows:
+        """The features, kept beside the JSON file from one call to the next."""
+        path = Path(f"{self.options.json}.{split}.pt")
+        if not path.exists():
+            paths = [record.image for record in self.records[split]]
+            encoder = self.encoder.eval()
+            parts = []
+            for start in range(0, len(paths), 64):
+                images = [load_image(one) for one in paths[start : start + 64]]
+                parts.append(encoder(torch.stack([encoder.preprocess(one) for one in images])))
+            torch.save(torch.cat(parts), path)
+        return Rows(torch.load(path, weights_only=True).clone())
+
+    def train(self, change: Change, seed: int, *, is_base: bool) -> dict[str, Any]:
+        """Train once; the numbers of the end, and of weight averages where `is_base`."""
+        began = time.monotonic()
+        usual = changes(self.options.vocabularies)[BASE].settings
+        config = Config(**(SMALL | usual | change.settings), RANDOM_SEED=seed)
+        records = {
+            split: [lowered(one) for one in some] if change.lowercase else some
+            for split, some in self.records.items()
+        }
+        tokenizer = train_tokenizer(
+            (text for one in records["train"] for text in one.captions), config.VOCAB_SIZE
+        )
+        data = {
+            split: CaptionDataset(some, tokenizer, config.MAX_SEQ_LEN)
+            for split, some in records.items()
+        }
+        torch.manual_seed(seed)
+        _, patches, width = self.rows["train"].features.shape
+        model = CaptionModel.from_config(
+            config, patches=patches, feature_dim=width, vocab_size=len(tokenizer)
+        )
+        change.swap(model)
+        runtime = Runtime(torch.device("cpu"))
+        pipeline = CaptionPipeline(self.encoder, model, tokenizer, runtime, config.MAX_SEQ_LEN)
+        texts = [text for one in records["validation"] for text in one.captions]
+        tokens = sum(len(ids) - 1 for ids in tokenizer.encode_all(texts, config.MAX_SEQ_LEN))
+
+        def measure() -> dict[str, float]:
+            metrics = validate(
+                pipeline,
+                data["validation"],
+                self.records["validation"],
+                self.rows["validation"],
+                batch_size=256,
+                num_images=-1,
+                options=search_options(config.BEAM_SIZE),
+            ).metrics
+            loss = metrics["validation_loss"] * tokens / len(texts)
+            return {"loss": loss, "CIDEr": metrics["CIDEr"]}
+
+        found: dict[str, Any] = {}
+        averages = [WeightAverage({"model": model}, decay) for decay in DECAYS if is_base]
+        for step, steps in self._steps(pipeline, data["train"], config):
+            for average in averages:
+                average.update(step)
+            if step in (steps // 2, steps) and (is_base or step == steps):
+                point = "end" if step == steps else "half"
+                found[point] = measure()
+                for average in averages:
+                    with average.applied():
+                        found[f"average {average.decay} at {point}"] = measure()
+        return found | {"vocabulary": len(tokenizer), "seconds": time.monotonic() - began}
+
+    def _steps(
+        self, pipeline: CaptionPipeline, data: CaptionDataset, config: Config
+    ) -> Iterator[tuple[int, int]]:
+        """Train; after each update its number and how many there will be."""
+        optimizer = build_optimizer(
+            pipeline.model,
+            pipeline.encoder,
+            learning_rate=config.LEARNING_RATE,
+            encoder_learning_rate=0.0,
+            weight_decay=config.WEIGHT_DECAY,
+            betas=(config.ADAM_BETA1, config.ADAM_BETA2),
+            eps=config.ADAM_EPS,
+        )
+        seed, step = config.RANDOM_SEED, 0
+        plans = [
+            data.plan(config.BATCH_SIZE, captions_per_step=2, seed=seed, epoch=epoch)
+            for epoch in range(self.options.epochs)
+        ]
+        schedule = Schedule(sum(map(len, plans)), config.WARMUP_STEPS)
+        pipeline.model.train()
+        for plan in plans:
+            for batches in StepDataset(data, plan, self.rows["train"]):
+                set_learning_rate(optimizer, schedule.factor(step))
+                seed_step(seed, step)
+                train_step(
+                    pipeline.model,
+                    pipeline.encoder,
+                    optimizer,
+                    batches,
+                    pipeline.runtime,
+                    label_smoothing=config.LABEL_SMOOTHING,
+                    clip_norm=config.GRAD_CLIP_VALUE,
+                )
+                step += 1
+                yield step, schedule.total_steps
+
+
+def lowered(record: Record) -> Record:
+    """A record with its captions in lower case."""
+    return replace(record, captions=tuple(text.lower() for text in record.captions))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what is not in the JSON file yet, then print the table."""
+    options = parse_options(Options, sys.argv[1:] if argv is None else argv, description=__doc__)
+    path = Path(options.json)
+    about = asdict(replace(options, limit=0, seeds=""))
+    results = json.loads(path.read_text()) if path.exists() else {"about": about, "runs": {}}
+    if results["about"] != about:
+        raise UserError(f"{path} was made with other options; name another file: --json FILE")
+    waiting = [
+        (name, seed)
+        for seed in options.seeds.split()
+        for name in changes(options.vocabularies)
+        if seed not in results["runs"].get(name, {})
+    ]
+    if waiting:
+        bench = Bench(options)
+    for name, seed in waiting[: options.limit or None]:
+        change = changes(options.vocabularies)[name]
+        found = bench.train(change, int(seed), is_base=name == BASE)
+        results["runs"].setdefault(name, {})[seed] = found
+        beside = path.with_suffix(".tmp")
+        beside.write_text(json.dumps(results, indent=2) + "\n")
+        os.replace(beside, path)
+        print(name, seed, json.dumps(found), flush=True)
+    print_table(results["runs"])
+    return 0
+
+
+def print_table(runs: dict[str, dict[str, Any]]) -> None:
+    """The defaults in absolute numbers, each change as the mean difference with the same seed."""
+    base = runs.get(BASE, {})
+    rows = {name: {seed: run["end"] for seed, run in some.items()} for name, some in runs.items()}
+    for point in ("half", "end"):
+        for decay in DECAYS:
+            key = f"average {decay} at {point}"
+            rows[key] = {
+                seed: {
+                    kind: run[key][kind] - run[point][kind] + run["end"][kind]
+                    for kind in ("loss", "CIDEr")
+                }
+                for seed, run in base.items()
+            }
+    print(f"{'':26}{'loss a caption':>24}{'CIDEr':>24}")
+    for name, some in rows.items():
+        cells = []
+        for kind in ("loss", "CIDEr"):
+            values = [
+                run[kind] - (0 if name == BASE else base[seed]["end"][kind])
+                for seed, run in some.items()
+                if seed in base
+            ]
+            spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+            cells.append(f"{statistics.mean(values):+.3f} ± {spread:.3f}" if values else "")
+        print(f"{name:26}{cells[0]:>24}{cells[1]:>24}")
+
+
+if __name__ == "__main__":
+    run_command(main)
