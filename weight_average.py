@@ -58,5 +58,9 @@ def _moving_tensors(module: nn.Module) -> dict[str, Tensor]:
     trained = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     if not trained:
         return {}
-    buffers = dict(module.named_buffers())
-    return trained | {name: one for name, one in buffers.items() if one.is_floating_point()}
+    saved = module.state_dict().keys()  # other buffers are constants
+    return trained | {
+        name: buffer
+        for name, buffer in module.named_buffers()
+        if name in saved and buffer.is_floating_point()
+    }

@@ -3,13 +3,14 @@
     python prepare_dataset.py --DATASET photos --IMAGE_DIR photos --CAPTIONS_FILE captions.txt
     python benchmarks/decoder_options.py --data data/photos --epochs 8 --json photos.json
 
-A small decoder is trained on the frozen features of a checkpoint's encoder, once with the defaults
-and once with each change, with the same seeds. Each result is written to the JSON file as it comes;
-the same command goes on where it stopped. The validation loss has no label smoothing and is counted
-a caption, not a token, so that vocabularies can be compared.
+A small decoder is trained on the frozen features of a checkpoint's encoder, with the defaults and
+with each change, with the same seeds. Each result is written to the JSON file as it comes; the same
+command goes on where it stopped. The features are kept beside that file. The validation loss has no
+label smoothing and is counted a caption, not a token, so that vocabularies can be compared.
 """
 
 import json
+import math
 import os
 import statistics
 import sys
@@ -27,16 +28,18 @@ from torch import Tensor, nn
 from captioning import CaptionPipeline
 from checkpoint import load_encoder, read_checkpoint
 from config import Config
-from dataset import CaptionDataset, StepDataset
+from dataset import CaptionDataset
 from errors import UserError, run_command
+from gradients import Gradients
 from images import load_image
 from model import CaptionModel, DecoderBlock
 from optimization import Schedule, build_optimizer, set_learning_rate, train_step
 from options import parse_options
 from records import Record, read_records
-from runtime import Runtime, seed_step
+from runtime import Runtime
 from tokenizer import train_tokenizer
 from trainer import search_options
+from training_steps import PreparedSteps
 from validation import validate
 from weight_average import WeightAverage
 
@@ -53,6 +56,7 @@ SMALL = {
 """What makes the model small; all else is as `Config` has it."""
 DECAYS = (0.9, 0.99)
 BASE = "defaults"
+RUNTIME = Runtime(torch.device("cpu"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +122,13 @@ def untied(model: CaptionModel) -> None:
     model.decoder.logits = model.decoder.output.forward
 
 
+def output_bias(model: CaptionModel) -> None:
+    """A number for each entry of the vocabulary, added to its logit."""
+    decoder = model.decoder
+    decoder.bias = nn.Parameter(torch.zeros(decoder.embedding.num_embeddings))
+    decoder.logits = lambda x: nn.functional.linear(x, decoder.embedding.weight, decoder.bias)
+
+
 def projection_depth(depth: int) -> Callable[[CaptionModel], None]:
     """A projection of `depth` linear layers with GELU between."""
 
@@ -139,6 +150,7 @@ def changes(vocabularies: str) -> dict[str, Change]:
         "RMSNorm": Change(swap=rms_norm),
         "post-norm": Change(swap=post_norm),
         "untied embeddings": Change(swap=untied),
+        "output bias": Change(swap=output_bias),
         "no label smoothing": Change({"LABEL_SMOOTHING": 0.0}),
         "label smoothing 0.2": Change({"LABEL_SMOOTHING": 0.2}),
         "no dropout": Change({"DECODER_DROPOUT": 0.0}),
@@ -191,7 +203,7 @@ class Bench:
         return Rows(torch.load(path, weights_only=True).clone())
 
     def train(self, change: Change, seed: int, *, is_base: bool) -> dict[str, Any]:
-        """Train once; the numbers of the end, and of weight averages where `is_base`."""
+        """Train once; the numbers of the end, and of averages of the weights where `is_base`."""
         began = time.monotonic()
         usual = changes(self.options.vocabularies)[BASE].settings
         config = Config(**(SMALL | usual | change.settings), RANDOM_SEED=seed)
@@ -199,52 +211,32 @@ class Bench:
             split: [lowered(one) for one in some] if change.lowercase else some
             for split, some in self.records.items()
         }
-        tokenizer = train_tokenizer(
-            (text for one in records["train"] for text in one.captions), config.VOCAB_SIZE
-        )
-        data = {
-            split: CaptionDataset(some, tokenizer, config.MAX_SEQ_LEN)
-            for split, some in records.items()
-        }
+        texts = [text for one in records["train"] for text in one.captions]
+        tokenizer = train_tokenizer(texts, config.VOCAB_SIZE)
         torch.manual_seed(seed)
         _, patches, width = self.rows["train"].features.shape
         model = CaptionModel.from_config(
             config, patches=patches, feature_dim=width, vocab_size=len(tokenizer)
         )
         change.swap(model)
-        runtime = Runtime(torch.device("cpu"))
-        pipeline = CaptionPipeline(self.encoder, model, tokenizer, runtime, config.MAX_SEQ_LEN)
-        texts = [text for one in records["validation"] for text in one.captions]
-        tokens = sum(len(ids) - 1 for ids in tokenizer.encode_all(texts, config.MAX_SEQ_LEN))
-
-        def measure() -> dict[str, float]:
-            metrics = validate(
-                pipeline,
-                data["validation"],
-                self.records["validation"],
-                self.rows["validation"],
-                batch_size=256,
-                num_images=-1,
-                options=search_options(config.BEAM_SIZE),
-            ).metrics
-            loss = metrics["validation_loss"] * tokens / len(texts)
-            return {"loss": loss, "CIDEr": metrics["CIDEr"]}
-
-        found: dict[str, Any] = {}
+        pipeline = CaptionPipeline(self.encoder, model, tokenizer, RUNTIME, config.MAX_SEQ_LEN)
         averages = [WeightAverage({"model": model}, decay) for decay in DECAYS if is_base]
-        for step, steps in self._steps(pipeline, data["train"], config):
+        found: dict[str, Any] = {}
+        for step, steps in self._steps(pipeline, records["train"], config):
             for average in averages:
                 average.update(step)
-            if step in (steps // 2, steps) and (is_base or step == steps):
+            if step == steps or (is_base and step == steps // 2):
                 point = "end" if step == steps else "half"
-                found[point] = measure()
+                found[point] = self._measure(pipeline, records["validation"], config.BEAM_SIZE)
                 for average in averages:
                     with average.applied():
-                        found[f"average {average.decay} at {point}"] = measure()
+                        found[f"average {average.decay} at {point}"] = self._measure(
+                            pipeline, records["validation"], config.BEAM_SIZE
+                        )
         return found | {"vocabulary": len(tokenizer), "seconds": time.monotonic() - began}
 
     def _steps(
-        self, pipeline: CaptionPipeline, data: CaptionDataset, config: Config
+        self, pipeline: CaptionPipeline, records: Sequence[Record], config: Config
     ) -> Iterator[tuple[int, int]]:
         """Train; after each update its number and how many there will be."""
         optimizer = build_optimizer(
@@ -256,28 +248,44 @@ class Bench:
             betas=(config.ADAM_BETA1, config.ADAM_BETA2),
             eps=config.ADAM_EPS,
         )
-        seed, step = config.RANDOM_SEED, 0
-        plans = [
-            data.plan(config.BATCH_SIZE, captions_per_step=2, seed=seed, epoch=epoch)
-            for epoch in range(self.options.epochs)
-        ]
-        schedule = Schedule(sum(map(len, plans)), config.WARMUP_STEPS)
+        gradients = Gradients(
+            pipeline.model, pipeline.encoder, RUNTIME, label_smoothing=config.LABEL_SMOOTHING
+        )
+        data = PreparedSteps(
+            records,
+            CaptionDataset(records, pipeline.tokenizer, config.MAX_SEQ_LEN),
+            self.rows["train"],
+            RUNTIME,
+            batch_size=config.BATCH_SIZE,
+            seed=config.RANDOM_SEED,
+            captions_per_step=2,
+        )
+        epochs = [data.epoch(number) for number in range(self.options.epochs)]
+        schedule = Schedule(sum(map(len, epochs)), config.WARMUP_STEPS)
         pipeline.model.train()
-        for plan in plans:
-            for batches in StepDataset(data, plan, self.rows["train"]):
-                set_learning_rate(optimizer, schedule.factor(step))
-                seed_step(seed, step)
-                train_step(
-                    pipeline.model,
-                    pipeline.encoder,
-                    optimizer,
-                    batches,
-                    pipeline.runtime,
-                    label_smoothing=config.LABEL_SMOOTHING,
-                    clip_norm=config.GRAD_CLIP_VALUE,
-                )
-                step += 1
-                yield step, schedule.total_steps
+        for number, step in enumerate(step for epoch in epochs for step in epoch.steps()):
+            set_learning_rate(optimizer, schedule.factor(number))
+            RUNTIME.seed_step(config.RANDOM_SEED, number)
+            train_step(gradients, optimizer, step, clip_norm=config.GRAD_CLIP_VALUE)
+            yield number + 1, schedule.total_steps
+
+    def _measure(
+        self, pipeline: CaptionPipeline, records: Sequence[Record], beam_size: int
+    ) -> dict[str, float]:
+        """The validation loss a caption, and CIDEr against the captions as people wrote them."""
+        captions = CaptionDataset(records, pipeline.tokenizer, pipeline.max_length)
+        metrics = validate(
+            pipeline,
+            captions,
+            self.records["validation"],
+            self.rows["validation"],
+            batch_size=256,
+            num_images=-1,
+            options=search_options(beam_size),
+        ).metrics
+        texts = [text for one in records for text in one.captions]
+        tokens = sum(len(ids) - 1 for ids in pipeline.tokenizer.encode_all(texts))
+        return {"loss": metrics["validation_loss"] * tokens / len(texts), "CIDEr": metrics["CIDEr"]}
 
 
 def lowered(record: Record) -> Record:
@@ -314,31 +322,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def print_table(runs: dict[str, dict[str, Any]]) -> None:
-    """The defaults in absolute numbers, each change as the mean difference with the same seed."""
+    """The defaults in absolute numbers, each change as its difference with the same seed."""
     base = runs.get(BASE, {})
-    rows = {name: {seed: run["end"] for seed, run in some.items()} for name, some in runs.items()}
+    pairs = {
+        name: [(run["end"], base[seed]["end"]) for seed, run in some.items() if seed in base]
+        for name, some in runs.items()
+        if name != BASE
+    }
     for point in ("half", "end"):
         for decay in DECAYS:
-            key = f"average {decay} at {point}"
-            rows[key] = {
-                seed: {
-                    kind: run[key][kind] - run[point][kind] + run["end"][kind]
-                    for kind in ("loss", "CIDEr")
-                }
-                for seed, run in base.items()
-            }
-    print(f"{'':26}{'loss a caption':>24}{'CIDEr':>24}")
-    for name, some in rows.items():
-        cells = []
-        for kind in ("loss", "CIDEr"):
-            values = [
-                run[kind] - (0 if name == BASE else base[seed]["end"][kind])
-                for seed, run in some.items()
-                if seed in base
-            ]
-            spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-            cells.append(f"{statistics.mean(values):+.3f} ± {spread:.3f}" if values else "")
-        print(f"{name:26}{cells[0]:>24}{cells[1]:>24}")
+            name = f"average {decay} at {point}"
+            pairs[name] = [(run[name], run[point]) for run in base.values()]
+    print(f"{'mean ± deviation over seeds':30}{'loss a caption':>20}{'CIDEr':>20}  seeds")
+    for point in ("half", "end"):
+        print_row(f"{BASE} at {point}", [(run[point], None) for run in base.values()])
+    for name, some in pairs.items():
+        print_row(name, some)
+
+
+def print_row(name: str, pairs: Sequence[tuple[dict[str, float], dict[str, float] | None]]) -> None:
+    """What was found, or how it differs from what it stands beside."""
+    cells = []
+    for kind in ("loss", "CIDEr"):
+        values = [one[kind] - (other[kind] if other else 0.0) for one, other in pairs]
+        mean = statistics.mean(values) if values else math.nan
+        spread = statistics.stdev(values) if len(values) > 1 else math.nan
+        cells.append(f"{mean:+.3f} ± {spread:.3f}")
+    print(f"{name:30}{cells[0]:>20}{cells[1]:>20}  {len(pairs)}")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def test_the_average_is_the_formula(decay: float) -> None:
 def test_it_holds_what_training_moves_and_nothing_else() -> None:
     trained = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     trained[0].bias.requires_grad_(False)
+    trained.register_buffer("constant", torch.ones(2), persistent=False)
     frozen = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).requires_grad_(False)
     average = WeightAverage({"a": trained, "b": frozen}, 0.9)
     assert set(average.tensors) == {
