@@ -13,7 +13,7 @@ import torch
 
 import train
 from captioner import Captioner
-from dataset import Batch
+from dataset import Step
 from errors import UserError
 from generate_options import GenerateOptions, token_rules
 from tests.small_runs import (
@@ -216,12 +216,12 @@ def test_lower_case_holds_from_training_to_captions(place: Path) -> None:
     seen: set[str] = set()
     original = Trainer._step
 
-    def step(self: Trainer, batches: list[Batch]) -> object:
+    def noted(self: Trainer, step: Step) -> object:
         decode = self.pipeline.tokenizer.decode
-        seen.update(decode([token]) for batch in batches for token in batch.targets.tolist())
-        return original(self, batches)
+        seen.update(decode([token]) for batch in step.batches for token in batch.targets.tolist())
+        return original(self, step)
 
-    Trainer._step = step  # type: ignore[method-assign,assignment]
+    Trainer._step = noted  # type: ignore[method-assign,assignment]
     try:
         folder = run(place, RUN_NAME="lower", LOWERCASE_CAPTIONS=True, NUM_EPOCHS=1)
     finally:
