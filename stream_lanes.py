@@ -15,7 +15,7 @@ import numpy as np
 from errors import UserError
 from stream_shards import StreamedSample, StreamSource, read_samples
 
-LANES = 8
+LANES = 24
 """Lanes of a source in a process, where there are as many shards."""
 BLOCK_SAMPLES, BLOCK_BYTES = 256, 2**25
 """A block ends with either."""

@@ -57,7 +57,7 @@ class Options:
     """Pictures that are timed; eight shards hold them."""
     repeats: int = 5
     """How often to measure each side; medians are reported."""
-    shards: str = "8,64,512"
+    shards: str = "24,128,512"
     """Numbers of shards whose memory is compared ("" = none)."""
     passed: int = 4000
     """Pictures that go by while memory is measured."""

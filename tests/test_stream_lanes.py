@@ -99,6 +99,6 @@ def test_a_process_needs_a_shard_of_its_own() -> None:
     source = StreamSource("x", ("1", "2", "3"))
     assert lane_count(source, 1) == 3
     assert lane_count(source, 2) == 2
-    assert lane_count(StreamSource("x", tuple(map(str, range(100)))), 4) == 32
+    assert lane_count(StreamSource("x", tuple(map(str, range(100)))), 4) == 96
     with pytest.raises(UserError, match="3 shards for 4 processes"):
         lane_count(source, 4)

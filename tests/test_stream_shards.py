@@ -166,3 +166,41 @@ def test_a_stream_that_names_nothing_is_refused(text: str, says: str) -> None:
 
 def test_a_weight_stands_behind_an_equals_sign() -> None:
     assert parse_stream(" a/x=y/*.tar ; b = 0.5;") == [("a/x=y/*.tar", 1.0), ("b", 0.5)]
+
+
+def test_a_data_set_of_the_hub_gives_its_training_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` looks into a folder as it looks into a repository."""
+    import datasets
+
+    for name in ("train-0.tar", "train-1.tar", "test-0.tar"):
+        write_webdataset(tmp_path / name, range(3))
+    original, asked = datasets.load_dataset_builder, []
+
+    def find(name: str, revision: str | None) -> object:
+        asked.append((name, revision))
+        return original(str(tmp_path))
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", find)
+    (source,) = find_sources("somebody/pictures@v1")
+    assert asked == [("somebody/pictures", "v1")]
+    assert [Path(shard).name for shard in source.shards] == ["train-0.tar", "train-1.tar"]
+    assert len(list(read_samples(source.shards[0]))) == 3
+
+
+def test_a_data_set_that_the_hub_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match="the data set nobody/nothing could not be found"):
+        find_sources("nobody/nothing")
+
+
+def test_a_shard_far_away_is_read_as_it_passes(tmp_path: Path) -> None:
+    """An address is opened by `datasets`, here one of fsspec's memory."""
+    import fsspec
+
+    content = write_webdataset(tmp_path / "a.tar", range(12)).read_bytes()
+    with fsspec.open("memory://far/a.tar", "wb") as file:
+        file.write(content)
+    (source,) = find_sources("memory://far/a.tar")
+    found = list(read_samples(source.shards[0], first=5))
+    assert [sample.data for sample in found] == [picture(n) for n in range(5, 12)]
