@@ -50,7 +50,17 @@ def test_every_kind_of_shard_gives_its_samples_in_order(tmp_path: Path, kind: st
     assert [sample.captions for sample in alone] == [sample.captions for sample in found]
 
 
-def test_nothing_but_pictures_and_captions_is_read(tmp_path: Path) -> None:
+def test_nothing_but_pictures_and_captions_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    original = tarfile.TarFile.extractfile
+
+    def extractfile(archive: tarfile.TarFile, member: tarfile.TarInfo) -> object:
+        read.append(member.name)
+        return original(archive, member)
+
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", extractfile)
     victim = tmp_path / "written"
     bomb = pickle.dumps(Detonator(victim))
     members = {f"0.{kind}": bomb for kind in ("pyd", "pickle", "pkl", "pth", "pt", "npy", "npz")}
@@ -58,6 +68,7 @@ def test_nothing_but_pictures_and_captions_is_read(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"0.png": picture(0), **members, "0.txt": b"a dog"})
     (found,) = read_samples(str(path))
     assert (found.data, found.captions, found.problem) == (picture(0), ("a dog",), "")
+    assert read == ["0.png", "0.txt"]
     assert not victim.exists()
 
 
