@@ -16,7 +16,9 @@ from decoding import Hypothesis, SearchOptions, TokenRules, search
 from encoder import VisionEncoder
 from errors import UserError
 from model import CaptionModel, DecoderState
+from processes import is_main_process
 from runtime import Runtime
+from stopping import Stopped
 from tokenizer import CaptionTokenizer
 
 Result = TypeVar("Result")
@@ -136,4 +138,45 @@ def each_batch(
             continue
         # Only here, where the error and all that it holds are gone, can memory be given back.
         torch.cuda.empty_cache()
-        print(f"Out of memory; going on with {batch_size} pictures at a time.", file=sys.stderr)
+        if is_main_process():
+            print(f"Out of memory; going on with {batch_size} pictures at a time.", file=sys.stderr)
+
+
+def each_shared_batch(
+    runtime: Runtime,
+    count: int,
+    work: Callable[[Sequence[int]], list[Result]],
+    *,
+    batch_size: int = BATCH_SIZE,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Iterator[list[Result]]:
+    """`work(numbers)` over 0 ... count - 1, shared out over the processes, batch by batch.
+
+    Every process gets all results in order. What does not fit into the memory of one is halved for
+    all. `check_stop` is called before each batch; where it raises `Stopped` in one, all stop.
+    """
+
+    def shared_work(batch: range) -> list[Result]:
+        numbers = runtime.shared(batch)
+        found: list[Result] = []
+        with runtime.jointly(torch.OutOfMemoryError, Stopped):
+            check_stop()
+            if numbers:
+                found = work(numbers)
+            check_stop()
+        return runtime.gather(found)
+
+    return each_batch(count, shared_work, batch_size=batch_size * runtime.world_size)
+
+
+def in_shared_batches(
+    runtime: Runtime,
+    count: int,
+    work: Callable[[Sequence[int]], list[Result]],
+    *,
+    batch_size: int = BATCH_SIZE,
+    check_stop: Callable[[], None] = lambda: None,
+) -> list[Result]:
+    """All results of `each_shared_batch`, in one list."""
+    batches = each_shared_batch(runtime, count, work, batch_size=batch_size, check_stop=check_stop)
+    return [result for batch in batches for result in batch]

@@ -41,13 +41,14 @@ from errors import UserError
 from images import load_image
 from model import CaptionModel
 from runtime import Runtime
+from sharding import part_like, whole
 from tensor_files import fill_tensors, read_tensors, save_tensors
 from tokenizer import CaptionTokenizer
-from train_state import TrainState, read_state
+from train_state import STATE, TrainState, older_name, read_state
 from weight_average import WeightAverage
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "trainer_state.json"
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 ADAPTERS, AVERAGE = "adapters.safetensors", "average.safetensors"
 
 
@@ -82,18 +83,24 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint to `folder`; what stood there stays until the new one is whole.
 
-    `examples` are pictures that the card shows, by the name that it gives them. The newest `keep`
-    of the checkpoints that were replaced stay beside it as `step-N`. Raises `OSError` where the
-    disk does not take the files; the old checkpoint is then still there.
+    All processes call it together; the main one writes. `examples` are pictures that the card
+    shows, by the name that it gives them. The newest `keep` of the checkpoints that were replaced
+    stay beside it as `step-N`. Raises `OSError` where the disk does not take the files; the old
+    checkpoint is then still there.
     """
+    weights = {name: whole(tensor) for name, tensor in _weights(pipeline).items()}
+    moments = _optimizer_tensors(optimizer, pipeline) if optimizer is not None else {}
+    if not pipeline.runtime.is_main:
+        return
     about = {"encoder": _about_encoder(pipeline.encoder)}
-    older = _older_name(folder) if keep else None
+    older = older_name(folder) if keep else None
     with written_whole(folder, about, keep_replaced_as=older) as unfinished:
+        save_tensors(weights, unfinished / MODEL)
         _write_parts(unfinished, pipeline, config, metrics, card)
         for name, picture in (examples or {}).items():
             load_image(picture).save(unfinished / name)
         if optimizer is not None and state is not None:
-            save_tensors(_optimizer_tensors(optimizer, pipeline), unfinished / OPTIMIZER)
+            save_tensors(moments, unfinished / OPTIMIZER)
             if adapters := pipeline.encoder.adapter_state():
                 save_tensors(adapters, unfinished / ADAPTERS)
             write_json(unfinished / STATE, asdict(state))
@@ -102,13 +109,6 @@ def save_checkpoint(
     if keep:
         for path in sorted(folder.parent.glob("step-*"))[:-keep]:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _older_name(folder: Path) -> Path | None:
-    try:
-        return folder.with_name(f"step-{read_state(folder / STATE).step:09}")
-    except UserError:  # there is none yet, or it is damaged and not worth keeping
-        return None
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -253,7 +253,7 @@ def load_optimizer(
         )
     for parameter in parameters:
         optimizer.state[parameter] = {
-            kind: tensors[f"{kind}/{names[parameter]}"].to(parameter.device) for kind in MOMENTS
+            kind: part_like(tensors[f"{kind}/{names[parameter]}"], parameter) for kind in MOMENTS
         }
 
 
@@ -305,10 +305,18 @@ def _optimizer_tensors(
 ) -> dict[str, Tensor]:
     names = _trained_names(pipeline)
     return {
-        f"{kind}/{names[parameter]}": value
+        f"{kind}/{names[parameter]}": whole(value)
         for parameter, state in optimizer.state.items()
         for kind, value in state.items()
     }
+
+
+def _weights(pipeline: CaptionPipeline) -> dict[str, Tensor]:
+    tensors = {f"model.{name}": tensor for name, tensor in pipeline.model.state_dict().items()}
+    if _is_saved(pipeline.encoder):
+        encoder = pipeline.encoder.plain_state()
+        tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.items()}
+    return tensors
 
 
 def _write_parts(
@@ -319,11 +327,8 @@ def _write_parts(
     card: str,
 ) -> None:
     encoder = pipeline.encoder
-    tensors = {f"model.{name}": tensor for name, tensor in pipeline.model.state_dict().items()}
     if _is_saved(encoder):
-        tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.plain_state().items()}
         write_json(folder / "encoder_config.json", encoder.config_dict())
-    save_tensors(tensors, folder / MODEL)
     write_json(folder / "preprocessor_config.json", encoder.processor_dict())
     write_json(folder / "metrics.json", dict(metrics))
     (folder / "config.toml").write_text(dump_config(config), encoding="utf-8")

@@ -105,6 +105,8 @@ class Config:
     ENCODER_LORA_RANK: int = 0
     """Train LoRA adapters of this rank beside the linear layers of the trained blocks, instead of
     the blocks themselves (0 = off; pip install -e .[lora])."""
+    SHARDING: Literal["off", "on"] = "off"
+    """Share a trained encoder's weights, gradients and moments out over the processes (FSDP2)."""
     GRADIENT_CHECKPOINTING: bool = False
     """Compute the activations of the encoder's trained blocks a second time instead of keeping
     them: less memory, slower."""

@@ -7,14 +7,16 @@ exit code 2. Anything else is a bug of ours and keeps its traceback.
 import io
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
 EXIT_DONE = 0
-EXIT_PARTLY_DONE = 1
+EXIT_PARTLY_DONE = EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+PATIENCE_SECONDS = 1.0
 
 
 class UserError(ValueError):
@@ -41,6 +43,9 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         code = main()
         sys.stdout.flush()
     except UserError as error:
+        if os.environ.get("RANK", "0") != "0":
+            # Of several processes that find the same mistake the first one tells it.
+            time.sleep(PATIENCE_SECONDS)
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         code = EXIT_USER_ERROR

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
 from options import parse_options
+from processes import ending_together, is_main_process
 
 if TYPE_CHECKING:
     from evaluation import Evaluation
@@ -83,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Score captions as coco-caption does, without Java.",
     )
     _check(options)
-    return score_files(options) if options.candidates else score_checkpoints(options)
+    if options.candidates:
+        return score_files(options)
+    with ending_together():
+        return score_checkpoints(options)
 
 
 def score_files(options: EvaluateOptions) -> int:
@@ -140,10 +144,13 @@ def score_checkpoints(options: EvaluateOptions) -> int:
             seed=options.seed,
         )
         folder = _output_folder(options.output, name, label if len(labels) > 1 else "")
-        write_evaluation(evaluation, captioner, folder)
         folders[label] = folder
-        _print_evaluation(evaluation, folder)
-    return _compare(options, folders, labels) if len(folders) > 1 else EXIT_DONE
+        if is_main_process():
+            write_evaluation(evaluation, captioner, folder)
+            _print_evaluation(evaluation, folder)
+    if len(folders) > 1 and is_main_process():
+        return _compare(options, folders, labels)
+    return EXIT_DONE
 
 
 def print_scores(sheet: "ScoreSheet") -> None:

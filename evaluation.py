@@ -15,7 +15,7 @@ import numpy as np
 
 from attention import WordAttention, attend, word_attention
 from captioner import Captioner
-from captioning import TextCaption, in_batches
+from captioning import TextCaption, each_shared_batch, in_batches
 from contact_sheet import contact_sheet
 from decoding import SearchOptions
 from evaluation_files import caption_line, reported_scores, write_results
@@ -102,15 +102,18 @@ def evaluate_checkpoint(
     records = records[:limit] if limit else records
     captions = _caption(captioner, records, options)
     ids = [record.image.relative_to(dataset_dir / split).as_posix() for record in records]
-    sheet = score_everything(
-        dict(zip(ids, (caption.text for caption in captions), strict=True)),
-        dict(zip(ids, (record.captions for record in records), strict=True)),
-        images=[record.image for record in records],
-        training_captions=_training_captions(dataset_dir),
-        clip_model=clip_model,
-        use_java=use_java,
-        device=str(captioner.pipeline.runtime.device),
-        seed=seed,
+    runtime = captioner.pipeline.runtime
+    sheet = runtime.on_main(
+        lambda: score_everything(
+            dict(zip(ids, (caption.text for caption in captions), strict=True)),
+            dict(zip(ids, (record.captions for record in records), strict=True)),
+            images=[record.image for record in records],
+            training_captions=_training_captions(dataset_dir),
+            clip_model=clip_model,
+            use_java=use_java,
+            device=str(runtime.device),
+            seed=seed,
+        )
     )
     checks = _check(records, captions)
     truth: dict[str, float | None] = {}
@@ -189,15 +192,18 @@ def describe_model(captioner: Captioner) -> dict[str, object]:
 def _caption(
     captioner: Captioner, records: Sequence[Record], options: SearchOptions
 ) -> list[TextCaption]:
-    with Progress("captions", len(records)) as progress:
+    def caption(numbers: Sequence[int]) -> list[TextCaption]:
+        features = captioner.features([records[number].image for number in numbers])
+        found = captioner.pipeline.captions(features, options, picture_numbers=numbers)
+        return [captions[0] for captions in found]
 
-        def caption(batch: range) -> list[TextCaption]:
-            features = captioner.features([records[number].image for number in batch])
-            found = captioner.pipeline.captions(features, options, picture_numbers=batch)
+    runtime = captioner.pipeline.runtime
+    captions: list[TextCaption] = []
+    with Progress("captions", len(records), is_shown=runtime.is_main) as progress:
+        for batch in each_shared_batch(runtime, len(records), caption):
+            captions += batch
             progress.advance(len(batch))
-            return [captions[0] for captions in found]
-
-        return in_batches(len(records), caption)
+    return captions
 
 
 def _training_captions(dataset_dir: Path) -> list[str] | None:

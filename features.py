@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from config import Config, parse_config
 from errors import EXIT_DONE, UserError, run_command
+from processes import ending_together
 from records import METADATA_NAME, SPLITS, Record, read_records
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from runtime import Runtime
 
     runtime = Runtime.create(config.DEVICE, config.PRECISION)
-    try:
+    with ending_together():
         encoder = VisionEncoder.from_settings(config)
         stores = open_stores(config, encoder, runtime, records)
         made = list(stores.items())
@@ -161,8 +162,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for split, store in made:
             if runtime.is_main and isinstance(store, FeatureStore):
                 print(f"{split}\t{store.path}\t{len(store):,} pictures\t{store.nbytes:,} bytes")
-    finally:
-        runtime.close()
     return EXIT_DONE
 
 

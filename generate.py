@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from errors import EXIT_DONE, EXIT_PARTLY_DONE, EXIT_USER_ERROR, UserError, run_command
 from generate_options import GenerateOptions, check_options, search_options, token_rules
 from options import parse_options
+from processes import ending_together, is_main_process
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,20 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     from captioner import Captioner
 
     clock.lap("imports")
-    captioner = Captioner.from_pretrained(
-        options.checkpoint or _newest(options.output_dir),
-        revision=options.revision,
-        device=options.device,
-        precision=options.precision,
-        trust_remote_code=options.trust_remote_code,
-    )
-    clock.lap("loading the model")
-    broken = caption_all(captioner, inputs, options)
-    clock.lap("captions")
-    if options.timing:
-        print(clock, file=sys.stderr)
-    if broken and len(inputs) > 1:
-        print(f"{broken} of {len(inputs)} pictures could not be captioned.", file=sys.stderr)
+    with ending_together():
+        captioner = Captioner.from_pretrained(
+            options.checkpoint or _newest(options.output_dir),
+            revision=options.revision,
+            device=options.device,
+            precision=options.precision,
+            trust_remote_code=options.trust_remote_code,
+        )
+        clock.lap("loading the model")
+        broken = caption_all(captioner, inputs, options)
+        clock.lap("captions")
+        if options.timing and is_main_process():
+            print(clock, file=sys.stderr)
+        if broken and len(inputs) > 1 and is_main_process():
+            print(f"{broken} of {len(inputs)} pictures could not be captioned.", file=sys.stderr)
     if broken == len(inputs):
         return EXIT_USER_ERROR
     return EXIT_PARTLY_DONE if broken else EXIT_DONE
@@ -73,38 +75,45 @@ def caption_all(
     """Caption and print pictures batch by batch; returns how many could not be read."""
     from tqdm import tqdm
 
-    from captioning import in_batches
+    from captioning import each_shared_batch
+    from images import load_image
 
+    runtime = captioner.pipeline.runtime
     search = search_options(options, captioner.config.BEAM_SIZE)
     rules = token_rules(options, captioner)
-    is_drawn = not options.attention
-    bar = tqdm(total=len(inputs), unit=" pictures", disable=None if len(inputs) > 1 else True)
+    is_shown = runtime.is_main and len(inputs) > 1
 
-    def caption(batch: range) -> list[bool]:
-        """Whether each picture of the batch is broken."""
-        nonlocal is_drawn
-        images, problems = _read(inputs, batch)
+    def caption(numbers: Sequence[int]) -> list["Sequence[Caption] | str"]:
+        """The captions of each picture, or what is wrong with it."""
+        images, problems = _read(inputs, numbers)
         found: Sequence[Sequence[Caption]] = []
         if images:
             found = captioner.caption_batch(
                 list(images.values()), search, rules=rules, picture_numbers=list(images)
             )
-        with tqdm.external_write_mode():  # takes the bar off the screen meanwhile
-            for problem in problems:
-                print(f"error: {problem}", file=sys.stderr)
-            for number, captions in zip(images, found, strict=True):
-                name = inputs[number].name if len(inputs) > 1 or options.json else ""
-                print("\n".join(_lines(name, captions, as_json=options.json)))
-            sys.stdout.flush()
-            if images and not is_drawn:
-                _write_strip(captioner, next(iter(images.values())), found[0][0], options)
-                is_drawn = True
-            bar.update(len(batch))
-        return [number not in images for number in batch]
+        results = problems | dict(zip(images, found, strict=True))
+        return [results[number] for number in numbers]
 
     _keep_any_file_name()
-    with bar:
-        return sum(in_batches(len(inputs), caption, batch_size=options.batch_size))
+    done = broken = 0
+    is_drawn = not options.attention
+    with tqdm(total=len(inputs), unit=" pictures", disable=None if is_shown else True) as bar:
+        for results in each_shared_batch(
+            runtime, len(inputs), caption, batch_size=options.batch_size
+        ):
+            good = {n: one for n, one in enumerate(results, done) if not isinstance(one, str)}
+            if runtime.is_main:
+                with tqdm.external_write_mode():  # takes the bar off the screen meanwhile
+                    _print_results(inputs, done, results, options)
+                    if good and not is_drawn:
+                        number, captions = next(iter(good.items()))
+                        image = load_image(inputs[number].read(), name=inputs[number].name)
+                        _write_strip(captioner, image, captions[0], options)
+                        is_drawn = True
+            done += len(results)
+            broken += len(results) - len(good)
+            bar.update(len(results))
+    return broken
 
 
 class Clock:
@@ -134,26 +143,44 @@ def _inputs(options: GenerateOptions) -> list["ImageInput"]:
 
 
 def _read(
-    inputs: Sequence["ImageInput"], batch: range
-) -> tuple[dict[int, "Image.Image"], list[str]]:
-    """The pictures of a batch that can be read, by number, and what is wrong with the others."""
+    inputs: Sequence["ImageInput"], numbers: Sequence[int]
+) -> tuple[dict[int, "Image.Image"], dict[int, str]]:
+    """The pictures that can be read, by number, and what is wrong with the others."""
     from images import load_image
 
-    images, problems = {}, []
-    for number in batch:
+    images, problems = {}, {}
+    for number in numbers:
         one = inputs[number]
         try:
             images[number] = load_image(one.read(), name=one.name)
         except UserError as error:
-            problems.append(str(error))
+            problems[number] = str(error)
     return images, problems
+
+
+def _print_results(
+    inputs: Sequence["ImageInput"],
+    first: int,
+    results: Sequence["Sequence[Caption] | str"],
+    options: GenerateOptions,
+) -> None:
+    """Print what was found of the pictures from number `first` on."""
+    for problem in results:
+        if isinstance(problem, str):
+            print(f"error: {problem}", file=sys.stderr)
+    for one, captions in zip(inputs[first:], results, strict=False):
+        if not isinstance(captions, str):
+            name = one.name if len(inputs) > 1 or options.json else ""
+            print("\n".join(_lines(name, captions, as_json=options.json)))
+    sys.stdout.flush()
 
 
 def _newest(output_dir: str) -> str:
     from checkpoint import newest_best
 
     folder = newest_best(Path(output_dir))
-    print(f"Captioning with {folder}.", file=sys.stderr)
+    if is_main_process():
+        print(f"Captioning with {folder}.", file=sys.stderr)
     return os.fspath(folder)
 
 

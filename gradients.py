@@ -1,13 +1,13 @@
 """The gradient of a step: its loss per true token, over all micro-batches and all processes.
 
 Each process adds up the gradients of its own batches, then `DistributedDataParallel` averages over
-the processes. The loss is divided by the tokens of the whole step, which every process knows from
-the plan, so that neither the number of processes nor how a step is cut changes the gradient. A
-process that runs out of memory says so before the others wait for its gradient; all then give the
-step up, with nothing changed.
+the processes (FSDP does it for an encoder in parts). The loss is divided by the tokens of the whole
+step, which every process knows from the plan, so that neither the number of processes nor how a
+step is cut changes the gradient. A process that runs out of memory says so before the others wait
+for its gradient; all then give the step up, with nothing changed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from dataset import Batch, Step
 from encoder import VisionEncoder
 from model import CaptionModel
 from runtime import Runtime
+from sharding import is_part, is_sharded
 from tokenizer import CaptionTokenizer
 
 LossFunction = Callable[[CaptionModel, Tensor, Batch, float], Tensor]
@@ -46,26 +47,16 @@ def caption_loss(
     )
 
 
-class StepLoss(nn.Module):
-    """The loss of a batch as one module of all that is trained."""
+class ZeroLoss(nn.Module):
+    """A loss of 0 in which parameters have part, so that a backward pass visits each gradient."""
 
-    def __init__(
-        self,
-        model: CaptionModel,
-        encoder: VisionEncoder,
-        label_smoothing: float,
-        loss_function: LossFunction,
-    ) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__()
-        self.model, self.encoder = model, encoder
-        self._label_smoothing, self._loss_function = label_smoothing, loss_function
+        self._visited = nn.ParameterList(parameters)
 
-    def forward(self, batch: Batch | None) -> Tensor:
-        """Summed over the batch's tokens; of no batch a 0 in which all parameters have part."""
-        if batch is None:
-            return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0
-        features = encode(batch.content, self.encoder)
-        return self._loss_function(self.model, features, batch, self._label_smoothing)
+    def forward(self) -> Tensor:
+        """0, with a graph."""
+        return torch.stack([parameter.sum() for parameter in self._visited]).sum() * 0
 
 
 class Gradients:
@@ -81,10 +72,17 @@ class Gradients:
         loss_function: LossFunction = caption_loss,
     ) -> None:
         """For what `model` and `encoder` train at present."""
-        self._runtime = runtime
-        self._loss = StepLoss(model, encoder, label_smoothing, loss_function)
+        self._model, self._encoder, self._runtime = model, encoder, runtime
+        self._label_smoothing, self._loss_function = label_smoothing, loss_function
+        self._is_sharded = is_sharded(encoder)
         self._statistics = _running_statistics(encoder)
-        self._replica = runtime.replica(self._loss)
+        self._replicated = [
+            parameter
+            for module in (model, encoder)
+            for parameter in module.parameters()
+            if parameter.requires_grad and not is_part(parameter)
+        ]
+        self._zero = runtime.replica(ZeroLoss(self._replicated))
         # DDP takes the order of its buckets from its first pass: here always the same, so that
         # sums are rounded alike in a run that was resumed and in one that was not.
         self._average()
@@ -98,10 +96,12 @@ class Gradients:
         before = [statistic.clone() for statistic in self._statistics]
         loss_sum = torch.zeros((), device=self._runtime.device)
         failed = 0
-        for batch in step.batches:
+        for batch, weight in self._passes(step):
             try:
-                loss_sum += self._backward(batch, step)
+                loss_sum += self._backward(batch, weight, step.num_tokens)
             except torch.OutOfMemoryError:
+                if self._is_sharded:  # the others are amid the same pass
+                    raise
                 failed = batch.captions
                 break
         if failed := self._runtime.most(failed):
@@ -115,22 +115,35 @@ class Gradients:
 
     def drop(self) -> None:
         """Forget the gradients."""
-        self._loss.zero_grad(set_to_none=True)
+        for module in (self._model, self._encoder):
+            module.zero_grad(set_to_none=True)
 
-    def _backward(self, batch: Batch, step: Step) -> Tensor:
+    def _passes(self, step: Step) -> list[tuple[Batch, float]]:
+        """The batches and what each counts; of a sharded encoder, each pass is one of all."""
+        passes = [(batch, step.weight) for batch in step.batches]
+        if self._is_sharded:
+            missing = self._runtime.most(len(passes)) - len(passes)
+            passes += [(step.batches[0], 0.0)] * missing
+        return passes
+
+    def _backward(self, batch: Batch, weight: float, num_tokens: int) -> Tensor:
         batch = batch.to(self._runtime.device)
         with self._runtime.autocast():
-            loss: Tensor = self._loss(batch)
-        # DDP divides by the number of processes.
-        scale = step.weight * self._runtime.world_size
-        torch.autograd.backward(loss * scale / step.num_tokens)
-        return loss.detach() * step.weight
+            features = encode(batch.content, self._encoder)
+            loss = self._loss_function(self._model, features, batch, self._label_smoothing)
+        # The average divides by the number of processes.
+        torch.autograd.backward(loss * (weight * self._runtime.world_size) / num_tokens)
+        return loss.detach() * weight
 
     def _average(self) -> None:
         """Average gradients, and what BatchNorm has seen, over the processes."""
-        if self._replica is not self._loss:
-            torch.autograd.backward(self._replica(None))
-            self._runtime.average(self._statistics)
+        if self._runtime.is_alone:
+            return
+        resting = [parameter for parameter in self._replicated if parameter.grad is None]
+        torch.autograd.backward(self._zero())
+        for parameter in resting:  # an encoder that is not trained yet
+            parameter.grad = None
+        self._runtime.average(self._statistics)
 
 
 def _running_statistics(encoder: nn.Module) -> list[Tensor]:

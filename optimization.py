@@ -13,6 +13,7 @@ from dataset import Step
 from encoder import VisionEncoder
 from gradients import Gradients
 from model import CaptionModel
+from sharding import clip_gradients
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def train_step(
     """The gradient of a step, clipped, and one update. Raises `BatchTooLargeError`."""
     loss_sum = gradients.add(step)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradient_norm = nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf)
+    gradient_norm = clip_gradients(parameters, clip_norm or math.inf)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return StepResult(loss_sum, gradient_norm, step.num_tokens, step.captions)

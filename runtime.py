@@ -6,11 +6,10 @@ Plain values travel between processors, never by way of a GPU, so that nothing w
 """
 
 import contextlib
-import heapq
 import os
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -23,9 +22,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from errors import UserError
+from processes import deal, shared_store
 
 Item = TypeVar("Item")
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+COLLECTIVE_TIMEOUT = timedelta(days=1)
+"""Others may wait long, while one prepares the data; that one has failed they learn otherwise."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Runtime:
     @classmethod
     def create(cls, device: str = "auto", precision: str = "auto") -> "Runtime":
         """Choose and prepare the device; join the other processes where `torchrun` started us."""
-        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         chosen = choose_device(device, local_rank if world_size > 1 else None)
         if chosen.type == "cuda":
@@ -49,16 +50,27 @@ class Runtime:
             torch.set_float32_matmul_precision("high")  # TF32
         if world_size > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+            dist.init_process_group(
+                backend,
+                store=shared_store("work"),
+                rank=rank,
+                world_size=world_size,
+                timeout=COLLECTIVE_TIMEOUT,
+            )
         has_bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         use_bf16 = precision == "bf16" or (precision == "auto" and has_bf16)
         dtype = torch.bfloat16 if use_bf16 else torch.float32
-        return cls(chosen, dtype, int(os.environ.get("RANK", "0")), world_size)
+        return cls(chosen, dtype, rank, world_size)
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes, logs and uploads."""
         return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.world_size == 1
 
     @property
     def description(self) -> str:
@@ -128,13 +140,29 @@ class Runtime:
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
+    @contextlib.contextmanager
+    def jointly(self, *interruptions: type[BaseException]) -> Iterator[None]:
+        """Each process does its part of some work in the block; an interruption of one, of the
+        given types, is raised in all at the block's end."""
+        number = 0
+        try:
+            yield
+        except interruptions as error:
+            number = 1 + [isinstance(error, kind) for kind in interruptions].index(True)
+        if number := self.most(number):
+            raise interruptions[number - 1]
+
+    def on_main(self, make: Callable[[], Item]) -> Item:
+        """What `make` gives in the main process, which alone calls it; every process gets it."""
+        return self.gather([make()] if self.is_main else [])[0]
+
     def sum_over_processes(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes; changes `value`."""
         if self.world_size > 1:
             dist.all_reduce(value)
         return value
 
-    def shared(self, items: list[Item]) -> list[Item]:
+    def shared(self, items: Sequence[Item]) -> Sequence[Item]:
         """This process's share of `items`; `gather` puts results back in order."""
         return items[self.rank :: self.world_size]
 
@@ -154,11 +182,6 @@ class Runtime:
     def seed_step(self, seed: int, step: int) -> None:
         """Make this process's random numbers of a step (dropout) a function of (seed, step)."""
         torch.manual_seed(stable_seed(seed, step, self.rank))
-
-    def close(self) -> None:
-        """Leave the other processes."""
-        if self.world_size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
 
 
 def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
@@ -187,17 +210,6 @@ def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.de
     if device.type not in ("cpu", "mps"):
         raise UserError(f"DEVICE is {name!r}; write auto, cpu, cuda, cuda:1 or mps.")
     return device
-
-
-def deal(weights: Sequence[int] | NDArray[np.int64], parts: int) -> list[list[int]]:
-    """Deal things out, the heaviest first, each to the part that is lightest so far."""
-    dealt: list[list[int]] = [[] for _ in range(parts)]
-    piles = [(0, part) for part in range(parts)]
-    for number in np.argsort(-np.asarray(weights), kind="stable").tolist():
-        weight, part = heapq.heappop(piles)
-        dealt[part].append(number)
-        heapq.heappush(piles, (weight + int(weights[number]), part))
-    return [sorted(numbers) for numbers in dealt]
 
 
 def leave_signals_to_main(worker: int) -> None:

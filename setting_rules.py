@@ -97,7 +97,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 TRAINING_THE_ENCODER = frozenset(
     "ENCODER_LAYER_DECAY ENCODER_WARMUP_STEPS ENCODER_START_EPOCH ENCODER_LORA_RANK "
-    "GRADIENT_CHECKPOINTING".split()
+    "GRADIENT_CHECKPOINTING SHARDING".split()
 )
 """Settings that mean nothing while the encoder is frozen."""
 
@@ -153,7 +153,12 @@ def _encoder_combinations(config: Any) -> Iterator[str]:
                     f"{field.name} is about a trained encoder, and ENCODER_TRAINED_BLOCKS is 0; "
                     "leave it out, or add --ENCODER_TRAINED_BLOCKS -1."
                 )
-    elif 0 < config.NUM_EPOCHS <= config.ENCODER_START_EPOCH:
+    if config.SHARDING == "on" and config.ENCODER_LORA_RANK:
+        yield (
+            "SHARDING is for an encoder whose own weights are trained; leave it or "
+            "ENCODER_LORA_RANK out."
+        )
+    if config.ENCODER_TRAINED_BLOCKS and 0 < config.NUM_EPOCHS <= config.ENCODER_START_EPOCH:
         yield (
             f"ENCODER_START_EPOCH is {config.ENCODER_START_EPOCH}, and NUM_EPOCHS "
             f"{config.NUM_EPOCHS}; the encoder would never be trained."

@@ -14,16 +14,22 @@ from errors import EXIT_TERMINATED
 
 
 class Stopped(BaseException):
-    """The first signal, where nothing is lost by leaving the work at once."""
+    """A stop was asked for, where nothing is lost by leaving the work unfinished."""
 
 
 class StopRequest:
     """SIGINT or SIGTERM asks for a stop after the running step; a second one stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_quiet: bool = False) -> None:
+        """One that `is_quiet`, as beside other processes, says nothing and hears the first only."""
         self.number = 0
         """The signal that asked, or 0."""
-        self._is_at_once = False
+        self._is_quiet = is_quiet
+
+    def check(self) -> None:
+        """Raise `Stopped` if a stop was asked for."""
+        if self.number:
+            raise Stopped
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -36,20 +42,14 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within the block the first signal raises `Stopped`."""
-        self._is_at_once = True
-        try:
-            yield
-        finally:
-            self._is_at_once = False
-
     def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.number and self._is_quiet:
+            return  # `torchrun` and the terminal may both have passed the same one on
         if self.number:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(EXIT_TERMINATED)
         self.number = number
-        with suppress(RuntimeError):  # the signal came amid another write to the same stream
-            print("Finishing the step, then saving; once more to stop at once.", file=sys.stderr)
-        if self._is_at_once:
-            raise Stopped
+        if not self._is_quiet:
+            with suppress(RuntimeError):  # the signal came amid another write to the same stream
+                print(
+                    "Finishing the step, then saving; once more to stop at once.", file=sys.stderr
+                )

@@ -18,13 +18,15 @@ from pathlib import Path
 
 from config import Config, load_config, parse_config
 from errors import UserError, run_command
+from processes import ending_together, is_main_process
 
 MAY_CHANGE = frozenset(
     "DATA_DIR IMAGE_DIR CAPTIONS_FILE DATASET_SOURCE DATASET_REVISION MAX_BAD_FRACTION OUTPUT_DIR "
-    "RUN_NAME DEVICE COMPILE GRADIENT_CHECKPOINTING NUM_WORKERS NUM_EPOCHS VALIDATION_INTERVAL "
-    "VALIDATION_IMAGES BEAM_SIZE RESUME_CHECKPOINT_PATH SAVE_INTERVAL_STEPS SAVE_INTERVAL_MINUTES "
-    "KEEP_CHECKPOINTS STOP_ON_SAVE_ERROR LOG_INTERVAL WANDB_PROJECT WANDB_ENTITY WANDB_RUN_NAME "
-    "WANDB_MODE WANDB_LOG_BEST HF_REPO_ID HF_UPLOAD_BEST_CHECKPOINTS HF_PRIVATE".split()
+    "RUN_NAME DEVICE COMPILE GRADIENT_CHECKPOINTING SHARDING NUM_WORKERS NUM_EPOCHS "
+    "VALIDATION_INTERVAL VALIDATION_IMAGES BEAM_SIZE RESUME_CHECKPOINT_PATH SAVE_INTERVAL_STEPS "
+    "SAVE_INTERVAL_MINUTES KEEP_CHECKPOINTS STOP_ON_SAVE_ERROR LOG_INTERVAL WANDB_PROJECT "
+    "WANDB_ENTITY WANDB_RUN_NAME WANDB_MODE WANDB_LOG_BEST HF_REPO_ID HF_UPLOAD_BEST_CHECKPOINTS "
+    "HF_PRIVATE".split()
 )
 """Settings that a run may go on with at another value; any other would alter the model."""
 DISK_FAULTS = frozenset(
@@ -76,9 +78,10 @@ def find_resumed(config: Config) -> Path | None:
             f"{config.run_dir} holds no whole checkpoint to go on from. Restore one, or begin "
             "another run: --RUN_NAME NAME",
         )
-    for problem in problems:
-        print(f"Passed over: {problem}")
-    print(f"Going on from {folder}." if folder else f"{config.run_dir} is new: a fresh start.")
+    if is_main_process():
+        for problem in problems:
+            print(f"Passed over: {problem}")
+        print(f"Going on from {folder}." if folder else f"{config.run_dir} is new: a fresh start.")
     return folder
 
 
@@ -105,14 +108,15 @@ def train(config: Config, resumed: Path | None = None) -> int:
 
         check_token(config.HF_REPO_ID)
     runtime = Runtime.create(config.DEVICE, config.PRECISION)
-    try:
-        with locked(config.run_dir, runtime.is_main), plain_faults(config.run_dir):
-            if runtime.is_main:
-                prepare_dataset(config)
-            runtime.barrier()
-            return TrainingRun(config, runtime, resumed).train()
-    finally:
-        runtime.close()
+    with (
+        ending_together(),
+        locked(config.run_dir, runtime.is_main),
+        plain_faults(config.run_dir),
+    ):
+        if runtime.is_main:
+            prepare_dataset(config)
+        runtime.barrier()
+        return TrainingRun(config, runtime, resumed).train()
 
 
 @contextmanager
@@ -158,8 +162,9 @@ def plain_faults(run_dir: Path) -> Iterator[None]:
         raise UserError(f"{place}: {error.strerror}. Mend that, then {go_on}") from None
     except torch.OutOfMemoryError:
         raise UserError(
-            "out of memory. Begin another run with --MICRO_BATCH_SIZE 64, which computes the same "
-            f"batch in pieces; or end what else uses the device, then {go_on}"
+            "out of memory, though training computes as few captions at a time as it can. End "
+            f"what else uses the device, then {go_on}; or begin another run with fewer "
+            "--CAPTIONS_PER_STEP or a smaller model"
         ) from None
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):

@@ -7,6 +7,8 @@ from typing import Any, cast, get_args, get_origin
 from checkpoint_files import read_json
 from errors import UserError
 
+STATE = "trainer_state.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
@@ -37,6 +39,14 @@ class TrainState:
 
 ADDED_LATER = ("loss_sums", "micro_batch_size", "data_position")
 """What the first checkpoints did not have yet; their runs had it at its default."""
+
+
+def older_name(folder: Path) -> Path | None:
+    """What a checkpoint is called when a newer one takes its place."""
+    try:
+        return folder.with_name(f"step-{read_state(folder / STATE).step:09}")
+    except UserError:  # there is none yet, or it is damaged and not worth keeping
+        return None
 
 
 def read_state(path: Path) -> TrainState:

@@ -28,6 +28,7 @@ from optimization import Schedule, StepResult, set_learning_rate, train_step
 from records import Record
 from run_events import Sample
 from run_log import RunLog
+from sharding import put_together
 from stopping import Stopped, StopRequest
 from train_state import TrainState
 from training_steps import Epoch, TrainingSteps
@@ -99,7 +100,8 @@ class Trainer:
         device = pipeline.runtime.device
         self._loss_sum = torch.tensor(pipeline.runtime.own(state.loss_sums), device=device)
         self._bad_step = torch.tensor(NEVER, device=device)
-        self._stop, self._stopped_by = StopRequest(), 0
+        self._stop = StopRequest(is_quiet=not pipeline.runtime.is_alone)
+        self._stopped_by = 0
         self._saved_at = self._logged_at = time.monotonic()
         self._waited_seconds = 0.0
         self._captions_since_log = 0
@@ -257,7 +259,7 @@ class Trainer:
         self._start_clocks()
 
     def _validate(self) -> None:
-        with self._stop.at_once():
+        with put_together(self.pipeline.encoder):
             result = validate(
                 self.pipeline,
                 self.validation.captions,
@@ -266,6 +268,7 @@ class Trainer:
                 batch_size=self.config.BATCH_SIZE,
                 num_images=self.config.VALIDATION_IMAGES,
                 options=search_options(self.config.BEAM_SIZE),
+                check_stop=self._stop.check,
             )
             strip = self._draw_attention()
         self._metrics, self._samples = dict(result.metrics), result.samples
@@ -330,9 +333,8 @@ class Trainer:
 
     def _save(self, folder: Path, *, with_state: bool = False, is_final: bool = False) -> bool:
         """Write a checkpoint; gives whether the disk took it."""
-        if not self.pipeline.runtime.is_main:
-            return True
         description = self._describe(self._metrics, self.state, self._samples)
+        is_missing = False
         try:
             save_checkpoint(
                 folder,
@@ -357,8 +359,8 @@ class Trainer:
                 f"WARNING: {folder} could not be saved: {error.strerror or error}. The checkpoint "
                 "before it is still there; training goes on and tries again."
             )
-            return False
-        return True
+            is_missing = True
+        return not self.pipeline.runtime.most(is_missing)
 
 
 def search_options(beam_size: int) -> SearchOptions:

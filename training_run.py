@@ -33,6 +33,7 @@ from records import read_records
 from run_events import RunFacts, Sample
 from run_log import RunLog
 from runtime import Runtime
+from sharding import shard
 from stream_shards import find_sources
 from stream_steps import StreamSettings, StreamSteps, stream_fingerprint
 from tokenizer import CaptionTokenizer, train_tokenizer
@@ -64,6 +65,8 @@ class TrainingRun:
         self.pipeline = self._pipeline()
         self.splits = self._splits()
         self.steps = self._steps()
+        if config.SHARDING == "on":
+            shard(self.pipeline.encoder, runtime)
         self.optimizer = self._optimizer()
         self.average = self._average()
         self.energy = EnergyMeter(self._gpus(), joules=self.state.joules)

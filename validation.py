@@ -1,13 +1,12 @@
 """How good the model is on held-out pictures: loss per true token, and scores of its captions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from captioning import CaptionPipeline, TextCaption, each_batch, encode, in_batches
+from captioning import CaptionPipeline, TextCaption, encode, in_shared_batches
 from dataset import CaptionDataset, PictureRows
 from decoding import SearchOptions
 from gradients import caption_loss
@@ -28,30 +27,30 @@ class ValidationResult:
 
 @torch.inference_mode()
 def validation_loss(
-    pipeline: CaptionPipeline, captions: CaptionDataset, pictures: PictureRows, *, batch_size: int
+    pipeline: CaptionPipeline,
+    captions: CaptionDataset,
+    pictures: PictureRows,
+    *,
+    batch_size: int,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> float:
-    """Cross-entropy per true token over the whole split, in nats."""
+    """Cross-entropy per true token over the whole split, in nats; the processes share the work."""
     runtime = pipeline.runtime
     plan = captions.plan(batch_size)
-    groups = len(plan.pictures)
-    first = groups * runtime.rank // runtime.world_size
-    stop = groups * (runtime.rank + 1) // runtime.world_size
 
-    def sums(part: range) -> Tensor:
-        """The loss and the tokens of some groups of this process's share."""
-        own = slice(first + part.start, first + part.stop)
-        batch = captions.collate_fn(plan, own, pictures).to(runtime.device)
+    def sums(groups: Sequence[int]) -> list[tuple[float, int]]:
+        """The loss and the tokens of some groups."""
+        batch = captions.collate_fn(plan, np.array(groups), pictures).to(runtime.device)
         with runtime.autocast():
             features = encode(batch.content, pipeline.encoder)
             loss = caption_loss(pipeline.model, features, batch, label_smoothing=0.0)
-        return torch.tensor([loss.item(), batch.num_tokens], dtype=torch.float64)
+        return [(loss.item(), batch.num_tokens)]
 
-    total = torch.zeros(2, dtype=torch.float64)
     most = int(np.diff(plan.step_starts).max(initial=1))
-    for part in each_batch(stop - first, sums, batch_size=most):
-        total += part
-    loss_sum, num_tokens = runtime.sum_over_processes(total.to(runtime.device)).tolist()
-    return float(loss_sum / num_tokens)
+    parts = in_shared_batches(
+        runtime, len(plan.pictures), sums, batch_size=most, check_stop=check_stop
+    )
+    return sum(loss for loss, _ in parts) / sum(tokens for _, tokens in parts)
 
 
 def caption_records(
@@ -59,17 +58,17 @@ def caption_records(
     records: Sequence[Record],
     pictures: PictureRows,
     options: SearchOptions,
+    *,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> list[TextCaption]:
     """The best caption of each record; the processes share the work, each gets all results."""
-    mine = pipeline.runtime.shared(list(range(len(records))))
 
-    def caption(batch: range) -> list[TextCaption]:
-        numbers = [mine[i] for i in batch]
+    def caption(numbers: Sequence[int]) -> list[TextCaption]:
         features = pipeline.features(pictures.rows(torch.tensor(numbers)))
         found = pipeline.captions(features, options, picture_numbers=numbers)
         return [captions[0] for captions in found]
 
-    return pipeline.runtime.gather(in_batches(len(mine), caption))
+    return in_shared_batches(pipeline.runtime, len(records), caption, check_stop=check_stop)
 
 
 def validate(
@@ -81,16 +80,22 @@ def validate(
     batch_size: int,
     num_images: int,
     options: SearchOptions,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> ValidationResult:
-    """Loss over the split, scores over its first `num_images` pictures (-1 = all, 0 = none)."""
+    """Loss over the split, scores over its first `num_images` pictures (-1 = all, 0 = none).
+
+    `check_stop` is called now and then, and may raise `Stopped`.
+    """
     pipeline.model.eval()
     pipeline.encoder.eval()
     try:
-        loss = validation_loss(pipeline, captions, pictures, batch_size=batch_size)
+        loss = validation_loss(
+            pipeline, captions, pictures, batch_size=batch_size, check_stop=check_stop
+        )
         chosen = records if num_images < 0 else records[:num_images]
         if not chosen:
             return ValidationResult({"validation_loss": loss}, ())
-        found = caption_records(pipeline, chosen, pictures, options)
+        found = caption_records(pipeline, chosen, pictures, options, check_stop=check_stop)
     finally:
         pipeline.model.train()
         pipeline.encoder.train()

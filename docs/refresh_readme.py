@@ -27,8 +27,9 @@ ORDER = {
         "scene_captions scenes prepare_dataset"
     ),
     "From captions to ids, from pictures to features": (
-        "tokenizer preprocessing towers tower_features lora encoder runtime progress feature_files "
-        "feature_store mirroring augmentation feature_building picture_rows features"
+        "tokenizer preprocessing towers tower_features lora encoder processes stopping runtime "
+        "sharding progress feature_files feature_store mirroring augmentation feature_building "
+        "picture_rows features"
     ),
     "Batches and the model": (
         "packing dataset training_steps stream_lanes stream_reader stream_steps model "
@@ -43,7 +44,7 @@ ORDER = {
         "checkpoint_files tensor_files train_state checkpoint run_events console curves wandb_log "
         "run_log provenance energy model_card hub best_uploader"
     ),
-    "Training": "captioner gradients optimization validation stopping trainer training_run train",
+    "Training": "captioner gradients optimization validation trainer training_run train",
     "Captioning": "image_inputs generate_options generate",
     "Evaluation": (
         "report_contents calibration charts gallery report contact_sheet evaluation_files "

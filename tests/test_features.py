@@ -442,7 +442,6 @@ store = build_features(
     images, RowMaker(encoder, runtime), folder, label="train", num_workers=1, batch_size=5
 )
 (folder / f"encoded.{runtime.rank}").write_text(f"{encoder.encoded} {len(store)}")
-runtime.close()
 """
 
 

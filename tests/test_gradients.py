@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from dataset import StepDataset
-from runtime import Runtime, deal
+from runtime import Runtime
 from tests.processes import run_together
 from tests.small_runs import (
     differences,
@@ -41,16 +40,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_data(folder)
     write_encoder(folder)
     return folder
-
-
-def test_things_are_dealt_out_once_and_evenly() -> None:
-    weights = np.random.default_rng(0).integers(1, 40, 60)
-    for parts in (1, 2, 3, 8):
-        dealt = deal(weights, parts)
-        assert sorted(number for part in dealt for number in part) == list(range(60))
-        loads = [weights[part].sum() for part in dealt]
-        assert max(loads) - min(loads) <= weights.max()
-    assert deal([5, 4], 3) == [[0], [1], []]
 
 
 @pytest.mark.parametrize("batch_size", [2, 20])
@@ -101,3 +90,31 @@ def test_two_processes_give_the_same_run_twice(place: Path) -> None:
     assert differences(first / "last", second / "last") == []
     one, other = (lines_of(folder / "metrics.jsonl", NOT_EXACT) for folder in (first, second))
     assert one == other
+
+
+def test_an_encoder_in_parts_is_trained_like_a_whole_one(place: Path) -> None:
+    settings = {
+        **SAME,
+        "ENCODER_TRAINED_BLOCKS": -1,
+        "ENCODER_LEARNING_RATE": "1e-3",
+        "MICRO_BATCH_SIZE": 7,
+        "SAVE_INTERVAL_STEPS": 3,
+    }
+    whole = run(place, RUN_NAME="not sharded", **settings)
+    parts = run_together(place, RUN_NAME="sharded", SHARDING="on", **settings)
+    for kind in ("best", "last"):
+        names = {path.name for path in (whole / kind).iterdir()}
+        assert {path.name for path in (parts / kind).iterdir()} == names
+    first, second = weights_of(whole / "last"), weights_of(parts / "last")
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
+    curves = [lines_of(folder / "metrics.jsonl") for folder in (whole, parts)]
+    for one, other in zip(*curves, strict=True):
+        for name in {"loss", "gradient_norm", "validation_loss", "CIDEr"} & one.keys():
+            assert other[name] == pytest.approx(one[name], rel=2e-5)
+    longer = {**settings, "NUM_EPOCHS": 3, "RESUME_CHECKPOINT_PATH": "auto", "SHARDING": "on"}
+    again = run_together(place, RUN_NAME="sharded", **longer)
+    assert lines_of(again / "metrics.jsonl")[-1]["epoch"] == 3
+    alone = run(place, RUN_NAME="sharded", **{**longer, "NUM_EPOCHS": 4})
+    assert lines_of(alone / "metrics.jsonl")[-1]["epoch"] == 4
