@@ -98,8 +98,7 @@ def evaluate_checkpoint(
         f"python prepare_dataset.py --DATASET {captioner.config.DATASET} "
         f"--DATA_DIR {dataset_dir.parent}"
     )
-    records = read_records(dataset_dir / split, mend=mend)
-    records = records[:limit] if limit else records
+    records = read_records(dataset_dir / split, mend=mend)[: limit or None]
     captions = _caption(captioner, records, options)
     ids = [record.image.relative_to(dataset_dir / split).as_posix() for record in records]
     runtime = captioner.pipeline.runtime
