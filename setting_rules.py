@@ -153,11 +153,9 @@ def _encoder_combinations(config: Any) -> Iterator[str]:
                     f"{field.name} is about a trained encoder, and ENCODER_TRAINED_BLOCKS is 0; "
                     "leave it out, or add --ENCODER_TRAINED_BLOCKS -1."
                 )
-    if config.SHARDING == "on" and config.ENCODER_LORA_RANK:
-        yield (
-            "SHARDING is for an encoder whose own weights are trained; leave it or "
-            "ENCODER_LORA_RANK out."
-        )
+    for name in ("ENCODER_LORA_RANK", "EMA_DECAY"):
+        if config.SHARDING == "on" and getattr(config, name):
+            yield f"SHARDING cannot be combined with {name} yet; leave one of them out."
     if config.ENCODER_TRAINED_BLOCKS and 0 < config.NUM_EPOCHS <= config.ENCODER_START_EPOCH:
         yield (
             f"ENCODER_START_EPOCH is {config.ENCODER_START_EPOCH}, and NUM_EPOCHS "
