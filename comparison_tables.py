@@ -28,12 +28,13 @@ def markdown(comparison: Comparison, *, title: str, subtitle: str = "") -> str:
         "Intervals are 95 %: over seeds Student's t, over pictures bootstrap. "
         f"{protocol_text(comparison)}",
     ]
+    several = comparison.seeds > 1
     if comparison.differences:
         lines += ["", *_table(*differences_table(comparison))]
         lines += [
             "",
-            "Paired bootstrap over the same pictures and over seeds; p after Holm's correction for "
-            "the number of pairs.",
+            f"Paired bootstrap over the same pictures{' and over seeds' if several else ''}; p after "
+            "Holm's correction for the number of pairs.",
         ]
     return "\n".join(lines) + "\n"
 

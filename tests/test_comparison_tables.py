@@ -47,6 +47,8 @@ def test_what_drawn_scenes_get_right_has_columns() -> None:
 def test_one_seed_has_no_interval_over_seeds() -> None:
     rows = rows_of(markdown(compare_runs([sample_run("a"), sample_run("b")]), title="x"))
     assert dict(zip(rows[0], rows[2], strict=True))["over seeds"] == "–"
+    text = markdown(compare_runs([sample_run("a"), sample_run("b")]), title="x")
+    assert "Paired bootstrap over the same pictures; p after" in text
 
 
 def test_the_json_holds_every_number() -> None:
