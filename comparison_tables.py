@@ -33,8 +33,8 @@ def markdown(comparison: Comparison, *, title: str, subtitle: str = "") -> str:
         lines += ["", *_table(*differences_table(comparison))]
         lines += [
             "",
-            f"Paired bootstrap over the same pictures{' and over seeds' if several else ''}; p after "
-            "Holm's correction for the number of pairs.",
+            f"Paired bootstrap over the same pictures{' and over seeds' if several else ''}; "
+            "p after Holm's correction for the number of pairs.",
         ]
     return "\n".join(lines) + "\n"
 
