@@ -35,6 +35,7 @@ class UserError(ValueError):
 
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command's `main` and leave the process with its exit code."""
+    _speak_utf8()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a caption's letters shows their codes.
@@ -57,3 +58,14 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_DONE
     sys.exit(code)
+
+
+def _speak_utf8() -> None:
+    """Begin anew with UTF-8 for names of files where the locale has another encoding.
+
+    What is written in captions files and settings is UTF-8 everywhere, and must find its files.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    sys.stdout.flush()
+    os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})

@@ -506,7 +506,16 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     assert equals_whole(place, go_on(place, "backwards, killed"))
 
 
-def test_another_locale_and_a_folder_with_any_letters(place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "language",
+    [
+        {"LC_ALL": "C"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},  # ASCII alone
+    ],
+)
+def test_another_locale_and_a_folder_with_any_letters(
+    place: Path, tmp_path: Path, language: dict[str, str]
+) -> None:
     here = tmp_path / "mein Ordner 'ü' 名前"
     here.mkdir()
     captions = {}
@@ -538,7 +547,7 @@ def test_another_locale_and_a_folder_with_any_letters(place: Path, tmp_path: Pat
             [sys.executable, *command],
             cwd=ROOT,
             capture_output=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "LC_ALL": "C"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **language},
         )
         assert done.returncode == 0, done.stderr.decode()
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
