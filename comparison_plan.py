@@ -30,6 +30,7 @@ PER_RUN = {"RUN_NAME", "RANDOM_SEED", "OUTPUT_DIR", "RESUME_CHECKPOINT_PATH"}
 """Settings that the comparison itself gives each run."""
 SHARED = {
     *("DATASET", "DATASET_SOURCE", "DATASET_REVISION", "DATA_DIR", "IMAGE_DIR", "CAPTIONS_FILE"),
+    *("STREAM", "STREAM_STEPS_PER_EPOCH", "STREAM_HELD_OUT"),
     *("VALIDATION_FRACTION", "TEST_FRACTION", "MAX_BAD_FRACTION"),
     *("VALIDATION_IMAGES", "BEAM_SIZE"),
 }
@@ -37,6 +38,7 @@ SHARED = {
 WITHOUT_EFFECT = {
     *PER_RUN,
     *("DATA_DIR", "DEVICE", "NUM_WORKERS", "COMPILE", "MAX_BAD_FRACTION"),
+    *("SHARDING", "GRADIENT_CHECKPOINTING"),
     *("SAVE_INTERVAL_STEPS", "SAVE_INTERVAL_MINUTES", "KEEP_CHECKPOINTS", "STOP_ON_SAVE_ERROR"),
     *("LOG_INTERVAL", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_RUN_NAME", "WANDB_MODE"),
     *("WANDB_LOG_BEST", "HF_REPO_ID", "HF_UPLOAD_BEST_CHECKPOINTS", "HF_PRIVATE"),
@@ -154,12 +156,15 @@ def result_settings(config: Config) -> dict[str, Any]:
 
 
 def differing_settings(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the settings that are not the same in all of some runs, as they are declared."""
+    """Names of the settings that are not the same in all of some runs, as they are declared.
+
+    A run of a time before a setting existed has it at its default.
+    """
     return [
         field.name
         for field in fields(Config)
         if field.name not in WITHOUT_EFFECT
-        and len({repr(config.get(field.name)) for config in configs}) > 1
+        and len({repr(config.get(field.name, field.default)) for config in configs}) > 1
     ]
 
 

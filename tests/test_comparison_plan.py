@@ -1,10 +1,19 @@
 """Presets of comparisons: what they plan, and every mistake in them."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from comparison_plan import differing_settings, folder_name, read_plan, result_settings
+from comparison_plan import (
+    PER_RUN,
+    SHARED,
+    WITHOUT_EFFECT,
+    differing_settings,
+    folder_name,
+    read_plan,
+    result_settings,
+)
 from config import Config
 from errors import UserError
 
@@ -132,6 +141,18 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
 )
 def test_each_mistake_has_its_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     assert sentence in "\n".join(problems_of(tmp_path, text))
+
+
+def test_a_setting_that_is_newer_than_a_run_had_its_default() -> None:
+    now = result_settings(Config())
+    older = {name: value for name, value in now.items() if name != "DECODER_DROPOUT"}
+    assert differing_settings([now, older]) == []
+    assert differing_settings([{**now, "DECODER_DROPOUT": 0.3}, older]) == ["DECODER_DROPOUT"]
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    known = {field.name for field in fields(Config)}
+    assert known >= PER_RUN | SHARED | WITHOUT_EFFECT
 
 
 def test_folder_names_are_plain() -> None:
