@@ -9,6 +9,7 @@ import pytest
 import train
 from errors import UserError
 from records import read_records
+from tests.processes import run_together
 from tests.small_runs import arguments, differences, lines_of, run, write_encoder
 from tests.streams import write_parquet, write_shards, write_webdataset
 from tests.test_train import NOT_EXACT, run_killed
@@ -48,6 +49,19 @@ def test_a_stream_trains_validates_and_resumes_exactly(place: Path) -> None:
     assert lines_of(killed / "metrics.jsonl", NOT_EXACT) == lines_of(
         whole / "metrics.jsonl", NOT_EXACT
     )
+
+
+def test_two_processes_share_a_stream_and_go_on_exactly(place: Path) -> None:
+    changes = {**settings(place), "STREAM": f"{place / 'tars'}/*.tar", "KEEP_CHECKPOINTS": 20}
+    whole = run_together(place, RUN_NAME="two", **changes)
+    middle = whole / "step-000000008"
+    position = json.loads(json.loads((middle / "trainer_state.json").read_text())["data_position"])
+    assert len(position["standings"]) == 2
+    assert len(position["lanes"][0]) == 4
+    assert [one["drawn"] for one in position["standings"]] == [24, 24]  # 8 steps of 3 pictures
+    again = run_together(place, RUN_NAME="two again", RESUME_CHECKPOINT_PATH=middle, **changes)
+    assert differences(again / "last", whole / "last") == []
+    assert differences(middle, whole / "last") != []
 
 
 def test_held_out_pictures_are_the_streams_first(place: Path) -> None:
