@@ -67,11 +67,12 @@ class Bell:
         """Listen in a thread; `store` is shared by the processes."""
         self._store = store
         self._is_over = threading.Event()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
 
     def ring(self, code: int) -> None:
         """End the others with `code`; where another process was first, end with its code."""
-        self._is_over.set()
+        self.silence()
         try:
             if self._store.add("ringing", 1) == 1:
                 self._store.set("code", str(code))
@@ -84,8 +85,9 @@ class Bell:
         os._exit(code)
 
     def silence(self) -> None:
-        """Stop listening."""
+        """Stop listening; a thread that still asked the store at exit would abort the process."""
         self._is_over.set()
+        self._thread.join(GRACE_SECONDS)
 
     def _listen(self) -> None:
         while not self._is_over.wait(LISTENING_SECONDS):

@@ -138,7 +138,7 @@ class Runtime:
         if self.world_size == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(module, device_ids=devices)
 
     @contextlib.contextmanager
     def jointly(self, *interruptions: type[BaseException]) -> Iterator[None]:
