@@ -330,7 +330,9 @@ def test_a_client_that_blocks_holds_up_nothing(
 
     monkeypatch.setattr(wandb_log, "FINISH_TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(wandb_log, "_leave_client", lambda: None)
-    run = SimpleNamespace(id="x", offline=False, url="u", log=block)
+    run = SimpleNamespace(
+        id="x", offline=False, url="u", log=block, summary={}, finish=lambda **_: None
+    )
     log = WandbLog(run, tmp_path / "samples.jsonl")
     log.step(1, 1, MEASURED)
     assert entered.wait(60)
@@ -341,6 +343,8 @@ def test_a_client_that_blocks_holds_up_nothing(
     assert not released.is_set()
     assert "W&B has not taken everything within 0.2 seconds" in capsys.readouterr().err
     released.set()
+    log._thread.join(60)
+    assert run.summary["best/CIDEr"] == SCORES["CIDEr"]
 
 
 STOP = """
