@@ -35,6 +35,7 @@ from images import load_image
 from model import CaptionModel, DecoderBlock
 from optimization import Schedule, build_optimizer, set_learning_rate, train_step
 from options import parse_options
+from picture_rows import TrainingPictures
 from records import Record, read_records
 from runtime import Runtime
 from tokenizer import train_tokenizer
@@ -254,7 +255,7 @@ class Bench:
         data = PreparedSteps(
             records,
             CaptionDataset(records, pipeline.tokenizer, config.MAX_SEQ_LEN),
-            self.rows["train"],
+            TrainingPictures(self.rows["train"], seed=config.RANDOM_SEED),
             RUNTIME,
             batch_size=config.BATCH_SIZE,
             seed=config.RANDOM_SEED,
