@@ -32,6 +32,9 @@ MODES = {
     },
 }
 
+ALWAYS = ("cached", "trained encoder")
+"""What every run of the tests looks at; the rest is slow."""
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -68,7 +71,13 @@ def test_each_pair_is_trained_once_an_epoch_over_all_processes(batch_size: int) 
     assert len(trained(3)) == captions.num_captions
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow, id=name)
+        for name in MODES
+    ],
+)
 def test_two_processes_train_as_one_does(place: Path, mode: str) -> None:
     settings = {**SAME, **MODES[mode]}
     one = run(place, RUN_NAME=f"one {mode}", **settings)
@@ -84,6 +93,7 @@ def test_two_processes_train_as_one_does(place: Path, mode: str) -> None:
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_run_twice(place: Path) -> None:
     first = run_together(place, RUN_NAME="first")
     second = run_together(place, RUN_NAME="second")
@@ -92,6 +102,7 @@ def test_two_processes_give_the_same_run_twice(place: Path) -> None:
     assert one == other
 
 
+@pytest.mark.slow
 def test_an_encoder_in_parts_is_trained_like_a_whole_one(place: Path) -> None:
     settings = {
         **SAME,

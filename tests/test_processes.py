@@ -131,7 +131,9 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_signal_stops_all_at_the_same_step(place: Path, number: signal.Signals) -> None:
     name = f"signal {number}"
     process = start_training(place, RUN_NAME=name, NUM_EPOCHS=500, **SAVES)
@@ -150,7 +152,7 @@ def test_a_signal_stops_all_at_the_same_step(place: Path, number: signal.Signals
     assert lines_of(again / "metrics.jsonl")[-1]["epoch"] == state.epoch + 1
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_worker_is_started_again_and_goes_on_exactly(
     place: Path, tmp_path: Path, rank: int
 ) -> None:
@@ -170,6 +172,7 @@ def test_a_killed_worker_is_started_again_and_goes_on_exactly(
     equals_whole(place, place / "checkpoints" / f"killed {rank}")
 
 
+@pytest.mark.slow
 def test_memory_that_one_process_lacks_halves_the_micro_batch_of_all(
     place: Path, tmp_path: Path
 ) -> None:
@@ -204,6 +207,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_two_machines_train_as_one(place: Path) -> None:
     flags = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "test"]
     flags += ["--rdzv-endpoint", f"localhost:{free_port()}", "--local-addr", "localhost"]
