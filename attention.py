@@ -232,14 +232,16 @@ def draw_strip(
     scale = TILE_PIXELS / max(image.size)
     width, height = (max(round(side * scale), 1) for side in image.size)
     small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    # What ends a line (such as U+2029 or U+001D, which an untrained model may write) has no width.
+    titles = [" ".join(word.text.split()) for word in words]
     # A long word makes the columns wider, up to a tile's usual width, and is then cut.
-    widest = max((font.getlength(word.text) for word in words), default=0.0)
+    widest = max(map(font.getlength, titles), default=0.0)
     cell_width = max(width, min(round(widest) + 1, TILE_PIXELS))
     title_height = round(FONT_PIXELS * 1.6)
     tiles = [("", small)]
     tiles += [
-        (fitted(word.text, font, cell_width), overlay(small, word.heat((width, height))))
-        for word in words
+        (fitted(title, font, cell_width), overlay(small, word.heat((width, height))))
+        for title, word in zip(titles, words, strict=True)
     ]
     columns = min(len(tiles), TILES_IN_A_ROW)
     rows = -(-len(tiles) // columns)

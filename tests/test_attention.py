@@ -387,3 +387,13 @@ def test_a_text_is_cut_to_what_fits() -> None:
     assert cut.startswith("w")
     assert cut.endswith("…")
     assert font.getlength(cut) <= 100
+
+
+@pytest.mark.parametrize("text", ["a\u2029b", "\x1d", "x\x85", "a\nb\rc"])
+def test_what_ends_a_line_does_not_end_the_drawing(text: str) -> None:
+    size = (64, 64)
+    plain = draw_strip(Image.new("RGB", size, "teal"), [looked_at("a b", 0, 0, size)])
+    assert (
+        draw_strip(Image.new("RGB", size, "teal"), [looked_at(text, 0, 0, size)]).size[1]
+        == (plain.size[1])
+    )

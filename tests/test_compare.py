@@ -71,6 +71,7 @@ def done(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output / "which"
 
 
+@pytest.mark.slow
 def test_a_comparison_leaves_runs_and_a_result(done: Path) -> None:
     names = ["clip-seed1", "clip-seed2", "resnet-seed1", "resnet-seed2"]
     assert sorted(path.name for path in done.glob("*-seed*")) == names
@@ -93,6 +94,7 @@ def test_a_comparison_leaves_runs_and_a_result(done: Path) -> None:
     assert (done / "comparison.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_second_call_has_nothing_to_do_and_needs_no_torch(place: Path, done: Path) -> None:
     program = (
         "import sys, compare\n"
@@ -112,6 +114,7 @@ def test_a_second_call_has_nothing_to_do_and_needs_no_torch(place: Path, done: P
     assert (done / "comparison.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_what_is_lost_is_made_again_and_nothing_else(
     place: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +135,7 @@ def test_what_is_lost_is_made_again_and_nothing_else(
     assert len(evaluated) == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_goes_on_where_it_was(place: Path, done: Path, tmp_path: Path) -> None:
     command = words(place, tmp_path, "--seeds", "1", "--LOG_INTERVAL", "1")
     log = tmp_path / "which" / "clip-seed1" / "metrics.jsonl"
@@ -176,6 +180,7 @@ def test_a_killed_run_is_a_code_of_its_signal(
     assert compare.main(words(place, tmp_path)) == 128 + signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_changed_comparison_is_not_mixed_with_the_old(place: Path, done: Path) -> None:
     with pytest.raises(UserError) as error:
         compare.main(words(place, done.parent, "--LEARNING_RATE", "0.5", "--DEVICE", "cpu"))

@@ -265,7 +265,15 @@ def become_text(picture: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [vanish, cut, become_text])
-@pytest.mark.parametrize("changes", [{}, {"NUM_WORKERS": 1}, LIVE, {**LIVE, "NUM_WORKERS": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"NUM_WORKERS": 1},
+        pytest.param(LIVE, marks=pytest.mark.slow),
+        {**LIVE, "NUM_WORKERS": 1},
+    ],
+)
 def test_a_picture_that_is_lost_after_preparation_is_named(
     place: Path, tmp_path: Path, damage: Callable[[Path], None], changes: dict[str, object]
 ) -> None:
@@ -509,7 +517,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(
 @pytest.mark.parametrize(
     "language",
     [
-        {"LC_ALL": "C"},
+        pytest.param({"LC_ALL": "C"}, marks=pytest.mark.slow),
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},  # ASCII alone
     ],
 )

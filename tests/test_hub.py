@@ -371,6 +371,7 @@ def test_no_token_is_one_sentence_at_the_start(hub: FakeHub, tmp_path: Path, fol
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_a_run_uploads_its_best_and_everybody_uses_it_by_name(hub: FakeHub, tmp_path: Path) -> None:
     """Train, upload, then as a stranger: the card's three lines, the commands, offline too."""
     write_data(tmp_path)

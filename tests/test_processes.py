@@ -152,7 +152,8 @@ def test_a_signal_stops_all_at_the_same_step(place: Path, number: signal.Signals
     assert lines_of(again / "metrics.jsonl")[-1]["epoch"] == state.epoch + 1
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_worker_is_started_again_and_goes_on_exactly(
     place: Path, tmp_path: Path, rank: int
 ) -> None:

@@ -134,7 +134,7 @@ def test_rollout_of_a_class_token_is_laid_over_the_tower_s_patches(tmp_path: Pat
     [
         ({"ENCODER_TOKENS": "cls"}, (1, 1)),
         ({"ENCODER_LAYERS": "-1,-3", "ENCODER_TOKENS": "patches"}, (4, 4)),
-        ({"ENCODER_IMAGE_SIZE": 48}, (6, 6)),
+        pytest.param({"ENCODER_IMAGE_SIZE": 48}, (6, 6), marks=pytest.mark.slow),
     ],
 )
 def test_a_run_on_other_features_captions_and_shows_what_it_looked_at(

@@ -143,9 +143,20 @@ MODES = {
     "two captions a step": {"CAPTIONS_PER_STEP": 2},
     "averaged": {"EMA_DECAY": 0.7, "ENCODER_TRAINED_BLOCKS": 1},
 }
+SLOW = {
+    *("several layers", "live in workers", "augmented pixels in workers", "two captions a step"),
+    *("adapters from the second epoch on", "trained encoder"),
+}
+"""Modes that hold nothing that no other mode holds, alone or together."""
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(mode, marks=[pytest.mark.slow] if mode in SLOW else [], id=mode)
+        for mode in MODES
+    ],
+)
 def test_a_killed_run_goes_on_as_though_nothing_had_happened(place: Path, mode: str) -> None:
     if "ENCODER_LORA_RANK" in MODES[mode]:
         pytest.importorskip("peft")
