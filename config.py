@@ -71,7 +71,7 @@ class Config:
     PRECISION: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the model; auto is bf16 on GPUs that have it, fp32 elsewhere."""
     COMPILE: Literal["auto", "on", "off"] = "auto"
-    """torch.compile for the training step; auto is on on CUDA, where it has not been measured yet, and off elsewhere."""
+    """torch.compile for the training step; auto is on for CUDA (not measured yet), else off."""
     NUM_WORKERS: int = -1
     """Processes that decode pictures (-1 = one a core, 8 at most; 0 = in the main process)."""
 
