@@ -433,7 +433,7 @@ def mortal_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("mortal_workers")
-@pytest.mark.parametrize("changes", [{}, LIVE])
+@pytest.mark.parametrize("changes", [{}, pytest.param(LIVE, marks=pytest.mark.slow)])
 def test_a_worker_that_is_killed_is_a_sentence(
     place: Path, tmp_path: Path, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def test_things_are_dealt_out_once_and_evenly() -> None:
     assert deal([5, 4], 3) == [[0], [1], []]
 
 
+@pytest.mark.slow
 def test_captions_come_in_order_from_several_processes(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
