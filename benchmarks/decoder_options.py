@@ -38,6 +38,7 @@ from options import parse_options
 from picture_rows import TrainingPictures
 from records import Record, read_records
 from runtime import Runtime
+from tensor_files import read_tensors, save_tensors
 from tokenizer import train_tokenizer
 from trainer import search_options
 from training_steps import PreparedSteps
@@ -192,7 +193,7 @@ class Bench:
     @torch.inference_mode()
     def _rows(self, split: str) -> Rows:
         """The features, kept beside the JSON file from one call to the next."""
-        path = Path(f"{self.options.json}.{split}.pt")
+        path = Path(f"{self.options.json}.{split}.safetensors")
         if not path.exists():
             paths = [record.image for record in self.records[split]]
             encoder = self.encoder.eval()
@@ -200,8 +201,8 @@ class Bench:
             for start in range(0, len(paths), 64):
                 images = [load_image(one) for one in paths[start : start + 64]]
                 parts.append(encoder(torch.stack([encoder.preprocess(one) for one in images])))
-            torch.save(torch.cat(parts), path)
-        return Rows(torch.load(path, weights_only=True).clone())
+            save_tensors({"features": torch.cat(parts)}, path)
+        return Rows(read_tensors(path)["features"])
 
     def train(self, change: Change, seed: int, *, is_base: bool) -> dict[str, Any]:
         """Train once; the numbers of the end, and of averages of the weights where `is_base`."""

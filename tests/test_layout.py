@@ -70,14 +70,15 @@ def test_nothing_is_pickled_or_unpickled() -> None:
     forbidden = re.compile(
         r"torch\.(load|save)\(|\bpickle\b|\bjoblib\b|allow_pickle=True|strict=False\)"
     )
-    for name, path in MODULES.items():
+    scripts = [path for folder in ("benchmarks", "docs") for path in (ROOT / folder).glob("*.py")]
+    for path in (*MODULES.values(), *scripts):
         code = "\n".join(
             line
             for line in path.read_text().splitlines()
             if not line.lstrip().startswith(("#", '"""')) and "zip(" not in line
         )
         code = re.sub(r'"""(.|\n)*?"""', "", code)
-        assert not forbidden.search(code), name
+        assert not forbidden.search(code), path.name
 
 
 def test_nothing_is_left_undone() -> None:
