@@ -25,7 +25,7 @@ from records import METADATA_NAME, SPLITS, Record, read_records
 if TYPE_CHECKING:
     from augmentation import Draws
     from encoder import VisionEncoder
-    from feature_building import Contents
+    from feature_building import Contents, RowMaker
     from feature_store import FeatureStore, LivePictures
     from picture_rows import TrainingPictures
     from runtime import Runtime
@@ -46,16 +46,15 @@ def open_stores(
     Stores, of which all that is missing is made first: of features, or of pixels where part of the
     encoder is trained. With CACHE_FEATURES false, pictures that are decoded each time.
     """
+    from feature_building import RowMaker
     from feature_store import LivePictures
 
     images = {split: [record.image for record in part] for split, part in records.items()}
     if not config.CACHE_FEATURES:
         return {split: LivePictures(part, encoder.preprocessor) for split, part in images.items()}
     contents: Contents = "pixels" if config.ENCODER_TRAINED_BLOCKS else "features"
-    return {
-        split: _store(config, encoder, runtime, part, label=split, contents=contents)
-        for split, part in images.items()
-    }
+    maker = RowMaker(encoder.to(runtime.device), runtime, contents=contents)
+    return {split: _store(config, maker, part, label=split) for split, part in images.items()}
 
 
 def training_pictures(
@@ -73,14 +72,14 @@ def training_pictures(
     first where they are missing.
     """
     from augmentation import Augmentation
+    from feature_building import RowMaker
     from mirroring import mirrored_records
     from picture_rows import TrainingPictures
 
     images = [record.image for record in records]
     start = config.ENCODER_START_EPOCH if config.CACHE_FEATURES else 0
-    early = None
-    if epoch < start:
-        early = _store(config, encoder, runtime, images, label="train", contents="features")
+    maker = RowMaker(encoder.to(runtime.device), runtime, contents="features")
+    early = _store(config, maker, images, label="train") if epoch < start else None
     pictures = TrainingPictures(
         plain, seed=config.RANDOM_SEED, early=early, start_epoch=config.ENCODER_START_EPOCH
     )
@@ -97,11 +96,9 @@ def training_pictures(
     views = tuple(
         _store(
             config,
-            encoder,
-            runtime,
+            maker,
             images,
             label=f"train-{kinds.replace(',', '-')}-{view}",
-            contents="features",
             draws=one,
         )
         for view, one in enumerate(draws, start=1)
@@ -111,24 +108,21 @@ def training_pictures(
 
 def _store(
     config: Config,
-    encoder: "VisionEncoder",
-    runtime: "Runtime",
+    maker: "RowMaker",
     images: Sequence[Path],
     *,
     label: str,
-    contents: "Contents",
     draws: "Draws | None" = None,
 ) -> "FeatureStore":
-    from feature_building import RowMaker, build_features
+    from feature_building import build_features
 
-    maker = RowMaker(encoder.to(runtime.device), runtime, contents=contents)
     return build_features(
         images,
         maker,
         config.dataset_dir / "features" / _folder_name(config.ENCODER_MODEL_NAME, maker.key),
         label=label,
         num_workers=worker_count(config.NUM_WORKERS),
-        batch_size=CPU_BATCH_SIZE if runtime.device.type == "cpu" else GPU_BATCH_SIZE,
+        batch_size=CPU_BATCH_SIZE if maker.runtime.device.type == "cpu" else GPU_BATCH_SIZE,
         draws=draws,
     )
 
