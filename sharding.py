@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime import Runtime
+from towers import blocks_of
 
 
 def shard(encoder: nn.Module, runtime: Runtime) -> None:
@@ -29,7 +30,7 @@ def shard(encoder: nn.Module, runtime: Runtime) -> None:
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,  # pixels are bytes
     )
-    for block in _blocks(encoder):
+    for block in blocks_of(encoder):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(encoder, mesh=mesh, mp_policy=policy)
 
@@ -94,10 +95,3 @@ def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
     for kind in kinds:
         nn.utils.clip_grads_with_norm_(kind, most, norm)
     return norm
-
-
-def _blocks(encoder: nn.Module) -> list[nn.Module]:
-    """The entries of the list that holds most parameters."""
-    lists = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
-    sizes = [sum(parameter.numel() for parameter in found.parameters()) for found in lists]
-    return list(lists[sizes.index(max(sizes))]) if lists else []
