@@ -18,3 +18,14 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("CAPTION_TEST_DATA names no folder with real data")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small data and a tiny CLIP, for the runs of one module."""
+    from tests.small_runs import write_data, write_encoder
+
+    folder = tmp_path_factory.mktemp("small run é")
+    write_data(folder)
+    write_encoder(folder)
+    return folder

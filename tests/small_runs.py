@@ -34,6 +34,9 @@ SETTINGS = {
     "SAVE_INTERVAL_MINUTES": "0",
 }
 
+NOT_EXACT = ("pairs_per_second", "waiting_share", "memory_bytes", "time", "seconds", "elapsed")
+"""Entries of metrics.jsonl that tell of time and place, which no two runs share."""
+
 
 def write_data(folder: Path, count: int = 40) -> Path:
     """A small prepared data set of drawn scenes under `folder`; returns DATA_DIR."""

@@ -15,7 +15,7 @@ from encoder import VisionEncoder
 from errors import UserError
 from generate import main as generate
 from optimization import Schedule, build_optimizer, set_learning_rate
-from tests.small_runs import arguments, run, weights_of, write_data, write_encoder
+from tests.small_runs import arguments, run, weights_of
 from tests.test_encoder import saved, some_pixels
 from tests.tiny_encoders import FAMILIES
 from trainer import Trainer
@@ -212,14 +212,6 @@ def test_recomputed_gradients_are_the_kept_ones(family: str, blocks: int, tmp_pa
 def test_batch_norm_is_not_counted_twice(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="BatchNorm, which would count each picture twice"):
         ready(saved(tmp_path, "resnet"), GRADIENT_CHECKPOINTING=True)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("encoders")
-    write_data(folder)
-    write_encoder(folder)
-    return folder
 
 
 def test_the_encoder_joins_in_at_its_epoch(place: Path) -> None:

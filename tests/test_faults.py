@@ -37,15 +37,14 @@ import trainer
 import validation
 from errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, EXIT_TERMINATED, UserError
 from tests.small_runs import (
+    NOT_EXACT,
     SETTINGS,
     arguments,
     differences,
     lines_of,
     run,
-    write_data,
-    write_encoder,
 )
-from tests.test_train import NOT_EXACT, ROOT, Killed, run_killed
+from tests.test_train import ROOT, Killed, run_killed
 from trainer import Trainer
 
 SAVES = {"SAVE_INTERVAL_STEPS": 3}
@@ -53,13 +52,10 @@ LIVE = {"CACHE_FEATURES": False}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(place: Path) -> Path:
     """A folder with small data, a tiny CLIP, and the run `whole` that nothing went wrong in."""
-    folder = tmp_path_factory.mktemp("place")
-    write_data(folder)
-    write_encoder(folder)
-    run(folder, RUN_NAME="whole", **SAVES)
-    return folder
+    run(place, RUN_NAME="whole", **SAVES)
+    return place
 
 
 def equals_whole(place: Path, folder: Path) -> bool:

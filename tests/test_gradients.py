@@ -9,16 +9,14 @@ from dataset import StepDataset
 from runtime import Runtime
 from tests.processes import run_together
 from tests.small_runs import (
+    NOT_EXACT,
     differences,
     lines_of,
     run,
     weights_of,
-    write_data,
-    write_encoder,
 )
 from tests.test_dataset import Rows, captions_of, make_captions
 
-NOT_EXACT = ("pairs_per_second", "waiting_share", "memory_bytes", "time", "seconds", "elapsed")
 SAME = {"DECODER_DROPOUT": 0, "LOG_INTERVAL": 1, "NUM_EPOCHS": 2}
 MODES = {
     "cached": {},
@@ -34,15 +32,6 @@ MODES = {
 
 ALWAYS = ("cached", "trained encoder")
 """What every run of the tests looks at; the rest is slow."""
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with small data and a tiny CLIP."""
-    folder = tmp_path_factory.mktemp("many")
-    write_data(folder)
-    write_encoder(folder)
-    return folder
 
 
 @pytest.mark.parametrize("batch_size", [2, 20])

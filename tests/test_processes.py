@@ -17,15 +17,13 @@ from checkpoint import read_checkpoint
 from processes import deal
 from tests.processes import outputs_of, run_together, start, start_training, write_script
 from tests.small_runs import (
+    NOT_EXACT,
     differences,
     lines_of,
     run,
     weights_of,
-    write_data,
-    write_encoder,
 )
 
-NOT_EXACT = ("pairs_per_second", "waiting_share", "memory_bytes", "time", "seconds", "elapsed")
 SAVES = {"SAVE_INTERVAL_STEPS": 3}
 AT_STEP = """
 step_of = Trainer._step
@@ -38,13 +36,10 @@ Trainer._step = step
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(place: Path) -> Path:
     """A folder with small data, a tiny CLIP and a run of two processes."""
-    folder = tmp_path_factory.mktemp("together")
-    write_data(folder)
-    write_encoder(folder)
-    run_together(folder, RUN_NAME="whole", **SAVES)
-    return folder
+    run_together(place, RUN_NAME="whole", **SAVES)
+    return place
 
 
 def equals_whole(place: Path, folder: Path) -> None:

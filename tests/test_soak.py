@@ -18,8 +18,7 @@ import pytest
 
 import train
 from checkpoint import read_checkpoint
-from tests.small_runs import arguments, differences, lines_of, write_data, write_encoder
-from tests.test_train import NOT_EXACT
+from tests.small_runs import NOT_EXACT, arguments, differences, lines_of, write_data, write_encoder
 from trainer import Trainer
 
 FORKS = multiprocessing.get_context("forkserver")

@@ -10,9 +10,9 @@ import train
 from errors import UserError
 from records import read_records
 from tests.processes import run_together
-from tests.small_runs import arguments, differences, lines_of, run, write_encoder
+from tests.small_runs import NOT_EXACT, arguments, differences, lines_of, run, write_encoder
 from tests.streams import write_parquet, write_shards, write_webdataset
-from tests.test_train import NOT_EXACT, run_killed
+from tests.test_train import run_killed
 
 STREAM = {
     "DATASET": "streamed",

@@ -17,6 +17,7 @@ from dataset import Step
 from errors import UserError
 from generate_options import GenerateOptions, token_rules
 from tests.small_runs import (
+    NOT_EXACT,
     arguments,
     differences,
     lines_of,
@@ -27,16 +28,6 @@ from tests.small_runs import (
 from trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
-NOT_EXACT = ("pairs_per_second", "waiting_share", "memory_bytes", "time", "seconds", "elapsed")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with small data and a tiny CLIP."""
-    folder = tmp_path_factory.mktemp("small run é")
-    write_data(folder)
-    write_encoder(folder)
-    return folder
 
 
 class Killed(BaseException):

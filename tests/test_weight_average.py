@@ -15,7 +15,7 @@ from errors import UserError
 from features import open_stores
 from records import read_records
 from runtime import Runtime
-from tests.small_runs import arguments, run, write_data, write_encoder
+from tests.small_runs import arguments, run
 from validation import validation_loss
 from weight_average import WeightAverage
 
@@ -83,15 +83,6 @@ def test_applied_it_fills_the_modules_and_gives_their_weights_back() -> None:
     assert not inside["model.0.weight"].equal(before["0.weight"])
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
     assert all(tensor.equal(averages[name]) for name, tensor in average.tensors.items())
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with small data and a tiny CLIP."""
-    folder = tmp_path_factory.mktemp("average")
-    write_data(folder)
-    write_encoder(folder)
-    return folder
 
 
 def test_the_average_is_validated_and_kept_as_best(place: Path) -> None:
