@@ -51,6 +51,9 @@ class Config:
     STREAM_HELD_OUT: int = 1000
     """First pictures of a stream that are kept from training, half for validation, half for test,
     where DATASET is not there yet and no known one."""
+    STREAM_CACHE_GB: float = 0.0
+    """Room on disk for features of a stream's pictures, so that what has passed once is neither
+    fetched, decoded nor encoded again (0 = none are kept; a frozen encoder only)."""
     VALIDATION_FRACTION: float = 0.1
     """Share of the pictures for validation, where the source has no splits."""
     TEST_FRACTION: float = 0.1

@@ -84,16 +84,21 @@ class RowMaker:
     def _arithmetic(self) -> str:
         return _dtype_name(self.runtime.dtype if self.contents == "features" else torch.uint8)
 
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """(P, F) of features, (3, H, W) of pixels."""
+        if self.contents == "features":
+            return (self._encoder.num_tokens, self._encoder.feature_dim)
+        return (3, *self.preprocessor.size)
+
     def content(self, images: Sequence[Path], draws: Draws | None = None) -> StoreContent:
         """What a store of these pictures, altered as drawn, holds."""
-        is_encoded = self.contents == "features"
-        features = (self._encoder.num_tokens, self._encoder.feature_dim)
         return StoreContent(
             contents=self.contents,
             source=self.source if draws is None else _with_draws(self.source, draws),
             arithmetic=self._arithmetic,
             dtype=_dtype_name(self.dtype),
-            row_shape=features if is_encoded else (3, *self.preprocessor.size),
+            row_shape=self.row_shape,
             rows=len(images),
             chunk_digests=digest_pictures(images),
         )
@@ -108,6 +113,19 @@ class RowMaker:
         with self.runtime.autocast():
             features: Tensor = self._encoder(pixels)
         return features.to(self.dtype)
+
+    def to_bytes(self, rows: Tensor, pictures: Sequence[Path | str]) -> bytes:
+        """Rows as they are stored; `UserError` names the picture of one that is no numbers."""
+        if rows.is_floating_point():
+            is_good = rows.isfinite().flatten(1).all(1)
+            if not is_good.all():
+                picture = pictures[int(is_good.int().argmin())]
+                raise UserError(
+                    f"{self._encoder.name} gives features of {picture} that are no numbers, "
+                    f"or larger than {_dtype_name(rows.dtype)} can hold. Try "
+                    "--PRECISION fp32, or --CACHE_FEATURES false"
+                )
+        return rows.cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def build_features(
@@ -175,7 +193,7 @@ def _fill(
     ):
         for batch, pieces in zip(batches, decoded, strict=True):
             rows = maker.rows(pieces)
-            waiting.append(thread.submit(_write, writer, images, batch.start, rows, maker.name))
+            waiting.append(thread.submit(_write, writer, maker, images, batch.start, rows))
             while len(waiting) > WAITING_WRITES:
                 waiting.popleft().result()
             progress.advance(len(batch))
@@ -184,17 +202,9 @@ def _fill(
 
 
 def _write(
-    writer: RowWriter, images: Sequence[Path], first: int, rows: Tensor, encoder: str
+    writer: RowWriter, maker: RowMaker, images: Sequence[Path], first: int, rows: Tensor
 ) -> None:
-    if rows.is_floating_point():
-        is_good = rows.isfinite().flatten(1).all(1)
-        if not is_good.all():
-            raise UserError(
-                f"{encoder} gives features of {images[first + int(is_good.int().argmin())]} that "
-                f"are no numbers, or larger than {_dtype_name(rows.dtype)} can hold. Try "
-                "--PRECISION fp32, or --CACHE_FEATURES false"
-            )
-    writer.write(first, rows.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    writer.write(first, maker.to_bytes(rows, images[first : first + len(rows)]))
 
 
 class _Pieces(Dataset[Tensor | str]):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from feature_store import FeatureStore, LivePictures
     from picture_rows import TrainingPictures
     from runtime import Runtime
+    from stream_cache import StreamFeatures
 
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 32, 256
 """Pictures encoded together."""
@@ -106,6 +107,20 @@ def training_pictures(
     return replace(pictures, views=views, view_draws=draws)
 
 
+def stream_features(
+    config: Config, encoder: "VisionEncoder", runtime: "Runtime"
+) -> "StreamFeatures | None":
+    """What keeps features of a stream's pictures, if STREAM_CACHE_GB says so."""
+    from feature_building import RowMaker
+    from stream_cache import StreamFeatures
+
+    if not config.STREAM_CACHE_GB:
+        return None
+    maker = RowMaker(encoder, runtime)
+    folder = _features_dir(config, maker) / "stream"
+    return StreamFeatures(folder, maker, int(config.STREAM_CACHE_GB * 1e9))
+
+
 def _store(
     config: Config,
     maker: "RowMaker",
@@ -119,7 +134,7 @@ def _store(
     return build_features(
         images,
         maker,
-        config.dataset_dir / "features" / _folder_name(config.ENCODER_MODEL_NAME, maker.key),
+        _features_dir(config, maker),
         label=label,
         num_workers=worker_count(config.NUM_WORKERS),
         batch_size=CPU_BATCH_SIZE if maker.runtime.device.type == "cpu" else GPU_BATCH_SIZE,
@@ -159,9 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_DONE
 
 
-def _folder_name(encoder_name: str, key: str) -> str:
-    last_part = re.split(r"[/\\:]", encoder_name.rstrip("/\\"))[-1]
-    return f"{last_part}-{key[:12]}"
+def _features_dir(config: Config, maker: "RowMaker") -> Path:
+    encoder = re.split(r"[/\\:]", config.ENCODER_MODEL_NAME.rstrip("/\\"))[-1]
+    return config.dataset_dir / "features" / f"{encoder}-{maker.key[:12]}"
 
 
 if __name__ == "__main__":

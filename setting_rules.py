@@ -46,6 +46,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "DATASET": ((lambda value: bool(value) and not {".", ".."} & set(value.split("/"))), "a name"),
     "STREAM_STEPS_PER_EPOCH": _at_least(1),
     "STREAM_HELD_OUT": _at_least(2),
+    "STREAM_CACHE_GB": _at_least(0),
     "RUN_NAME": _FILE_NAME,
     "VALIDATION_FRACTION": _between(0, 1),
     "TEST_FRACTION": _between(0, 1),
@@ -102,6 +103,11 @@ TRAINING_THE_ENCODER = frozenset(
 """Settings that mean nothing while the encoder is frozen."""
 
 
+def stores_features(config: Any) -> bool:
+    """Whether pictures are encoded once and for all."""
+    return bool(config.CACHE_FEATURES and config.ENCODER_TRAINED_BLOCKS == 0)
+
+
 def problems_of(config: Any) -> Iterator[str]:
     """Every value, and every pair of values, that cannot be: a sentence for each."""
     for field in fields(config):
@@ -139,6 +145,13 @@ def _combinations(config: Any) -> Iterator[str]:
             f"AUGMENTATION is {config.AUGMENTATION!r}; a stream's pictures are not altered. Leave "
             "it out, or prepare the data set."
         )
+    if config.STREAM_CACHE_GB and not config.STREAM:
+        yield "STREAM_CACHE_GB is about a stream; leave it out, or say which with --STREAM."
+    elif config.STREAM_CACHE_GB and not stores_features(config):
+        yield (
+            "STREAM_CACHE_GB keeps features, which a trained encoder (ENCODER_TRAINED_BLOCKS) "
+            "changes and CACHE_FEATURES false forbids; leave it out."
+        )
     if config.BEST_METRIC == "CIDEr" and config.VALIDATION_IMAGES == 0:
         yield "BEST_METRIC CIDEr needs captions; add --VALIDATION_IMAGES 500 or --BEST_METRIC loss."
     if config.HF_UPLOAD_BEST_CHECKPOINTS and not config.HF_REPO_ID:
@@ -161,8 +174,7 @@ def _encoder_combinations(config: Any) -> Iterator[str]:
             f"ENCODER_START_EPOCH is {config.ENCODER_START_EPOCH}, and NUM_EPOCHS "
             f"{config.NUM_EPOCHS}; the encoder would never be trained."
         )
-    stores_features = config.CACHE_FEATURES and config.ENCODER_TRAINED_BLOCKS == 0
-    if config.FEATURE_VIEWS > 1 and not stores_features:
+    if config.FEATURE_VIEWS > 1 and not stores_features(config):
         yield (
             f"FEATURE_VIEWS is {config.FEATURE_VIEWS}; without cached features there are no views "
             "of them, and AUGMENTATION alters pictures each time that they are read. Leave it out."
@@ -172,7 +184,7 @@ def _encoder_combinations(config: Any) -> Iterator[str]:
             f"FEATURE_VIEWS is {config.FEATURE_VIEWS}, and AUGMENTATION none; the views would be "
             "the same. Add --AUGMENTATION crop,flip."
         )
-    elif config.FEATURE_VIEWS == 1 and config.AUGMENTATION != "none" and stores_features:
+    elif config.FEATURE_VIEWS == 1 and config.AUGMENTATION != "none" and stores_features(config):
         yield (
             f"AUGMENTATION is {config.AUGMENTATION!r}, and features are read from a cache; add "
             "--FEATURE_VIEWS 8 to keep that many views of a picture there, or --CACHE_FEATURES "

@@ -6,9 +6,8 @@ shard it reads a block of samples at a time and shuffles the block. A position i
 lane that goes on from one reads its block anew and gives, bit for bit, what it would have given.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,14 +34,47 @@ class Position:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Samples that lie one after another in a shard, and are shuffled together."""
+
+    shard: str
+    first: int
+    """Number of the first of them in the shard."""
+    samples: Sequence[StreamedSample] = field(repr=False)
+    ends_shard: bool
+    is_kept: bool = False
+    """Whether features of its pictures are kept, so that it comes without the pictures."""
+
+
+@dataclass(frozen=True)
 class LaneSample:
     """A sample as a lane gives it."""
 
     sample: StreamedSample
+    place: int
+    """In its block, as it lies in the shard."""
     passes: int
     """Passes that the lane had made before."""
     after: Position
     """Where the lane stands once it is taken."""
+
+
+def read_blocks(shard: str, first: int = 0) -> Iterator[Block]:
+    """The blocks of a shard from sample `first` on, with which one must begin."""
+    samples: list[StreamedSample] = []
+    size = 0
+    for sample in read_samples(shard, first=first):
+        if len(samples) == BLOCK_SAMPLES or size >= BLOCK_BYTES:
+            yield Block(shard, first, samples, ends_shard=False)
+            first += len(samples)
+            samples, size = [], 0
+        samples.append(sample)
+        size += len(sample.data)
+    if samples:
+        yield Block(shard, first, samples, ends_shard=True)
+
+
+ReadBlocks = Callable[[str, int], Iterator[Block]]
 
 
 @dataclass(frozen=True)
@@ -55,16 +87,22 @@ class Lane:
     seed: tuple[int, ...]
     held_out: Collection[bytes] = frozenset()
     """SHA-256 of pictures that are not to be trained on."""
+    read: ReadBlocks = read_blocks
 
     def samples(self, position: Position = Position()) -> Iterator[LaneSample]:
         """What comes after `position`, for ever. `UserError` where there is nothing to train on."""
+        for _, samples in self.blocks(position):
+            yield from samples
+
+    def blocks(self, position: Position = Position()) -> Iterator[tuple[Block, list[LaneSample]]]:
+        """The same, block by block: each with those of its samples that are given, shuffled."""
         while True:
             order = self._random(1, position.passes).permutation(len(self.shards))
             has_given = position != Position(position.passes)
             for number in order[position.shards :]:
-                for given in self._shard(int(number), position):
-                    has_given = True
-                    yield given
+                for block, samples in self._shard(int(number), position):
+                    has_given |= bool(samples)
+                    yield block, samples
                 position = Position(position.passes, position.shards + 1)
             if not has_given:
                 raise UserError(
@@ -74,34 +112,44 @@ class Lane:
                 )
             position = Position(position.passes + 1)
 
-    def _shard(self, number: int, position: Position) -> Iterator[LaneSample]:
-        passes, shards, start, taken = (
-            position.passes,
-            position.shards,
-            position.blocks_end,
-            position.taken,
-        )
-        for block in _blocks(read_samples(self.shards[number], first=start)):
-            order = self._random(2, passes, number, start).permutation(len(block))
-            for place in range(taken, len(block)):
-                sample = block[order[place]]
-                if sha256(sample.data).digest() not in self.held_out:
-                    after = Position(passes, shards, start, place + 1)
-                    yield LaneSample(sample, passes, after)
-            start, taken = start + len(block), 0
+    def _shard(self, number: int, position: Position) -> Iterator[tuple[Block, list[LaneSample]]]:
+        passes, shards, taken = position.passes, position.shards, position.taken
+        for block in self.read(self.shards[number], position.blocks_end):
+            random = self._random(2, passes, number, block.first)
+            order = random.permutation(len(block.samples)).tolist()
+            yield (
+                block,
+                [
+                    LaneSample(
+                        block.samples[place],
+                        place,
+                        passes,
+                        after=Position(passes, shards, block.first, turn),
+                    )
+                    for turn, place in enumerate(order[taken:], start=taken + 1)
+                    if block.samples[place].digest not in self.held_out
+                ],
+            )
+            taken = 0
 
     def _random(self, *place: int) -> np.random.Generator:
         return np.random.default_rng([*self.seed, self.number, *place])
 
 
 def lanes_of(
-    source: StreamSource, *, count: int, seed: Sequence[int], held_out: Collection[bytes]
+    source: StreamSource,
+    *,
+    count: int,
+    seed: Sequence[int],
+    held_out: Collection[bytes],
+    read: ReadBlocks = read_blocks,
 ) -> list[Lane]:
     """`count` lanes that share the shards of a source out, none twice and none left."""
     order = np.random.default_rng([*seed]).permutation(len(source.shards))
     shards = [source.shards[number] for number in order]
     return [
-        Lane(number, tuple(shards[number::count]), tuple(seed), held_out) for number in range(count)
+        Lane(number, tuple(shards[number::count]), tuple(seed), held_out, read)
+        for number in range(count)
     ]
 
 
@@ -114,19 +162,6 @@ def lane_count(source: StreamSource, processes: int) -> int:
             f"needs one of its own. Write it as more shards, or start {shards} processes."
         )
     return min(LANES, shards // processes) * processes
-
-
-def _blocks(samples: Iterator[StreamedSample]) -> Iterator[list[StreamedSample]]:
-    block: list[StreamedSample] = []
-    size = 0
-    for sample in samples:
-        block.append(sample)
-        size += len(sample.data)
-        if len(block) == BLOCK_SAMPLES or size >= BLOCK_BYTES:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -43,6 +44,8 @@ class StreamedSample:
     data: bytes = field(repr=False)
     """The picture's file."""
     captions: tuple[str, ...]
+    digest: bytes = field(repr=False)
+    """SHA-256 of `data`."""
     problem: str = ""
     """Why it cannot be used."""
 
@@ -246,7 +249,8 @@ def _json_captions(data: bytes) -> list[str]:
 
 def _sample(name: str, data: bytes, captions: list[str], problem: str) -> StreamedSample:
     texts = tuple(text for text in captions if text)
-    return StreamedSample(name, data, texts, problem or ("" if texts else "it has no caption"))
+    problem = problem or ("" if texts else "it has no caption")
+    return StreamedSample(name, data, texts, sha256(data).digest(), problem)
 
 
 def _read_parquet(

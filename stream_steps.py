@@ -22,7 +22,8 @@ from dataset import CaptionDataset, Step, StepDataset
 from errors import UserError
 from records import Record
 from runtime import Runtime
-from stream_lanes import Position, lane_count, lanes_of
+from stream_cache import StreamFeatures
+from stream_lanes import Position, lane_count, lanes_of, read_blocks
 from stream_reader import Preprocess, StreamPicture, StreamReader
 from stream_shards import StreamSource
 from tokenizer import CaptionTokenizer
@@ -74,9 +75,12 @@ class StreamSteps:
         settings: StreamSettings,
         *,
         held_out: frozenset[bytes] = frozenset(),
+        features: StreamFeatures | None = None,
         position: str = "",
     ) -> None:
-        """`position` is what `position()` once gave, of as many processes or of others."""
+        """`features` keeps those of what passes, if they are kept; `position` is what `position()`
+        once gave, of as many processes or of others."""
+        self._features = features
         self._tokenizer, self._runtime, self._settings = tokenizer, runtime, settings
         weights = np.array([source.weight for source in sources])
         self._bounds = np.cumsum(weights / weights.sum())
@@ -160,13 +164,15 @@ class StreamSteps:
                 f"{self._runtime.world_size} processes. Go on with {count} at most."
             )
         seed = (self._settings.seed, number)
-        lanes = lanes_of(source, count=count, seed=seed, held_out=held_out)
+        read = self._features.kept.read if self._features else read_blocks
+        lanes = lanes_of(source, count=count, seed=seed, held_out=held_out, read=read)
         return StreamReader(
             self._runtime.shared(lanes),
             self._runtime.shared(positions),
             preprocess,
             turns=self._standing.turns[number],
             num_workers=-(-self._settings.num_workers // len(self._bounds)),
+            features=self._features,
         )
 
     def _fill(self) -> list[StreamPicture]:
@@ -226,7 +232,7 @@ class StreamSteps:
         records = [Record(Path(picture.name), picture.captions) for picture in pictures]
         captions = CaptionDataset(records, self._tokenizer, self._settings.max_length)
         content = torch.stack(
-            [picture.pixels for picture in pictures if picture.pixels is not None]
+            [picture.content for picture in pictures if picture.content is not None]
         )
         plan = captions.plan(self._share)
         step = StepDataset(captions, plan, _Held(content), micro_batch_size)[0]
@@ -264,7 +270,7 @@ class _Held:
     content: Tensor
 
     def rows(self, indices: Tensor) -> Tensor:
-        """(B,) -> (B, 3, H, W) uint8 pixels."""
+        """(B,) -> (B, 3, H, W) uint8 pixels, or (B, P, F) features."""
         return self.content[indices]
 
 

@@ -19,7 +19,7 @@ from encoder import VisionEncoder
 from energy import EnergyMeter
 from errors import EXIT_DONE, UserError
 from feature_store import FeatureStore
-from features import open_stores, training_pictures, worker_count
+from features import open_stores, stream_features, training_pictures, worker_count
 from gradients import caption_loss
 from held_out import held_out_hashes, vocabulary_captions
 from mirroring import mirrored_records
@@ -227,6 +227,7 @@ class TrainingRun:
                 num_workers=worker_count(config.NUM_WORKERS),
             ),
             held_out=held_out_hashes(config.dataset_dir),
+            features=stream_features(config, self.pipeline.encoder, self.runtime),
             position=self.state.data_position,
         )
 

@@ -8,6 +8,12 @@ each repeat it measures, in one process and with a worker process a core,
     decoding    the pictures' files lie in memory: decoded, resized, handed over in pieces
     stream      the same pictures from shards, in shuffled order, as training gets them
 
+and, with CLIP-B/32's architecture and random weights as the encoder,
+
+    live        the same stream, its pictures encoded as they pass
+    keeping     the same, where the features are kept (STREAM_CACHE_GB): the first pass
+    kept        the passes after it
+
 and reports medians of the ratios within repeats. Memory is the largest that a process and its
 workers had at any time while pictures went by, by the number of shards; the shards beyond the
 first are links to it, which a stream cannot tell.
@@ -37,12 +43,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.features import Options as PictureOptions
 from benchmarks.features import find_images
+from encoder import VisionEncoder
 from errors import run_command
+from feature_building import RowMaker
 from features import worker_count
 from images import load_image
 from options import parse_options
 from preprocessing import ImagePreprocessor
-from stream_lanes import Position, lane_count, lanes_of
+from runtime import Runtime
+from stream_cache import ENCODED_TOGETHER, StreamFeatures
+from stream_lanes import Position, lane_count, lanes_of, read_blocks
 from stream_reader import PIECE_SAMPLES, StreamReader
 from stream_shards import find_sources
 
@@ -61,6 +71,8 @@ class Options:
     """Numbers of shards whose memory is compared ("" = none)."""
     passed: int = 4000
     """Pictures that go by while memory is measured."""
+    encoded: int = 160
+    """Pictures that are encoded, of which features are kept (0 = not measured)."""
     json: str = ""
     """File for the numbers as JSON."""
     memory_of: str = ""
@@ -77,7 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(name)
         wanted = PictureOptions(images=options.images, pictures=options.pictures)
         files = [path.read_bytes() for path in find_images(wanted, folder)]
-        result = speed(files, folder / "speed", options) | {
+        result = speed(files, folder / "speed", options)
+        if options.encoded:
+            result |= keeping(files[: options.encoded], folder / "kept", options.repeats)
+        result |= {
             f"memory_mb_of_{count}_shards": memory_of_shards(files, folder, int(count), options)
             for count in filter(None, options.shards.split(","))
         }
@@ -149,12 +164,15 @@ def decoding_rate(files: list[bytes], workers: int) -> float:
     return count / (time.perf_counter() - start)
 
 
-def open_stream(pattern: str, workers: int) -> StreamReader:
+def open_stream(pattern: str, workers: int, features: StreamFeatures | None = None) -> StreamReader:
     """The reader of a source, as training opens it."""
     (source,) = find_sources(pattern)
     count = lane_count(source, 1)
-    lanes = lanes_of(source, count=count, seed=(0, 0), held_out=frozenset())
-    return StreamReader(lanes, [Position()] * count, preprocessor(), num_workers=workers)
+    read = features.kept.read if features else read_blocks
+    lanes = lanes_of(source, count=count, seed=(0, 0), held_out=frozenset(), read=read)
+    return StreamReader(
+        lanes, [Position()] * count, preprocessor(), num_workers=workers, features=features
+    )
 
 
 def stream_rate(pattern: str, count: int, workers: int) -> float:
@@ -167,6 +185,58 @@ def stream_rate(pattern: str, count: int, workers: int) -> float:
     start = time.perf_counter()
     for _ in range(count):
         assert not reader.take().problem
+    return count / (time.perf_counter() - start)
+
+
+def keeping(files: list[bytes], folder: Path, repeats: int) -> dict[str, Any]:
+    """Pictures a second of whole passes that encode, that keep features, and that find them."""
+    runtime = Runtime.create()
+    encoder = VisionEncoder.from_config(
+        transformers.CLIPVisionConfig().to_dict(),
+        transformers.CLIPImageProcessorPil().to_dict(),
+        name="CLIP-B/32",
+    )
+    maker = RowMaker(encoder.to(runtime.device), runtime)
+    shards = folder / "shards"
+    shards.mkdir(parents=True)
+    for shard in range(8):
+        write_shard(shards / f"{shard}.tar", files[shard::8])
+    rates = []
+    for repeat in range(repeats):
+        features = StreamFeatures(folder / str(repeat), maker, limit_bytes=10**12)
+        reader = open_stream(f"{shards}/*.tar", worker_count(-1), features)
+        rates.append(
+            [
+                live_rate(maker, open_stream(f"{shards}/*.tar", worker_count(-1)), len(files)),
+                pass_rate(reader, len(files)),
+                pass_rate(reader, len(files)),
+            ]
+        )
+    live, first, later = (statistics.median(rate) for rate in zip(*rates, strict=True))
+    return {
+        "live_rate": live,
+        "keeping_rate": first,
+        "kept_rate": later,
+        "keeping_to_live": statistics.median(one[1] / one[0] for one in rates),
+        "kept_to_live": statistics.median(one[2] / one[0] for one in rates),
+    }
+
+
+def live_rate(maker: RowMaker, reader: StreamReader, count: int) -> float:
+    """Pictures a second of a pass that is encoded as it comes."""
+    start = time.perf_counter()
+    for first in range(0, count, ENCODED_TOGETHER):
+        taken = [reader.take() for _ in range(min(ENCODED_TOGETHER, count - first))]
+        maker.rows([torch.stack([one.content for one in taken if one.content is not None])]).cpu()
+    return count / (time.perf_counter() - start)
+
+
+def pass_rate(reader: StreamReader, count: int) -> float:
+    """Pictures a second of a pass that comes as features, copied out as a step does."""
+    start = time.perf_counter()
+    for first in range(0, count, ENCODED_TOGETHER):
+        taken = [reader.take() for _ in range(min(ENCODED_TOGETHER, count - first))]
+        torch.stack([one.content for one in taken if one.content is not None])
     return count / (time.perf_counter() - start)
 
 

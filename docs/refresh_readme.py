@@ -29,11 +29,10 @@ ORDER = {
     "From captions to ids, from pictures to features": (
         "tokenizer preprocessing towers tower_features lora encoder processes stopping runtime "
         "sharding progress feature_files feature_store mirroring augmentation feature_building "
-        "picture_rows features"
+        "picture_rows stream_lanes stream_cache features"
     ),
     "Batches and the model": (
-        "packing dataset training_steps stream_lanes stream_reader stream_steps model "
-        "weight_average"
+        "packing dataset training_steps stream_reader stream_steps model weight_average"
     ),
     "Search": ("token_rules search_options hypotheses beam_search decoding captioning attention"),
     "Scores": (

@@ -41,13 +41,13 @@ def test_workers_change_nothing_and_lanes_take_turns(tmp_path: Path) -> None:
     shards = []
     for _ in range(150):
         one = alone.take()
-        assert one.pixels is not None
+        assert one.content is not None
         for other in (two.take(), five.take()):
             assert (other.name, other.after) == (one.name, one.after)
-            assert other.pixels is not None
-            assert other.pixels.equal(one.pixels)
+            assert other.content is not None
+            assert other.content.equal(one.content)
         shard, key = one.name.rsplit(": ")
-        assert one.pixels.equal(pixels(load_image(picture(int(key)))))
+        assert one.content.equal(pixels(load_image(picture(int(key)))))
         shards.append(shard)
     assert all(len(set(shards[start : start + 6])) == 6 for start in range(0, 150, 6))
 
@@ -73,7 +73,7 @@ def test_a_bad_picture_comes_with_its_problem_and_costs_no_turn(tmp_path: Path) 
     stream = reader(str(tmp_path / "*.tar"))
     found = {one.name.rsplit(": ")[-1]: one for one in (stream.take(), stream.take())}
     assert "its picture is text" in found["0"].problem
-    assert found["0"].pixels is None
+    assert found["0"].content is None
     assert found["1"].problem == ""
     assert stream.turns == 1
 

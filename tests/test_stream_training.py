@@ -3,6 +3,7 @@
 import json
 from hashlib import sha256
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -64,6 +65,20 @@ def test_two_processes_share_a_stream_and_go_on_exactly(place: Path) -> None:
     assert differences(middle, whole / "last") != []
 
 
+def test_kept_features_change_nothing_and_are_gone_on_with_exactly(place: Path) -> None:
+    changes = {**settings(place), "DATASET": "kept", "STREAM_CACHE_GB": 1}
+    run_killed(place, after=10, RUN_NAME="killed kept", **changes)
+    (kept,) = (place / "data" / "kept" / "features").glob("*/stream")
+    blocks = {path: path.read_bytes() for path in kept.glob("*/*.block")}
+    assert len(blocks) == 5  # a block a shard
+    killed = run(place, RUN_NAME="killed kept", RESUME_CHECKPOINT_PATH="auto", **changes)
+    assert {path: path.read_bytes() for path in kept.glob("*/*.block")} == blocks
+    rmtree(kept)
+    crowded = run(place, RUN_NAME="crowded", **{**changes, "STREAM_CACHE_GB": 1e-6})
+    assert len(list(kept.glob("*/*"))) == 0
+    assert differences(killed / "last", crowded / "last") == []
+
+
 def test_held_out_pictures_are_the_streams_first(place: Path) -> None:
     folder = place / "data" / "streamed"
     assert not (folder / "train").exists()
@@ -109,6 +124,22 @@ def test_too_many_bad_pictures_stop_the_run_before_it_is_worth_nothing(
 def test_augmentation_is_not_left_out_silently(place: Path) -> None:
     with pytest.raises(UserError, match="a stream's pictures are not altered"):
         train.main(arguments(place, STREAM="x/*.tar", AUGMENTATION="crop", CACHE_FEATURES="false"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "STREAM_CACHE_GB is about a stream"),
+        ({"STREAM": "x/*.tar", "ENCODER_TRAINED_BLOCKS": 1}, "a trained encoder"),
+        ({"STREAM": "x/*.tar", "CACHE_FEATURES": "false"}, "CACHE_FEATURES false forbids"),
+        ({"STREAM": "x/*.tar", "STREAM_CACHE_GB": -1}, "at least 0"),
+    ],
+)
+def test_features_of_a_stream_are_kept_where_they_can_be(
+    place: Path, changes: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        train.main(arguments(place, **{"STREAM_CACHE_GB": 1, **changes}))
 
 
 def test_a_stream_and_own_pictures_exclude_each_other(place: Path) -> None:
