@@ -1,6 +1,6 @@
 """Train several models with several seeds on the same data, and say which captions better.
 
-    python compare.py --config presets/compare-encoders.toml       minutes on two cores, offline
+    python compare.py --config presets/compare-encoders.toml       half an hour on two cores
     python compare.py --config presets/compare-flickr30k.toml      CLIP, ViT and BLIP; needs a GPU
     python compare.py --config mine.toml --seeds 1 2 --models CLIP ViT --NUM_EPOCHS 5
 
