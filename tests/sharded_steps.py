@@ -1,6 +1,6 @@
 """A few steps with an encoder that is whole in each process, and with one in parts; by torchrun.
 
-    torchrun --nproc-per-node 2 tests/sharded_steps.py FOLDER
+    torchrun --nproc-per-node 2 -m tests.sharded_steps FOLDER
 
 FOLDER holds small data and a tiny CLIP; writes there, for each way to train, the weights after the
 steps of both, and their losses.
@@ -27,9 +27,10 @@ from runtime import Runtime
 from sharding import clip_gradients, is_part, shard, whole
 from tests.small_runs import arguments
 from tokenizer import train_tokenizer
+from towers import blocks_of
 from training_steps import PreparedSteps
 
-WAYS = {
+WAYS: dict[str, dict[str, object]] = {
     "fp32": {},
     "checkpointing": {"GRADIENT_CHECKPOINTING": True},
     "bf16": {"PRECISION": "bf16"},
@@ -46,6 +47,9 @@ def steps_of(config: Config, runtime: Runtime) -> dict[str, Tensor]:
     tokenizer = train_tokenizer(texts, config.VOCAB_SIZE)
     encoder = VisionEncoder.from_settings(config)
     encoder.prepare_training(config)
+    computed = []
+    part = next(blocks_of(encoder)[-1].children())
+    part.register_forward_hook(lambda *_: computed.append(1))
     torch.manual_seed(0)
     model = CaptionModel.from_config(
         config,
@@ -80,7 +84,8 @@ def steps_of(config: Config, runtime: Runtime) -> dict[str, Tensor]:
         gradients.drop()
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     weights |= {f"encoder.{name}": whole(tensor) for name, tensor in encoder.state_dict().items()}
-    return {"losses": torch.stack(losses)} | {
+    counted = {"losses": torch.stack(losses), "computed": torch.tensor(len(computed))}
+    return counted | {
         name: tensor.detach().clone().contiguous() for name, tensor in weights.items()
     }
 
@@ -89,7 +94,7 @@ def main(folder: Path) -> None:
     """Take the steps in each way, whole and in parts."""
     for way, changes in WAYS.items():
         settings = {"ENCODER_TRAINED_BLOCKS": -1, "DECODER_DROPOUT": 0, "VOCAB_SIZE": 300}
-        config = parse_config(arguments(folder, **settings, **changes))
+        config = parse_config(arguments(folder, **{**settings, **changes}))
         runtime = Runtime.create("cpu", config.PRECISION)
         for sharding in ("off", "on"):
             found = steps_of(replace(config, SHARDING=sharding), runtime)
