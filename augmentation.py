@@ -8,7 +8,7 @@ All is a function of (seed, epoch, picture): nothing depends on batches, process
 run was stopped. Hue stays as it is, because captions name colours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ MOST_STRETCH = 4 / 3
 """Most by which a crop is wider or narrower than the picture is."""
 MOST_COLOUR = 0.25
 """Most by which brightness, contrast and saturation are raised or lowered."""
+DRAWN_NUMBERS = 8
+"""For a picture, all for every kind, so that a kind draws the same with others and without."""
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -70,16 +72,18 @@ class Augmentation:
     def draws(self, epoch: int) -> Draws:
         """What becomes of the pictures in `epoch`."""
         count = len(self._may_flip)
-        # All numbers for every kind, so that a kind draws the same with others and without.
-        numbers = np.random.default_rng([self._seed, epoch]).random((count, 8))
-        boxes = np.tile(np.array([0.0, 0.0, 1.0, 1.0]), (count, 1))
-        if "crop" in self._kinds:
-            boxes = _boxes(numbers[:, :4])
-        may_flip = self._may_flip & ("flip" in self._kinds)
-        strength = MOST_COLOUR if "colour" in self._kinds else 0.0
-        return Draws(
-            boxes, may_flip & (numbers[:, 4] < 0.5), 1 + strength * (2 * numbers[:, 5:] - 1)
-        )
+        numbers = np.random.default_rng([self._seed, epoch]).random((count, DRAWN_NUMBERS))
+        return draws_of(self._kinds, numbers, self._may_flip)
+
+
+def draws_of(kinds: Collection[str], numbers: Floats, may_flip: Flags) -> Draws:
+    """What becomes of N pictures, by DRAWN_NUMBERS random numbers of 0 to 1 for each."""
+    boxes = np.tile(np.array([0.0, 0.0, 1.0, 1.0]), (len(numbers), 1))
+    if "crop" in kinds:
+        boxes = _boxes(numbers[:, :4])
+    flipped = may_flip & ("flip" in kinds) & (numbers[:, 4] < 0.5)
+    strength = MOST_COLOUR if "colour" in kinds else 0.0
+    return Draws(boxes, flipped, 1 + strength * (2 * numbers[:, 5:] - 1))
 
 
 def _boxes(numbers: Floats) -> Floats:

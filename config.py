@@ -122,7 +122,7 @@ class Config:
     AUGMENTATION: str = "none"
     """What alters training pictures, some of "crop,flip,colour"; a flip swaps left and right in
     their captions, and is left out where that cannot be done for certain. Needs pictures that are
-    read each time (a trained encoder, or CACHE_FEATURES false) or FEATURE_VIEWS."""
+    read each time (a trained encoder, a stream, or CACHE_FEATURES false) or FEATURE_VIEWS."""
 
     # Model
     PROJECTION_DIM: int = 512

@@ -63,13 +63,19 @@ def mirrored(caption: str) -> str | None:
 def mirrored_records(records: Sequence[Record]) -> tuple[list[Record], list[bool]]:
     """Records with mirrored captions, and which of them may be mirrored: those all of whose
     captions can be. The others stay as they are."""
-    found, may_flip = [], []
-    for record in records:
-        captions = [mirrored(caption) for caption in record.captions]
-        whole = tuple(caption for caption in captions if caption is not None)
-        may_flip.append(len(whole) == len(captions))
-        found.append(Record(record.image, whole) if may_flip[-1] else record)
-    return found, may_flip
+    found = [mirrored_captions(record.captions) for record in records]
+    pairs = zip(records, found, strict=True)
+    return (
+        [Record(record.image, captions) if captions else record for record, captions in pairs],
+        [captions is not None for captions in found],
+    )
+
+
+def mirrored_captions(captions: Sequence[str]) -> tuple[str, ...] | None:
+    """The captions of a mirrored picture; None where one cannot be."""
+    found = [mirrored(caption) for caption in captions]
+    whole = tuple(caption for caption in found if caption is not None)
+    return whole if len(whole) == len(found) else None
 
 
 def _like(side: str) -> str:

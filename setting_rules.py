@@ -140,17 +140,17 @@ def _combinations(config: Any) -> Iterator[str]:
         yield f"IMAGE_DIR and CAPTIONS_FILE go together; add --{missing} PATH."
     if config.STREAM and config.IMAGE_DIR:
         yield "STREAM and IMAGE_DIR both say what to train on; leave one out."
-    if config.STREAM and config.AUGMENTATION != "none":
-        yield (
-            f"AUGMENTATION is {config.AUGMENTATION!r}; a stream's pictures are not altered. Leave "
-            "it out, or prepare the data set."
-        )
     if config.STREAM_CACHE_GB and not config.STREAM:
         yield "STREAM_CACHE_GB is about a stream; leave it out, or say which with --STREAM."
     elif config.STREAM_CACHE_GB and not stores_features(config):
         yield (
             "STREAM_CACHE_GB keeps features, which a trained encoder (ENCODER_TRAINED_BLOCKS) "
             "changes and CACHE_FEATURES false forbids; leave it out."
+        )
+    elif config.STREAM_CACHE_GB and config.AUGMENTATION != "none":
+        yield (
+            f"AUGMENTATION is {config.AUGMENTATION!r}, and STREAM_CACHE_GB keeps features of "
+            "pictures as they are; leave one of them out."
         )
     if config.BEST_METRIC == "CIDEr" and config.VALIDATION_IMAGES == 0:
         yield "BEST_METRIC CIDEr needs captions; add --VALIDATION_IMAGES 500 or --BEST_METRIC loss."
@@ -174,7 +174,13 @@ def _encoder_combinations(config: Any) -> Iterator[str]:
             f"ENCODER_START_EPOCH is {config.ENCODER_START_EPOCH}, and NUM_EPOCHS "
             f"{config.NUM_EPOCHS}; the encoder would never be trained."
         )
-    if config.FEATURE_VIEWS > 1 and not stores_features(config):
+    reads_cache = stores_features(config) and not config.STREAM
+    if config.FEATURE_VIEWS > 1 and config.STREAM:
+        yield (
+            f"FEATURE_VIEWS is {config.FEATURE_VIEWS}; of a stream there are no views, and "
+            "AUGMENTATION alters its pictures each time that they pass. Leave it out."
+        )
+    elif config.FEATURE_VIEWS > 1 and not reads_cache:
         yield (
             f"FEATURE_VIEWS is {config.FEATURE_VIEWS}; without cached features there are no views "
             "of them, and AUGMENTATION alters pictures each time that they are read. Leave it out."
@@ -184,7 +190,7 @@ def _encoder_combinations(config: Any) -> Iterator[str]:
             f"FEATURE_VIEWS is {config.FEATURE_VIEWS}, and AUGMENTATION none; the views would be "
             "the same. Add --AUGMENTATION crop,flip."
         )
-    elif config.FEATURE_VIEWS == 1 and config.AUGMENTATION != "none" and stores_features(config):
+    elif config.AUGMENTATION != "none" and config.FEATURE_VIEWS == 1 and reads_cache:
         yield (
             f"AUGMENTATION is {config.AUGMENTATION!r}, and features are read from a cache; add "
             "--FEATURE_VIEWS 8 to keep that many views of a picture there, or --CACHE_FEATURES "

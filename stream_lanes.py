@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from augmentation import DRAWN_NUMBERS
 from errors import UserError
 from stream_shards import StreamedSample, StreamSource, read_samples
 
@@ -53,6 +54,8 @@ class LaneSample:
     sample: StreamedSample
     place: int
     """In its block, as it lies in the shard."""
+    numbers: tuple[float, ...]
+    """DRAWN_NUMBERS random ones of 0 to 1, for what is done to its picture in this pass."""
     passes: int
     """Passes that the lane had made before."""
     after: Position
@@ -117,19 +120,19 @@ class Lane:
         for block in self.read(self.shards[number], position.blocks_end):
             random = self._random(2, passes, number, block.first)
             order = random.permutation(len(block.samples)).tolist()
-            yield (
-                block,
-                [
-                    LaneSample(
-                        block.samples[place],
-                        place,
-                        passes,
-                        after=Position(passes, shards, block.first, turn),
-                    )
-                    for turn, place in enumerate(order[taken:], start=taken + 1)
-                    if block.samples[place].digest not in self.held_out
-                ],
-            )
+            numbers = random.random((len(order), DRAWN_NUMBERS)).tolist()
+            given = [
+                LaneSample(
+                    block.samples[place],
+                    place,
+                    tuple(numbers[place]),
+                    passes,
+                    after=Position(passes, shards, block.first, turn),
+                )
+                for turn, place in enumerate(order[taken:], start=taken + 1)
+                if block.samples[place].digest not in self.held_out
+            ]
+            yield block, given
             taken = 0
 
     def _random(self, *place: int) -> np.random.Generator:

@@ -12,15 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from augmentation import draws_of
 from errors import UserError
+from feature_store import Alter
 from images import load_image
+from mirroring import mirrored_captions
 from stream_cache import StreamFeatures
-from stream_lanes import BLOCK_SAMPLES, Block, Lane, Position
+from stream_lanes import BLOCK_SAMPLES, Block, Lane, LaneSample, Position
 from stream_shards import StreamedSample
 
 Preprocess = Callable[[Image.Image], Tensor]
@@ -77,10 +81,11 @@ class _Pieces(IterableDataset[_Piece | UserError]):
         lanes: Sequence[Lane],
         positions: Sequence[Position],
         preprocess: Preprocess,
+        augmentation: frozenset[str],
         in_blocks: bool,
     ) -> None:
         self._lanes, self._positions, self._preprocess = lanes, positions, preprocess
-        self._in_blocks = in_blocks
+        self._augmentation, self._in_blocks = augmentation, in_blocks
 
     def __iter__(self) -> Iterator[_Piece | UserError]:
         worker = get_worker_info()
@@ -97,7 +102,7 @@ class _Pieces(IterableDataset[_Piece | UserError]):
     def _pieces_of_samples(self, lane: Lane, position: Position) -> Iterator[_Piece]:
         flow = lane.samples(position)
         while given := list(itertools.islice(flow, PIECE_SAMPLES)):
-            samples, pixels = self._decoded([one.sample for one in given])
+            samples, pixels = self._decoded(*self._altered(given))
             turns = [_Turn(number, one.passes, one.after) for number, one in enumerate(given)]
             yield _Piece(samples, pixels, turns)
 
@@ -114,18 +119,38 @@ class _Pieces(IterableDataset[_Piece | UserError]):
                 is_last = number == count - 1
                 yield _Piece(samples, pixels, turns if is_last else [], replace(block, samples=()))
 
-    def _decoded(self, samples: Sequence[StreamedSample]) -> tuple[list[StreamedSample], Tensor]:
+    def _decoded(
+        self, samples: Sequence[StreamedSample], alter: Alter | None = None
+    ) -> tuple[list[StreamedSample], Tensor]:
         """The samples without their files, and the pixels of the good ones."""
         found, pixels = [], []
-        for sample in samples:
+        for number, sample in enumerate(samples):
             problem = sample.problem
             if not problem:
                 try:
-                    pixels.append(self._preprocess(load_image(sample.data, name="its picture")))
+                    image = load_image(sample.data, name="its picture")
+                    pixels.append(self._preprocess(alter(number, image) if alter else image))
                 except UserError as error:
                     problem = str(error)
             found.append(replace(sample, data=b"", problem=problem))
         return found, torch.stack(pixels) if pixels else torch.empty(0)
+
+    def _altered(self, given: Sequence[LaneSample]) -> tuple[list[StreamedSample], Alter | None]:
+        """Samples with the captions of their altered pictures, and what alters those."""
+        samples = [one.sample for one in given]
+        if not self._augmentation:
+            return samples, None
+        mirrored = [mirrored_captions(sample.captions) for sample in samples]
+        draws = draws_of(
+            self._augmentation,
+            np.array([one.numbers for one in given]),
+            np.array([captions is not None for captions in mirrored]),
+        )
+        found = [
+            replace(sample, captions=captions) if captions and is_flipped else sample
+            for sample, captions, is_flipped in zip(samples, mirrored, draws.flipped, strict=True)
+        ]
+        return found, draws.alter
 
 
 class StreamReader:
@@ -139,11 +164,13 @@ class StreamReader:
         *,
         turns: int = 0,
         num_workers: int = 0,
+        augmentation: frozenset[str] = frozenset(),
         features: StreamFeatures | None = None,
     ) -> None:
         """`turns` is how many samples were taken so far; the next is of lane `turns` modulo n.
 
-        With `features` samples come with those, and lanes must read blocks that are kept.
+        `augmentation` are the kinds by which pictures are altered. With `features` samples come
+        with those, of pictures as they are, and lanes must read blocks that are kept.
         """
         self.positions, self.turns = list(positions), turns
         self._features = features
@@ -153,7 +180,7 @@ class StreamReader:
         # Workers hand over in turn; so do lanes if each worker has as many of them.
         workers = max((n for n in range(1, num_workers + 1) if len(lanes) % n == 0), default=0)
         self._pieces = DataLoader(
-            _Pieces(lanes, positions, preprocess, in_blocks=features is not None),
+            _Pieces(lanes, positions, preprocess, augmentation, in_blocks=features is not None),
             batch_size=None,
             num_workers=workers,
             generator=torch.Generator(),  # the loader's own draw leaves the global state alone

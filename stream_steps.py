@@ -50,6 +50,8 @@ class StreamSettings:
     max_length: int
     max_bad_fraction: float
     num_workers: int
+    augmentation: frozenset[str] = frozenset()
+    """Kinds by which pictures are altered."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ class StreamSteps:
             preprocess,
             turns=self._standing.turns[number],
             num_workers=-(-self._settings.num_workers // len(self._bounds)),
+            augmentation=self._settings.augmentation,
             features=self._features,
         )
 

@@ -225,6 +225,7 @@ class TrainingRun:
                 max_length=config.MAX_SEQ_LEN,
                 max_bad_fraction=config.MAX_BAD_FRACTION,
                 num_workers=worker_count(config.NUM_WORKERS),
+                augmentation=frozenset(config.AUGMENTATION.split(",")) - {"none"},
             ),
             held_out=held_out_hashes(config.dataset_dir),
             features=stream_features(config, self.pipeline.encoder, self.runtime),

@@ -17,11 +17,17 @@ from tests.streams import picture, write_shards, write_tar
 
 
 def pixels(image: Image.Image) -> Tensor:
+    """A crop is made as large as the others."""
+    image = image if image.size == (24, 24) else image.resize((24, 24))
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
 def reader(
-    pattern: str, workers: int = 0, positions: list[Position] | None = None, turns: int = 0
+    pattern: str,
+    workers: int = 0,
+    positions: list[Position] | None = None,
+    turns: int = 0,
+    augmentation: str = "",
 ) -> StreamReader:
     (source,) = find_sources(pattern)
     lanes = lanes_of(source, count=len(source.shards), seed=(3, 0), held_out=frozenset())
@@ -31,6 +37,7 @@ def reader(
         pixels,
         turns=turns,
         num_workers=workers,
+        augmentation=frozenset(filter(None, augmentation.split(","))),
     )
 
 
@@ -83,3 +90,48 @@ def test_a_damaged_shard_is_the_users_to_mend(tmp_path: Path, workers: int) -> N
     (tmp_path / "a.tar").write_bytes(b"x" * 1000)
     with pytest.raises(UserError, match="cannot be read to its end"):
         reader(str(tmp_path / "*.tar"), workers).take()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_pictures_are_altered_anew_in_each_pass_and_exactly_so(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path, shards=2, each=10)
+    altered = reader(pattern, augmentation="crop,colour")
+    plain = reader(pattern)
+    whole = [altered.take() for _ in range(40)]
+    assert [one.name for one in whole] == [plain.take().name for _ in range(40)]
+    by_name: dict[str, list[Tensor]] = {}
+    for one in whole:
+        assert one.content is not None
+        by_name.setdefault(one.name, []).append(one.content)
+    assert all(not first.equal(second) for first, second in by_name.values())
+    first = reader(pattern, augmentation="crop,colour")
+    for _ in range(13):
+        first.take()
+    again = reader(pattern, 2, first.positions, first.turns, "crop,colour")
+    for one in whole[13:30]:
+        content = again.take().content
+        assert content is not None
+        assert content.equal(one.content)  # type: ignore[arg-type]
+
+
+def test_a_mirrored_picture_has_mirrored_captions(tmp_path: Path) -> None:
+    members = {}
+    for number in range(20):
+        text = b"a dog on the left" if number % 2 else b"a sign that says 5"
+        members |= {f"{number}.png": picture(number), f"{number}.txt": text}
+    write_tar(tmp_path / "a.tar", members)
+    stream = reader(str(tmp_path / "*.tar"), augmentation="flip")
+    seen = set()
+    for _ in range(60):
+        one = stream.take()
+        number = int(one.name.rsplit(": ")[-1])
+        plain = pixels(load_image(picture(number)))
+        assert one.content is not None
+        is_flipped = one.content.equal(plain.flip(2))
+        assert is_flipped is not one.content.equal(plain)
+        seen.add((number % 2, is_flipped, one.captions[0]))
+    assert seen == {
+        (0, False, "a sign that says 5"),
+        (1, False, "a dog on the left"),
+        (1, True, "a dog on the right"),
+    }
