@@ -3,10 +3,10 @@
     python benchmarks/views.py --data data/demo --checkpoint checkpoints/demo/best --json views.json
 
 The encoder of a checkpoint is frozen and a small decoder is trained on its features, as `train.py`
-does it: of the pictures as they are, and of 8 views that crop, mirror and colour give. All
-kinds have the same pictures, steps and seeds. For each the best CIDEr and the least loss of the
-validations are noted, with mean and standard deviation over seeds. A JSON file that is there is
-gone on with, kind by kind.
+does it: of the pictures as they are, of 8 views that crop, mirror and colour give, and of 8 views
+without crops. All kinds have the same pictures, steps and seeds. For each the best CIDEr and the
+least loss of the validations are noted, with mean and standard deviation over seeds. A JSON file
+that is there is gone on with, kind by kind.
 """
 
 import json
@@ -31,6 +31,7 @@ from records import Record, read_records, write_records
 KINDS = {
     "plain": ["--FEATURE_VIEWS", "1"],
     "8 views": ["--FEATURE_VIEWS", "8", "--AUGMENTATION", "crop,flip,colour"],
+    "8, no crops": ["--FEATURE_VIEWS", "8", "--AUGMENTATION", "flip,colour"],
 }
 SETTINGS = (
     "--DATASET few --RUN_NAME run --PROJECTION_DIM 128 --DECODER_EMBED_DIM 128 --DECODER_LAYERS 2 "
