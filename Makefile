@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 DEMO := --config presets/demo.toml
 DEMO_RUN := checkpoints/demo
 
@@ -15,8 +16,8 @@ setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check torch -c constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .[dev] -c constraints.txt
+	$(INSTALL) torch -c constraints.txt
+	$(INSTALL) -e .[dev] -c constraints.txt
 	touch $@
 
 demo: export HF_HUB_OFFLINE = 1
@@ -40,7 +41,7 @@ check: setup
 	$(BIN)/mypy *.py
 
 audit: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	$(INSTALL) pip-audit
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 format: setup
