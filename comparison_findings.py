@@ -69,8 +69,8 @@ def percent(share: float) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """A p-value in three digits."""
-    return f"p = {p_value:.3f}" if p_value >= 0.0005 else "p < 0.001"
+    """A p-value in three digits: "0.012", or "< 0.001"."""
+    return f"{p_value:.3f}" if p_value >= 0.0005 else "< 0.001"
 
 
 def duration_text(seconds: float | None) -> str:
@@ -99,6 +99,8 @@ def _lead(comparison: Comparison) -> str:
             f"{first.name} is ahead of {second.name} by {_difference_text(lead)}: more than "
             f"{chance} would explain."
         )
+    if f"{lead.value:.3f}" == "0.000":
+        return f"{first.name} and {second.name} have the same {RANKED_BY}."
     return (
         f"That {first.name} is ahead of {second.name} may be chance: the difference is "
         f"{_difference_text(lead)}."
@@ -207,9 +209,10 @@ def _has_times(comparison: Comparison) -> bool:
 
 
 def _difference_text(one: PairDifference) -> str:
+    text = p_text(one.p_adjusted)
     return (
         f"{one.value:.3f} [{one.interval.low:.3f}, {one.interval.high:.3f}] "
-        f"({p_text(one.p_adjusted)})"
+        f"(p {text if text.startswith('<') else f'= {text}'})"
     )
 
 

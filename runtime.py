@@ -78,7 +78,8 @@ class Runtime:
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         else:
-            name = f"{self.device.type}, {torch.get_num_threads()} threads"
+            threads = torch.get_num_threads()
+            name = f"{self.device.type}, {threads} thread{'s' * (threads != 1)}"
         precision = "bf16" if self.dtype is torch.bfloat16 else "fp32"
         processes = f"{self.world_size} x " if self.world_size > 1 else ""
         return f"{processes}{name}, {precision}"

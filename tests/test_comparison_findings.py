@@ -31,8 +31,10 @@ def test_another_winner_another_sentence() -> None:
 
 
 def test_a_lead_by_chance_is_called_so() -> None:
-    close = comparison_of(Owl=0.5, Yak=0.5)
+    close = comparison_of(Owl=0.55, Yak=0.5)
     assert "may be chance" in findings(close)[1]
+    equal = comparison_of(Owl=0.5, Yak=0.5)
+    assert findings(equal)[1] == "Owl and Yak have the same CIDEr."
     three = comparison_of(Owl=0.9, Yak=0.9, Elk=0.2)
     assert "2 of 3 pairs of models differ by more than chance; not told apart: Owl and Yak." in (
         findings(three)
@@ -155,4 +157,4 @@ def test_durations(seconds: float | None, text: str) -> None:
 
 
 def test_small_p_values() -> None:
-    assert (p_text(0.0123), p_text(0.0001)) == ("p = 0.012", "p < 0.001")
+    assert (p_text(0.0123), p_text(0.0001)) == ("0.012", "< 0.001")

@@ -32,7 +32,7 @@ def test_the_markdown_has_a_row_a_model_and_a_row_a_pair() -> None:
     assert (first["features"], first["a picture"]) == ("50 × 768", "76.8 kB")
     assert (first["an epoch"], first["to the best"]) == ("61.0 s", "60.0 s")
     assert [row[0] for row in rows[7:]] == ["d − a\\|b", "d − c", "a\\|b − c"]
-    assert rows[9][1:4] == ["+0.000", "[0.000, 0.000]", "p = 1.000"]
+    assert rows[9][1:4] == ["+0.000", "[0.000, 0.000]", "1.000"]
     assert "decoding greedy" in text
 
 
