@@ -6,11 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+import captioner
 import compare
+import comparison
+import comparison_report
+import comparison_runs
+import evaluation
+from comparison_plan import Plan, PlannedRun
+from config import dump_config
 from errors import EXIT_TERMINATED, EXIT_USER_ERROR, UserError
 from tests.small_runs import SETTINGS, differences, write_data, write_encoder
 
@@ -161,6 +169,98 @@ def test_a_stopped_comparison_goes_on_where_it_was(place: Path, done: Path, tmp_
     for name in ("clip-seed1", "resnet-seed1"):
         for kind in ("last", "best"):
             assert differences(tmp_path / "which" / name / kind, done / name / kind) == []
+
+
+class Pretence:
+    """In place of training, evaluating and comparing: leaves the files that these leave."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.trained: list[str] = []
+        self.evaluated: list[str] = []
+        self.compared: list[int] = []
+        monkeypatch.setattr(compare, "_train", self.train)
+        monkeypatch.setattr(compare, "_evaluate", self.evaluate)
+        monkeypatch.setattr(compare, "write_result", self.compare)
+
+    def train(self, run: PlannedRun) -> int:
+        self.trained.append(run.folder.name)
+        for name in ("best", "last"):
+            (run.folder / name).mkdir(parents=True, exist_ok=True)
+        (run.folder / "best" / "checkpoint.json").write_text("{}")
+        (run.folder / "last" / "config.toml").write_text(dump_config(run.config))
+        state = {"epoch": run.config.NUM_EPOCHS}
+        (run.folder / "last" / "trainer_state.json").write_text(json.dumps(state))
+        return 0
+
+    def evaluate(self, run: PlannedRun) -> None:
+        self.evaluated.append(run.folder.name)
+        run.evaluation.mkdir(parents=True)
+        (run.evaluation / "metrics.json").write_text("{}")
+
+    def compare(self, plan: Plan, runs: Sequence[PlannedRun]) -> None:
+        self.compared.append(len(runs))
+        whole = plan.to_json() if len(runs) == len(plan.runs) else None
+        (plan.folder / "comparison.json").write_text(json.dumps({"plan": whole}))
+        (plan.folder / "comparison.md").write_text("")
+
+    def done(self) -> tuple[list[str], list[str], list[int]]:
+        """What was done since this was last asked."""
+        found = (self.trained, self.evaluated, self.compared)
+        self.trained, self.evaluated, self.compared = [], [], []
+        return found
+
+
+def test_what_is_done_is_not_done_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretence, folder = Pretence(monkeypatch), tmp_path / "which"
+    names = ["clip-seed1", "resnet-seed1", "clip-seed2", "resnet-seed2"]
+
+    def done_by(*more: str) -> tuple[list[str], list[str], list[int]]:
+        assert compare.main(words(place, tmp_path, *more)) == 0
+        return pretence.done()
+
+    assert done_by() == (names, names, [2, 4])  # compared after each seed
+    assert done_by() == ([], [], [])
+    (folder / "clip-seed2" / "last" / "trainer_state.json").write_text('{"epoch": 5}')  # of 6
+    assert done_by() == (["clip-seed2"], [], [2, 4])
+    (folder / "clip-seed1" / "best" / "checkpoint.json").unlink()
+    assert done_by()[0] == ["clip-seed1"]
+    shutil.rmtree(folder / "evaluations" / "resnet-seed1")
+    assert done_by() == ([], ["resnet-seed1"], [4])
+    assert done_by("--seeds", "2") == ([], [], [2])
+    new = ["clip-seed3", "resnet-seed3"]
+    assert done_by("--seeds", "2", "3") == (new, new, [2, 4])
+    with pytest.raises(UserError, match=r"LEARNING_RATE \(0\.001, now 0\.5\)"):
+        done_by("--LEARNING_RATE", "0.5")
+    assert pretence.done() == ([], [], [])
+
+
+def test_best_is_evaluated_and_a_part_is_no_whole(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = compare.plan_of(words(place, tmp_path))
+    read, plans = [], []
+    monkeypatch.setattr(captioner.Captioner, "from_pretrained", lambda path, **_: read.append(path))
+    monkeypatch.setattr(evaluation, "evaluate_checkpoint", lambda *_: None)
+    monkeypatch.setattr(evaluation, "write_evaluation", lambda *_: None)
+    compare._evaluate(plan.runs[0])
+    assert read == [plan.folder / "clip-seed1" / "best"]
+    monkeypatch.setattr(comparison_runs, "read_run", lambda *_, **__: None)
+    monkeypatch.setattr(comparison, "compare_runs", lambda runs: None)
+    monkeypatch.setattr(
+        comparison_report, "write_comparison", lambda *_, more, **__: plans.append(more["plan"])
+    )
+    for runs in (plan.runs[:2], plan.runs):
+        compare.write_result(plan, runs)
+    assert plans == [None, plan.to_json()]
+
+
+def test_the_heading_says_how_long_the_rest_takes(place: Path, tmp_path: Path) -> None:
+    run = compare.plan_of(words(place, tmp_path)).runs[2]
+    began = time.monotonic() - 600  # in which two runs were trained
+    text = compare._heading(run, 5, 8, left=4, trained=2, began=began)
+    assert text == "\n=== run 5 of 8: CLIP, seed 2; about 20 minutes to go ==="
 
 
 def test_a_run_that_fails_ends_the_comparison(

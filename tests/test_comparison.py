@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from caption_statistics import Interval, resampled_scores
-from comparison import compare_runs, holm, seed_interval, seed_weights
+from comparison import COMPARED, compare_runs, holm, seed_interval, seed_weights
 from errors import UserError
 from tests.sample_runs import PICTURES, sample_run
 
@@ -65,11 +65,13 @@ def test_the_interval_over_pictures_is_that_of_the_mean_over_seeds() -> None:
 
 
 def test_pairs_are_compared_on_the_same_pictures() -> None:
-    # Right on the same pictures but for two more: unpaired, twelve and fourteen of 24 overlap.
+    # Right on the same pictures but for four more: unpaired, twelve and sixteen of 24 overlap.
     one = sample_run("one", right=[n < 12 for n in range(24)])
-    other = sample_run("other", right=[n < 20 for n in range(24)])
-    comparison = compare_runs([one, other])
+    other = sample_run("other", right=[n < 16 for n in range(24)])
+    comparison = compare_runs([one, other], samples=20_000)
     found = comparison.difference("other", "one")
+    # They are level where none of the four is drawn; a two-sided test counts that twice.
+    assert found.p_value == pytest.approx(2 * (20 / 24) ** 24, rel=0.25)
     expected = other.scores.corpus["CIDEr"] - one.scores.corpus["CIDEr"]
     assert found.value == pytest.approx(expected)
     assert found.is_significant
@@ -87,8 +89,11 @@ def test_equal_models_do_not_differ() -> None:
 
 
 def test_seeds_count_as_chance() -> None:
-    """Pictures alone would tell the two apart; that two seeds of each differ as much would not."""
-    shares = {"a": (0.3, 0.9), "b": (0.2, 0.75)}
+    """Pictures alone would tell the two apart; that two seeds of each differ as much would not.
+
+    Nor would they with a model's first seed always beside the other's first.
+    """
+    shares = {"a": (0.3, 0.9), "b": (0.1, 0.7)}
     runs = [
         sample_run(m, s, right=share) for m, both in shares.items() for s, share in enumerate(both)
     ]
@@ -125,13 +130,22 @@ def test_times_are_means_over_seeds() -> None:
     assert (bare.seconds_an_epoch, bare.seconds_to_best, bare.epochs_to_best) == (None, None, None)
 
 
+def test_what_only_some_seeds_know_is_left_out() -> None:
+    one = sample_run("a", 1, truth={"time": 0.5, "place": 1.0}, others={"METEOR": 0.3})
+    comparison = compare_runs([one, sample_run("a", 2, truth={"time": 0.75}), sample_run("b")])
+    model = next(model for model in comparison.models if model.name == "a")
+    assert model.truth == {"time": 0.625}
+    assert "METEOR" not in model.scores
+    assert comparison.seeds == 1  # of b
+
+
 def test_scores_that_one_model_lacks_are_left_out_of_the_table() -> None:
-    clip = {"CLIPScore": np.full(PICTURES, 0.5)}
+    clip = {"CLIPScore": np.where(np.arange(PICTURES) < PICTURES / 4, 0.2, 0.6)}
     both = [sample_run("a", means=clip, others={"METEOR": 0.3}), sample_run("b", means=clip)]
     comparison = compare_runs(both)
     assert comparison.metrics == ["CIDEr", "BLEU-4", "ROUGE-L", "CLIPScore"]
     score = comparison.models[0].scores
-    assert score["CLIPScore"].value == 0.5
+    assert score["CLIPScore"].value == pytest.approx(0.5)
     assert (score["METEOR"].value, score["METEOR"].pictures) == (0.3, None)
     assert "CLIPScore" not in compare_runs([both[0], sample_run("b")]).metrics
 
@@ -152,7 +166,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
     }
     for words, changes in cases.items():
         with pytest.raises(UserError, match=words):
-            compare_runs([run, replace(run, model="b", **changes)])
+            compare_runs([run, replace(run, model="b"), replace(run, model="c", **changes)])
     with pytest.raises(UserError, match="nothing to compare"):
         compare_runs([])
 
@@ -164,5 +178,9 @@ def test_every_pair_stands_once() -> None:
     )
     pairs = [(one.first, one.second) for one in comparison.differences if one.metric == "CIDEr"]
     assert pairs == list(itertools.combinations(names[::-1], 2))
+    for metric in COMPARED:
+        found = [one for one in comparison.differences if one.metric == metric]
+        assert [one.p_adjusted for one in found] == holm([one.p_value for one in found])
+        assert any(one.p_adjusted > one.p_value for one in found)
     with pytest.raises(KeyError):
         comparison.difference("a", "a")

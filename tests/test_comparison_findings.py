@@ -1,7 +1,9 @@
 """The sentences follow the numbers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import stdev
 
 import pytest
 
@@ -39,6 +41,10 @@ def test_a_lead_by_chance_is_called_so() -> None:
     assert "2 of 3 pairs of models differ by more than chance; not told apart: Owl and Yak." in (
         findings(three)
     )
+    mixed = comparison_of(Owl=0.8, Yak=0.6, Elk=0.5)
+    lead = mixed.difference("Owl", "Yak")
+    assert p_text(lead.p_adjusted) != p_text(lead.p_value)
+    assert f"({p_text(lead.p_adjusted)})" in findings(mixed)[1]
     far = comparison_of(Owl=1.0, Yak=0.6, Elk=0.1)
     assert "All 3 pairs of models differ by more than chance." in findings(far)
 
@@ -51,11 +57,15 @@ def test_seeds_are_weighed_against_models() -> None:
     steady = comparison_of(Owl=[0.9, 0.87], Yak=[0.2, 0.23])
     assert "times as much as the seed" in sentence(steady)
     assert "more than other pictures or other seeds would explain" in findings(steady)[1]
+    deviations = [stdev(one.scores["CIDEr"].each) for one in steady.models]
+    within = math.hypot(*deviations) / math.sqrt(2)
+    assert f"CIDEr differs by {within:.3f} between seeds" in sentence(steady)
     shaky = comparison_of(Owl=[0.9, 0.2], Yak=[0.8, 0.2])
     assert "the seed matters as much as the choice of model" in sentence(shaky)
     equal = comparison_of(Owl=[0.9, 0.9], Yak=[0.2, 0.2])
     assert sentence(equal).endswith("the seed does not matter.")
     assert not [one for one in findings(comparison_of(Owl=0.9, Yak=0.2)) if "seed" in one]
+    assert "mean of 1-2 seeds:" in findings(comparison_of(Owl=[0.9, 0.8], Yak=0.2))[0]
 
 
 def test_another_order_by_bleu_is_told() -> None:
@@ -76,6 +86,8 @@ def test_truth_names_best_and_worst() -> None:
     ]
     text = " ".join(findings(compare_runs(runs)))
     assert "relation 75.0 % (Yak) to 50.0 % (Owl); time 100.0 %." in text
+    runs.append(sample_run("Elk", truth={"relation": 0.25, "time": 1.0}))
+    assert "relation 75.0 % (Yak) to 25.0 % (Elk)" in " ".join(findings(compare_runs(runs)))
     assert "attention" not in text
 
 
@@ -87,15 +99,14 @@ def curve(seconds: float, scores: Sequence[float]) -> tuple[CurvePoint, ...]:
 
 def test_times_are_set_against_scores() -> None:
     fast, slow = curve(10, [0.2, 0.1]), curve(20, [0.2, 0.1])
-    text = findings(
-        compare_runs(
-            [sample_run("Owl", right=0.9, curve=slow), sample_run("Yak", right=0.2, curve=fast)]
-        )
+    comparison = compare_runs(
+        [sample_run("Owl", right=0.9, curve=slow), sample_run("Yak", right=0.2, curve=fast)]
     )
+    text, lost = findings(comparison), comparison.difference("Owl", "Yak").value
     (sentence,) = [one for one in text if "fastest" in one]
-    assert sentence.startswith(
+    assert sentence == (
         "Yak is the fastest (10.0 s an epoch), Owl the slowest (20.0 s, 2.0 times as long); Yak "
-        "gives up "
+        f"gives up {lost:.3f} CIDEr to Owl for it."
     )
     text = findings(
         compare_runs(
@@ -117,6 +128,8 @@ def test_models_that_were_still_learning_are_named() -> None:
     assert findings(compare_runs(two))[-1].startswith("Every run was best at its end")
     none = [sample_run("Owl", curve=falling), sample_run("Yak", curve=falling)]
     assert "best at" not in " ".join(findings(compare_runs(none)))
+    one_seed = [sample_run("Owl", 1, curve=rising), sample_run("Owl", 2, curve=falling)]
+    assert "best at" not in " ".join(findings(compare_runs(one_seed)))
 
 
 def test_caveats_are_those_of_the_runs() -> None:
@@ -135,6 +148,8 @@ def test_caveats_are_those_of_the_runs() -> None:
     assert "one seed" not in random
     assert "leave out encoding" not in random
     assert "Some encoders" in text(sample_run("random:a"), sample_run("b"))
+    processor = sample_run("b", settings={"IMAGE_PROCESSOR_NAME": "x"})  # part of the encoder
+    assert "The models differ in" not in text(sample_run("a"), processor)
     longer = sample_run("b", settings={"NUM_EPOCHS": 9, "BATCH_SIZE": 8})
     assert "The models differ in BATCH_SIZE and NUM_EPOCHS too" in text(sample_run("a"), longer)
     wide = replace(sample_run("b"), protocol={"decoding": "beam", "tokenizer": "PTB"})
@@ -157,4 +172,4 @@ def test_durations(seconds: float | None, text: str) -> None:
 
 
 def test_small_p_values() -> None:
-    assert (p_text(0.0123), p_text(0.0001)) == ("0.012", "< 0.001")
+    assert [p_text(p) for p in (0.0123, 0.001, 0.0001)] == ["0.012", "0.001", "< 0.001"]

@@ -69,7 +69,10 @@ def test_a_part_of_a_plan(tmp_path: Path) -> None:
     plan = read_plan(tmp_path / "mine.toml")
     part = plan.select(["ViT"], [5])
     assert [(run.model, run.seed) for run in part.runs] == [("ViT", 5)]
-    assert plan.select().to_json() == plan.to_json() != part.to_json()
+    assert plan.select().to_json() == plan.to_json()
+    longer = read_plan(tmp_path / "mine.toml", {"NUM_EPOCHS": 3})
+    for other in (part, plan.select(["ViT"]), plan.select([], [1]), longer):
+        assert other.to_json() != plan.to_json()
     with pytest.raises(UserError, match=r"there is no model Vit; did you mean ViT\?"):
         plan.select(["Vit"])
 
@@ -131,6 +134,10 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         ("[compare]\nSEEDS = [1]\n[models]\nA = 1\nB = 2\n", "models.A is 1; it must be a table"),
         ("compare = 3\n", "the table [compare] is missing"),
         ("[compare]\nSEEDS = [1]\n[models.A]\n[models.B]\n[extra]\n", "there is no table [extra]"),
+        (
+            "[compare]\nSEEDS = [1]\n[models.A]\nVALIDATION_IMAGES = 3\n[models.B]\n",
+            "VALIDATION_IMAGES must be the same for all models",
+        ),
         ("x = ", "is not TOML"),
         (
             'HF_REPO_ID = "a/b"\nHF_UPLOAD_BEST_CHECKPOINTS = true\n[compare]\nSEEDS = [1]\n'
@@ -164,4 +171,6 @@ def test_places_and_logs_do_not_decide_a_result() -> None:
     one = Config(OUTPUT_DIR="a", DEVICE="cpu", RANDOM_SEED=1, WANDB_MODE="disabled")
     other = Config(OUTPUT_DIR="b", NUM_WORKERS=3, RANDOM_SEED=2, LOG_INTERVAL=7)
     assert result_settings(one) == result_settings(other)
-    assert result_settings(one) != result_settings(Config(NUM_EPOCHS=3))
+    changes = {"NUM_EPOCHS": 3, "PRECISION": "fp32", "EMA_DECAY": 0.9, "ENCODER_LAYERS": "-2"}
+    for name, value in changes.items():
+        assert result_settings(one) != result_settings(Config(**{name: value})), name

@@ -37,7 +37,7 @@ def write_evaluation(folder: Path) -> dict[str, object]:
     (folder / "metrics.json").write_text(json.dumps(numbers))
     lines = [
         {
-            "image": str(folder / name),
+            "image": str(folder / "run" / ".." / name),
             "caption": caption,
             "references": references,
             "scores": {"CLIPScore": clip},
@@ -52,7 +52,7 @@ def write_evaluation(folder: Path) -> dict[str, object]:
         {"step": 5, "epoch": 1, "loss": 3.0},
         {"step": 10, "epoch": 1, "validation_loss": 2.5, "CIDEr": 0.5, "seconds": 60.0},
         {"step": 20, "epoch": 2, "validation_loss": 2.0, "CIDEr": 0.7, "seconds": 130.0},
-        {"step": 30, "epoch": 3, "validation_loss": 2.2, "CIDEr": 0.6, "seconds": 180.0},
+        {"step": 40, "epoch": 4, "validation_loss": 2.2, "CIDEr": 0.7, "seconds": 210.0},
     ]
     (log / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in entries))
     return numbers
@@ -69,10 +69,10 @@ def test_a_run_is_read_with_its_scores_and_its_log(tmp_path: Path) -> None:
     assert run.means["CLIPScore"].tolist() == [0.5, 0.7]
     assert (run.others, run.truth) == ({"METEOR": 0.25}, {"time": 0.5})
     assert run.cost.feature_bytes == 50 * 768 * 2
-    assert [point.step for point in run.curve] == [10, 20, 30]
+    assert [point.step for point in run.curve] == [10, 20, 40]
     assert run.losses == ((5, 3.0),)
-    assert run.best == run.curve[1]
-    assert run.seconds_an_epoch == 60.0  # of 60, 70 and 50
+    assert run.best == run.curve[1]  # the first of two, as training keeps it
+    assert run.seconds_an_epoch == 60.0  # of 60, 70 and twice 40
 
 
 def test_a_run_without_a_log_has_no_curve(tmp_path: Path) -> None:

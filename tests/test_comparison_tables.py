@@ -4,7 +4,7 @@ import json
 import re
 
 from comparison import compare_runs
-from comparison_findings import findings
+from comparison_findings import findings, p_text
 from comparison_tables import bytes_text, comparison_json, markdown
 from tests.sample_runs import PICTURES, sample_run
 
@@ -26,6 +26,7 @@ def test_the_markdown_has_a_row_a_model_and_a_row_a_pair() -> None:
     assert all(len(row) == len(head) for row in rows[:5])
     score = comparison.models[0].scores["CIDEr"]
     assert first["CIDEr"] == f"{score.value:.3f}"
+    assert first["ROUGE-L"] == f"{comparison.models[0].scores['ROUGE-L'].value:.3f}"
     assert first["over seeds"] == f"[{score.seeds.low:.3f}, {score.seeds.high:.3f}]"
     assert first["over pictures"] == f"[{score.pictures.low:.3f}, {score.pictures.high:.3f}]"
     assert (first["trained"], first["frozen"]) == ("1.2 M", "86.0 M")
@@ -34,6 +35,18 @@ def test_the_markdown_has_a_row_a_model_and_a_row_a_pair() -> None:
     assert [row[0] for row in rows[7:]] == ["d − a\\|b", "d − c", "a\\|b − c"]
     assert rows[9][1:4] == ["+0.000", "[0.000, 0.000]", "1.000"]
     assert "decoding greedy" in text
+
+
+def test_p_values_are_the_adjusted_ones() -> None:
+    runs = [sample_run(name, right=share) for name, share in (("a", 0.8), ("b", 0.6), ("c", 0.5))]
+    comparison = compare_runs(runs)
+    rows = rows_of(markdown(comparison, title="x"))[7:]
+    for row in rows:
+        for column, metric in ((3, "CIDEr"), (6, "BLEU-4")):
+            found = comparison.difference(*row[0].split(" − "), metric)
+            assert row[column - 2] == f"{found.value:+.3f}"
+            assert row[column] == p_text(found.p_adjusted)
+    assert comparison.difference("a", "b").p_adjusted > comparison.difference("a", "b").p_value
 
 
 def test_what_drawn_scenes_get_right_has_columns() -> None:
@@ -70,6 +83,7 @@ def test_the_json_holds_every_number() -> None:
     assert other["scores"]["CIDEr"]["over_seeds_95"] is None
     assert (model["feature_bytes"], model["parameters_trained"]) == (76_800, 1_200_000)
     assert content["differences"][0].keys() >= {"first", "second", "p_value", "p_adjusted"}
+    assert len(content["differences"][0]["interval"]) == 2
     assert content["differing_settings"] == ["ENCODER_MODEL_NAME"]
 
 
