@@ -1,5 +1,6 @@
 """What becomes of a picture is a function of (seed, epoch, picture), and is what it says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from augmentation import MOST_STRETCH, SMALLEST_CROP, Augmentation
+from augmentation import MOST_COLOUR, MOST_STRETCH, SMALLEST_CROP, Augmentation, Draws
 from dataset import CaptionDataset
 from feature_building import RowMaker, build_features
 from feature_store import FeatureStore, LivePictures
@@ -42,6 +43,15 @@ def test_draws_follow_seed_and_epoch_alone() -> None:
     assert len({key(1, 2), key(1, 3), key(2, 2)}) == 3
 
 
+def test_pictures_that_may_no_longer_flip_are_other_draws() -> None:
+    for kind in ("flip", "colour"):
+        found = [
+            Augmentation(kind, seed=seed, may_flip=[may] * 50).draws(1).to_bytes()
+            for seed, may in ((1, True), (1, False), (2, True))
+        ]
+        assert len(set(found)) == (3 if kind == "flip" else 2)
+
+
 def test_a_kind_draws_the_same_alone_and_with_others() -> None:
     together = Augmentation(KINDS, seed=3, may_flip=[True] * 50).draws(1)
     crop, flip, colour = (
@@ -60,6 +70,9 @@ def test_crops_lie_in_the_picture_and_are_as_large_as_they_say() -> None:
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     assert boxes.min() >= 0
     assert boxes.max() <= 1 + 1e-12
+    for start, size in ((boxes[:, 0], width), (boxes[:, 1], height)):
+        places = (start / (1 - size).clip(1e-9))[size < 0.99]  # from one edge to the other
+        assert np.quantile(places, [0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9], abs=0.05)
     area, stretch = width * height, width / height
     assert area.min() > SMALLEST_CROP * 0.85  # where a stretched crop is cut to the picture
     assert 0.65 < area.mean() < 0.85
@@ -89,6 +102,25 @@ def test_what_is_drawn_is_done() -> None:
     red = np.asarray(draws.alter(2, Image.new("RGB", (4, 4), (200, 40, 40))))[0, 0].astype(int)
     assert red[0] > red[1] == red[2]  # lighter or paler, but red
     assert draws.alter(0, Image.new("RGB", (1, 1))).size == (1, 1)
+
+
+def test_colours_are_as_often_raised_as_lowered() -> None:
+    colours = Augmentation("colour", seed=0, may_flip=[True] * 2000).draws(0).colours
+    low, middle, high = np.quantile(colours, [0, 0.5, 1], axis=0)
+    assert low == pytest.approx(np.full(3, 1 - MOST_COLOUR), abs=0.01)
+    assert middle == pytest.approx(np.ones(3), abs=0.02)
+    assert high == pytest.approx(np.full(3, 1 + MOST_COLOUR), abs=0.01)
+
+
+def test_factors_are_of_brightness_contrast_and_saturation() -> None:
+    colours = np.array([[0.5, 1, 1], [1, 0, 1], [1, 1, 0]])
+    draws = Draws(np.array([[0, 0, 1, 1]] * 3), np.zeros(3, bool), colours)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    dark, flat, grey = (np.asarray(draws.alter(n, Image.fromarray(pixels))) for n in range(3))
+    np.testing.assert_array_equal(dark, pixels // 2)
+    assert len(np.unique(flat)) == 1
+    assert (grey == grey[..., :1]).all()
+    assert len(np.unique(grey)) > 1
 
 
 def test_live_pictures_are_altered_before_they_are_prepared(images: list[Path]) -> None:
@@ -146,7 +178,8 @@ def test_a_view_is_the_encoding_of_the_altered_picture(images: list[Path], tmp_p
     torch.testing.assert_close(views[1].rows(ALL), expected)
 
     pictures = TrainingPictures(plain, seed=9, views=views, view_draws=draws)
-    read = set()
+    assert pictures.stores == [plain, *views]
+    read, epochs = set(), set()
     for epoch in range(6):
         seen = pictures.in_epoch(epoch)
         rows = seen.rows.rows(ALL)
@@ -154,6 +187,7 @@ def test_a_view_is_the_encoding_of_the_altered_picture(images: list[Path], tmp_p
         chosen = (rows == every).flatten(2).all(2).int().argmax(0)
         assert torch.equal(rows, every[chosen, ALL])
         read |= set(chosen.tolist())
+        epochs.add(tuple(chosen.tolist()))
         flips = np.stack([np.zeros(COUNT, bool), *(one.flipped for one in draws)])
         assert np.array_equal(seen.flipped, flips[chosen.numpy(), np.arange(COUNT)])
         order = torch.tensor([5, 5, 0, 11])
@@ -161,6 +195,9 @@ def test_a_view_is_the_encoding_of_the_altered_picture(images: list[Path], tmp_p
         assert torch.equal(pictures.in_epoch(epoch).rows.rows(ALL), rows)
         assert not seen.takes_time
     assert read == {0, 1, 2}
+    assert len(epochs) == 6
+    another = replace(pictures, seed=10).in_epoch(0).rows
+    assert not torch.equal(another.rows(ALL), pictures.in_epoch(0).rows.rows(ALL))
 
 
 def test_other_draws_make_another_store(
