@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 
 from augmentation import MOST_COLOUR, MOST_STRETCH, SMALLEST_CROP, Augmentation, Draws
+from config import Config
 from dataset import CaptionDataset
 from feature_building import RowMaker, build_features
 from feature_store import FeatureStore, LivePictures
+from features import open_stores, training_pictures
 from images import load_image
 from picture_rows import TrainingPictures
 from records import Record
@@ -220,6 +222,71 @@ def test_before_it_is_trained_the_encoder_is_read_from_its_features(
     pictures = TrainingPictures(pixels, early=features, start_epoch=2)
     assert pictures.in_epoch(1).rows is features
     assert pictures.in_epoch(2).rows is pixels
+
+
+def pictures_of(
+    images: list[Path], folder: Path, encoder: SmallEncoder, *, epoch: int = 0, **settings: object
+) -> TrainingPictures:
+    """What a run with these settings reads; every other picture may be mirrored."""
+    config = Config(DATA_DIR=str(folder), DATASET="mine", NUM_WORKERS=0, **settings)
+    records = [
+        Record(image, ("A dog runs." if number % 2 else "A sign.",))
+        for number, image in enumerate(images)
+    ]
+    plain = open_stores(config, encoder, CPU, {"train": records})["train"]
+    return training_pictures(config, encoder, CPU, records, plain, epoch=epoch)
+
+
+def test_runs_of_all_seeds_share_their_views(images: list[Path], tmp_path: Path) -> None:
+    settings = {"FEATURE_VIEWS": 3, "AUGMENTATION": "crop,flip"}
+    encoder = SmallEncoder()
+    first = pictures_of(images, tmp_path, encoder, RANDOM_SEED=1, **settings)
+    assert encoder.encoded == 3 * COUNT
+    second = pictures_of(images, tmp_path, encoder, RANDOM_SEED=2, **settings)
+    assert encoder.encoded == 3 * COUNT
+    assert len({draws.to_bytes() for draws in (*first.view_draws, *second.view_draws)}) == 2
+    for view, draws in zip(first.views, first.view_draws, strict=True):
+        live = LivePictures(images, encoder.preprocessor).altered(draws.alter)
+        with torch.no_grad():
+            expected = encoder(live.rows(ALL))
+        torch.testing.assert_close(view.rows(ALL).float(), expected, rtol=1e-2, atol=1e-2)
+        assert draws.flipped[1::2].any()
+        assert not draws.flipped[::2].any()
+    one, other = first.in_epoch(0).rows.rows(ALL), second.in_epoch(0).rows.rows(ALL)
+    assert not torch.equal(one, other)  # which view is read is the seed's
+    cropped = pictures_of(images, tmp_path, encoder, FEATURE_VIEWS=3, AUGMENTATION="crop")
+    assert len({view.path for view in (*first.views, *cropped.views)}) == 4
+
+
+def test_pictures_read_anew_are_altered_by_the_run_s_seed(
+    images: list[Path], tmp_path: Path
+) -> None:
+    pictures = pictures_of(
+        images,
+        tmp_path,
+        SmallEncoder(),
+        RANDOM_SEED=5,
+        AUGMENTATION="flip,colour",
+        CACHE_FEATURES=False,
+    )
+    may_flip = [number % 2 == 1 for number in range(COUNT)]
+    expected = Augmentation("flip,colour", seed=5, may_flip=may_flip).draws(3)
+    assert pictures.augmentation is not None
+    assert pictures.augmentation.draws(3).to_bytes() == expected.to_bytes()
+
+
+def test_features_are_made_only_for_epochs_before_the_encoder_is_trained(
+    images: list[Path], tmp_path: Path
+) -> None:
+    settings = {"ENCODER_TRAINED_BLOCKS": 1, "ENCODER_START_EPOCH": 2, "NUM_EPOCHS": 4}
+    encoder = SmallEncoder()
+    late = pictures_of(images, tmp_path, encoder, epoch=2, **settings)
+    assert (late.early, encoder.encoded) == (None, 0)
+    pictures = pictures_of(images, tmp_path, encoder, epoch=1, **settings)
+    assert encoder.encoded == COUNT
+    assert pictures.in_epoch(1).rows.rows(ALL).shape == (COUNT, 4, 6)
+    assert pictures.in_epoch(2).rows is pictures.plain
+    assert pictures.plain.rows(ALL).shape == (COUNT, 3, 8, 8)
 
 
 def test_flipped_pictures_have_their_mirrored_captions() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tests.small_runs import arguments, run, weights_of
 from tests.test_encoder import saved, some_pixels
 from tests.tiny_encoders import FAMILIES
 from trainer import Trainer
+from training_run import TrainingRun
 
 RATE, DECAY = 1e-2, 0.5
 LORA_FAMILIES = ["clip", "vit", "blip", "siglip", "dinov2-registers", "swin", "convnext"]
@@ -96,6 +98,31 @@ def test_rates_count_from_the_last_trained_block(tmp_path: Path) -> None:
     assert len(set(found.values())) == 2
 
 
+def test_a_run_s_settings_reach_its_optimizer(tmp_path: Path) -> None:
+    run = object.__new__(TrainingRun)
+    run.checkpoint = None
+    run.config = Config(
+        LEARNING_RATE=0.25,
+        ENCODER_TRAINED_BLOCKS=2,
+        ENCODER_LEARNING_RATE=0.125,
+        ENCODER_LAYER_DECAY=0.5,
+        WEIGHT_DECAY=0.3,
+        ADAM_BETA1=0.8,
+        ADAM_BETA2=0.9,
+        ADAM_EPS=1e-5,
+    )
+    encoder = ready(saved(tmp_path, "clip"), blocks=2)
+    run.pipeline = SimpleNamespace(model=nn.Linear(2, 2), encoder=encoder)
+    groups = run._optimizer().param_groups
+    assert {(one["peak_lr"], one["is_encoder"]) for one in groups} == {
+        (0.25, False),
+        (0.125, True),
+        (0.0625, True),
+    }
+    assert {one["weight_decay"] for one in groups} == {0.3, 0.0}
+    assert {(one["betas"], one["eps"]) for one in groups} == {((0.8, 0.9), 1e-5)}
+
+
 def test_the_encoder_has_a_schedule_of_its_own() -> None:
     schedule = Schedule(100, 5, start_step=40)
     assert [schedule.factor(step) for step in (0, 39)] == [0, 0]
@@ -108,6 +135,15 @@ def test_the_encoder_has_a_schedule_of_its_own() -> None:
     assert [schedule.factor(step + 40) for step in range(60)] == [
         shifted.factor(step) for step in range(60)
     ]
+
+
+def test_a_run_s_settings_reach_the_encoder_s_schedule() -> None:
+    trainer = object.__new__(Trainer)
+    trainer.schedule = Schedule(400, 3)
+    settings = {"ENCODER_TRAINED_BLOCKS": 1, "ENCODER_START_EPOCH": 1, "NUM_EPOCHS": 4}
+    for wanted, found in ((7, 7), (0, 0), (-1, 3)):
+        trainer.config = Config(WARMUP_STEPS=3, ENCODER_WARMUP_STEPS=wanted, **settings)
+        assert trainer._encoder_schedule() == Schedule(400, found, start_step=100)
 
 
 def test_set_learning_rate_knows_whose_group_it_is(tmp_path: Path) -> None:
