@@ -83,7 +83,8 @@ def test_the_json_holds_every_number() -> None:
     assert other["scores"]["CIDEr"]["over_seeds_95"] is None
     assert (model["feature_bytes"], model["parameters_trained"]) == (76_800, 1_200_000)
     assert content["differences"][0].keys() >= {"first", "second", "p_value", "p_adjusted"}
-    assert len(content["differences"][0]["interval"]) == 2
+    interval = comparison.differences[0].interval
+    assert content["differences"][0]["interval"] == [interval.low, interval.high]
     assert content["differing_settings"] == ["ENCODER_MODEL_NAME"]
 
 
