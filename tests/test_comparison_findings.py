@@ -44,7 +44,7 @@ def test_a_lead_by_chance_is_called_so() -> None:
     mixed = comparison_of(Owl=0.8, Yak=0.6, Elk=0.5)
     lead = mixed.difference("Owl", "Yak")
     assert p_text(lead.p_adjusted) != p_text(lead.p_value)
-    assert f"({p_text(lead.p_adjusted)})" in findings(mixed)[1]
+    assert f"(p = {p_text(lead.p_adjusted)})" in findings(mixed)[1]
     far = comparison_of(Owl=1.0, Yak=0.6, Elk=0.1)
     assert "All 3 pairs of models differ by more than chance." in findings(far)
 
