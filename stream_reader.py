@@ -23,6 +23,7 @@ from errors import UserError
 from feature_store import Alter
 from images import load_image
 from mirroring import mirrored_captions
+from runtime import leave_signals_to_main
 from stream_cache import StreamFeatures
 from stream_lanes import BLOCK_SAMPLES, Block, Lane, LaneSample, Position
 from stream_shards import StreamedSample
@@ -183,6 +184,7 @@ class StreamReader:
             _Pieces(lanes, positions, preprocess, augmentation, in_blocks=features is not None),
             batch_size=None,
             num_workers=workers,
+            worker_init_fn=leave_signals_to_main,
             generator=torch.Generator(),  # the loader's own draw leaves the global state alone
         )
         self._source: Iterator[_Piece | UserError] | None = None

@@ -1,5 +1,8 @@
 """Reading ahead: the same samples in the same order, however many workers there are."""
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -78,11 +81,27 @@ def test_a_bad_picture_comes_with_its_problem_and_costs_no_turn(tmp_path: Path) 
         {"0.png": b"no picture", "0.txt": b"a dog", "1.png": picture(1), "1.txt": b"a cat"},
     )
     stream = reader(str(tmp_path / "*.tar"))
-    found = {one.name.rsplit(": ")[-1]: one for one in (stream.take(), stream.take())}
+    found = {}
+    for _ in range(2):
+        one = stream.take()
+        assert stream.positions == [one.after]
+        found[one.name.rsplit(": ")[-1]] = one
     assert "its picture is text" in found["0"].problem
     assert found["0"].content is None
     assert found["1"].problem == ""
     assert stream.turns == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_is_the_main_ones_to_answer(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    stream = reader(write_shards(tmp_path, shards=1, each=40), workers=1)
+    stream.take()
+    for worker in multiprocessing.active_children():
+        assert worker.pid is not None
+        os.kill(worker.pid, number)
+    assert len({stream.take().name for _ in range(39)}) == 39
 
 
 @pytest.mark.parametrize("workers", [0, 1])
