@@ -1,12 +1,17 @@
 """Several processes train as one does: the same gradient, each pair once, as exactly resumed."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from dataset import StepDataset
+from dataset import Step, StepDataset
+from gradients import BatchTooLargeError, Gradients, caption_loss
 from runtime import Runtime
+from tests.one_of_many import OneOfMany, one_of
 from tests.processes import run_together
 from tests.small_runs import (
     NOT_EXACT,
@@ -16,6 +21,7 @@ from tests.small_runs import (
     weights_of,
 )
 from tests.test_dataset import Rows, captions_of, make_captions
+from tests.test_optimization import FeatureRows, make_step, vocabulary_model
 
 SAME = {"DECODER_DROPOUT": 0, "LOG_INTERVAL": 1, "NUM_EPOCHS": 2}
 MODES = {
@@ -58,6 +64,79 @@ def test_each_pair_is_trained_once_an_epoch_over_all_processes(batch_size: int) 
 
     assert trained(1) == trained(2) == trained(5)
     assert len(trained(3)) == captions.num_captions
+
+
+def gradient_of(processes: int, steps: StepDataset, rank: int) -> dict[str, Tensor]:
+    """What a process has before the average, with an encoder that rests."""
+    model, encoder = vocabulary_model(), nn.Linear(2, 2)
+    step = steps[0]
+    assert isinstance(step, Step)
+    loss = Gradients(model, encoder, one_of(processes, rank), label_smoothing=0.1).add(step)  # type: ignore[arg-type]
+    assert encoder.weight.grad is None
+    own = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {**own, "loss": loss * processes}
+
+
+@pytest.mark.parametrize("processes", [2, 7])
+def test_the_average_over_processes_is_the_gradient_of_one(processes: int) -> None:
+    _, captions = make_captions([5, 3, 1, 4, 5, 2])
+    plan = captions.plan(20, seed=1)
+    assert plan.groups(0).stop < 7  # so that one of seven has none
+    alone = gradient_of(1, StepDataset(captions, plan, FeatureRows()), 0)
+    found = [
+        gradient_of(
+            processes,
+            StepDataset(captions, plan, FeatureRows(), 6, one_of(processes, rank).fair_share),
+            rank,
+        )
+        for rank in range(processes)
+    ]
+    for name, whole in alone.items():
+        mean = torch.stack([own[name] for own in found]).mean(0)
+        torch.testing.assert_close(mean, whole, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_what_batch_norm_has_seen_is_averaged_over_processes() -> None:
+    averaged: list[Tensor] = []
+
+    class Averaging(OneOfMany):
+        def average(self, tensors: Sequence[Tensor]) -> None:
+            averaged[:] = tensors
+
+    encoder = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3).requires_grad_(False)])
+    runtime = one_of(2, kind=Averaging)
+    gradients = Gradients(vocabulary_model(), encoder, runtime, label_smoothing=0)  # type: ignore[arg-type]
+    averaged.clear()
+    gradients.add(make_step())
+    trained = encoder[0]
+    assert [id(one) for one in averaged] == [id(trained.running_mean), id(trained.running_var)]
+
+
+def test_memory_that_another_process_lacks_gives_the_step_up_here_too() -> None:
+    class Beside(OneOfMany):
+        def most(self, value: int) -> int:
+            return max(value, 9)
+
+    model, encoder = vocabulary_model(), nn.BatchNorm2d(3)
+
+    def loss(*arguments: Any) -> Tensor:
+        assert encoder.running_mean is not None
+        encoder.running_mean += 1
+        return caption_loss(*arguments)
+
+    gradients = Gradients(
+        model,
+        encoder,  # type: ignore[arg-type]
+        one_of(2, kind=Beside),
+        label_smoothing=0,
+        loss_function=loss,
+    )
+    with pytest.raises(BatchTooLargeError) as caught:
+        gradients.add(make_step())
+    assert caught.value.captions == 9
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert encoder.running_mean is not None
+    assert not encoder.running_mean.any()
 
 
 @pytest.mark.parametrize(

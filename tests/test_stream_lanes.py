@@ -57,6 +57,35 @@ def test_order_changes_by_pass_and_by_seed_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
+def test_shards_and_blocks_are_each_in_an_order_of_their_own(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path, shards=4, each=10)
+    (lane,) = lanes(pattern, 1)
+    given = [one.sample.name.rsplit(": ") for one in islice(lane.samples(), 80)]
+    passes = given[:40], given[40:]
+    first, second = ([shard for shard, _ in one[::10]] for one in passes)
+    assert sorted(first) == sorted(second) == sorted(lane.shards)
+    assert first != second
+    before, after = (
+        {shard: [int(key) % 10 for where, key in one if where == shard] for shard in lane.shards}
+        for one in passes
+    )
+    assert all(before[shard] != after[shard] for shard in lane.shards)
+    assert len({tuple(order) for order in before.values()}) == 4
+    one, other = (Lane(number, lane.shards, lane.seed) for number in (0, 1))
+    assert keys(list(islice(one.samples(), 40))) != keys(list(islice(other.samples(), 40)))
+
+
+def test_lanes_have_shards_by_the_seed() -> None:
+    source = StreamSource("x", tuple(map(str, range(20))))
+    one, other = (
+        [lane.shards for lane in lanes_of(source, count=4, seed=(seed, 0), held_out=())]
+        for seed in (1, 2)
+    )
+    assert sorted(sum(one, ())) == sorted(sum(other, ())) == sorted(source.shards)
+    assert one != other
+
+
+@pytest.mark.usefixtures("small_blocks")
 def test_a_lane_goes_on_exactly_after_any_sample(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path, shards=2, each=10)
     (lane,) = lanes(pattern, 1)

@@ -13,9 +13,9 @@ import torch
 
 from errors import UserError
 from images import load_image
-from runtime import Runtime
 from stream_shards import find_sources
 from stream_steps import StreamSettings, StreamSteps, stream_fingerprint
+from tests.one_of_many import OneOfMany, one_of
 from tests.streams import (
     captions,
     picture,
@@ -39,20 +39,15 @@ SETTINGS = StreamSettings(
 TOKENIZER = train_tokenizer([text for n in range(50) for text in captions(n)], 300)
 
 
-class OneOfMany(Runtime):
-    """A process of several that are asked one after another: what they sum is their own alone."""
-
-    def sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
-        return value
-
-    def gather(self, items: list[Any]) -> list[Any]:
-        return items
-
-
 def stream(
-    text: str, rank: int = 0, processes: int = 1, position: str = "", **changes: Any
+    text: str,
+    rank: int = 0,
+    processes: int = 1,
+    position: str = "",
+    kind: type[OneOfMany] = OneOfMany,
+    **changes: Any,
 ) -> StreamSteps:
-    runtime = OneOfMany(torch.device("cpu"), rank=rank, world_size=processes)
+    runtime = one_of(processes, rank, kind)
     settings = replace(SETTINGS, **changes)
     return StreamSteps(find_sources(text), pixels, TOKENIZER, runtime, settings, position=position)
 
