@@ -1,6 +1,8 @@
 """Features of a stream are kept block by block: the same bits, read once, within their room."""
 
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +12,11 @@ from errors import UserError
 from feature_building import RowMaker
 from images import load_image
 from runtime import Runtime
-from stream_cache import StreamFeatures
+from stream_cache import StreamFeatures, _clean
 from stream_lanes import Position, lanes_of
 from stream_reader import StreamPicture, StreamReader
 from stream_shards import find_sources
+from tests.one_of_many import OneOfMany, one_of
 from tests.small_encoder import SmallEncoder
 from tests.streams import picture, write_shards, write_tar
 
@@ -148,6 +151,23 @@ def test_features_are_the_same_bits_whatever_is_kept(
         assert one.content.equal(more[one.name])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("piece", [1, 16])
+def test_the_same_pictures_are_encoded_together_however_they_arrive(
+    tmp_path: Path, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_reader.PIECE_SAMPLES", piece)
+    sizes: list[int] = []
+
+    class Watched(SmallEncoder):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(pixels))
+            return super().forward(pixels)
+
+    pattern = write_shards(tmp_path / "shards", shards=1, each=10)
+    Stream(pattern, tmp_path / "kept", encoder=Watched()).take(10)
+    assert sizes == [3, 1, 3, 1, 2]
+
+
 def test_room_is_for_what_was_there_before_too(pattern: str, tmp_path: Path) -> None:
     Stream(pattern, tmp_path / "kept", room=1500).take(80)
     before = blocks_in(tmp_path / "kept")
@@ -179,6 +199,46 @@ def test_what_a_killed_run_had_begun_is_removed(pattern: str, tmp_path: Path) ->
     Stream(pattern, tmp_path / "kept")
     assert not left.exists()
     assert len(blocks_in(tmp_path / "kept")) == 4 * 3
+
+
+def test_what_another_run_has_begun_stays(pattern: str, tmp_path: Path) -> None:
+    stream = Stream(pattern, tmp_path / "kept")
+    (source,) = find_sources(pattern)
+    writer = stream.features.writer(source.shards[0], 0)
+    (begun,) = (tmp_path / "kept").glob("*/*.part")
+    other = get_context("fork").Process(target=_clean, args=(tmp_path / "kept",))
+    other.start()
+    other.join()
+    assert other.exitcode == 0
+    assert begun.exists()
+    del writer  # which held it
+
+
+@pytest.mark.parametrize("lost", [[4], [0, 8]])
+def test_blocks_that_are_lost_are_made_again(pattern: str, tmp_path: Path, lost: list[int]) -> None:
+    whole = Stream(pattern, tmp_path / "kept").take(80)
+    for path in blocks_in(tmp_path / "kept"):
+        if int(path.stem) in lost:
+            path.unlink()
+    stream = Stream(pattern, tmp_path / "kept")
+    assert same(stream.take(80), whole)
+    assert stream.encoder.encoded == sum(4 * min(4, 10 - first) for first in lost)
+
+
+def test_room_is_shared_by_the_processes_and_looked_for_by_one(tmp_path: Path) -> None:
+    class Beside(OneOfMany):
+        def gather(self, items: list[Any]) -> list[Any]:
+            return items or [500]  # what the main process has found
+
+    left = tmp_path / "0123" / "tmp.part"
+    left.parent.mkdir()
+    left.write_bytes(b"half a block")
+    for rank in (1, 0):
+        maker = RowMaker(SmallEncoder(), one_of(2, rank, Beside))
+        features = StreamFeatures(tmp_path, maker, 500)
+        assert left.exists() == (rank == 1)
+        assert not features.take_room(251)
+        assert features.take_room(250)
 
 
 def test_bad_and_held_out_pictures_stay_so(tmp_path: Path) -> None:
