@@ -149,6 +149,43 @@ def test_other_processes_go_on_where_each_lane_was(tmp_path: Path) -> None:
         stream(write_shards(tmp_path, shards=7, each=10), 0, 7, one.position())
 
 
+def test_a_step_is_shared_out_whole_and_every_process_knows_its_size(tmp_path: Path) -> None:
+    class Tenfold(OneOfMany):
+        def sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
+            return value * 10
+
+    pattern = write_shards(tmp_path, shards=5, each=4)
+    steps = [
+        stream(pattern, rank, 5, kind=Tenfold, captions_per_step=1).step(0, 0) for rank in range(5)
+    ]
+    own = [batch for step in steps for batch in step.batches]
+    assert [batch.captions for batch in own] == [2, 2, 3, 2, 3]
+    assert [step.captions for step in steps] == [10 * batch.captions for batch in own]
+    assert [step.num_tokens for step in steps] == [10 * batch.num_tokens for batch in own]
+
+
+def test_other_processes_share_what_has_passed(tmp_path: Path) -> None:
+    pattern = bad_shard(tmp_path, bad=3, good=9)
+    write_shards(tmp_path, shards=1, each=10)
+    one = stream(pattern, max_bad_fraction=0.5)
+    numbers(one, 0, 5)
+    assert one._standing.bad > 0
+    others = [stream(pattern, rank, 2, one.position())._standing for rank in range(2)]
+    assert sum(other.bad for other in others) == one._standing.bad
+    assert sum(other.drawn for other in others) == one._standing.drawn
+
+
+def test_sources_are_drawn_anew_by_each_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_steps.DRAWS", 12)
+    text = f"{write_shards(tmp_path / 'a')}; {write_shards(tmp_path / 'b', first=100)}"
+    drawn = [[n < 100 for n in numbers(stream(text, rank, 2), 0, 8)] for rank in range(2)]
+    assert len(drawn[0]) == 24
+    assert drawn[0] != drawn[1]
+    assert drawn[0][:12] != drawn[0][12:]
+
+
 def test_weights_are_shares_of_the_pictures(tmp_path: Path) -> None:
     write_parquet(tmp_path / "b" / "x.parquet", range(5))
     text = f"{write_shards(tmp_path / 'a', first=100)} = 3; {tmp_path / 'b'} = 1"
