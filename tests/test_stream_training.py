@@ -6,14 +6,20 @@ from pathlib import Path
 from shutil import rmtree
 
 import pytest
+import torch
 
 import train
+from config import parse_config
 from errors import UserError
+from prepare_dataset import prepare_dataset
 from records import read_records
+from runtime import Runtime
+from stream_steps import StreamSteps
 from tests.processes import run_together
 from tests.small_runs import NOT_EXACT, arguments, differences, lines_of, run, write_encoder
 from tests.streams import write_parquet, write_shards, write_webdataset
 from tests.test_train import run_killed
+from training_run import TrainingRun
 
 STREAM = {
     "DATASET": "streamed",
@@ -81,6 +87,7 @@ def test_kept_features_change_nothing_and_are_gone_on_with_exactly(place: Path) 
 
 
 def test_held_out_pictures_are_the_streams_first(place: Path) -> None:
+    prepare_dataset(parse_config(arguments(place, **settings(place))))
     folder = place / "data" / "streamed"
     assert not (folder / "train").exists()
     held_out = [
@@ -91,6 +98,27 @@ def test_held_out_pictures_are_the_streams_first(place: Path) -> None:
     assert len(hashes) == 8
     numbers = sorted(int(record.captions[0].split()[1]) for record in held_out)
     assert numbers == [*range(6), 100, 101]
+
+
+def test_a_run_reads_its_stream_as_set_and_nothing_that_is_held_out(place: Path) -> None:
+    changes = {"RANDOM_SEED": 5, "CAPTIONS_PER_STEP": 1, "MAX_BAD_FRACTION": 0.25}
+    config = parse_config(arguments(place, RUN_NAME="read", **settings(place), **changes))
+    prepare_dataset(config)
+    run = TrainingRun(config, Runtime(torch.device("cpu")))
+    assert isinstance(run.steps, StreamSteps)
+    seen = set()
+    for number, _ in enumerate(run.steps.epoch(0).steps()):
+        seen |= set(run.steps.names(number))
+    numbers = {int(name.rsplit(": ")[-1].removeprefix("row ")) for name in seen if "tars" in name}
+    assert len(numbers) > 20
+    assert not numbers & set(range(6))
+    assert not {f"{place / 'rows' / 'a.parquet'}: row {number}" for number in (0, 1)} & seen
+    read = run.steps._settings
+    assert (read.seed, read.captions_per_step, read.max_bad_fraction) == (5, 1, 0.25)
+    assert (read.batch_size, read.steps_per_epoch, read.max_length) == (12, 7, 40)
+    held_out = {text for record in run.records["validation"] for text in record.captions}
+    assert len(held_out) == 8
+    assert not held_out & set(run._vocabulary_captions())
 
 
 def test_other_shards_are_not_the_data_of_the_run(place: Path) -> None:
