@@ -113,6 +113,22 @@ def test_what_is_wrong_with_a_sample_is_said_in_its_place(tmp_path: Path) -> Non
     assert found[1].name.endswith("a.tar: 1")
 
 
+def test_a_sample_is_what_has_a_path_up_to_its_first_dot_in_common(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_shards.LARGEST_CAPTIONS_BYTES", 50)
+    members = {
+        "a/0.PNG": picture(0), "a/0.json": b'{"caption": "a cat"}', "a/0.TXT": b"a dog",
+        "a/0.jpg": picture(9),
+        "b/0.png": picture(1), "b/0.json": b'{"caption": "a cat"}',
+        "b/1.png": picture(2), "b/1.txt": b"x" * 51,
+    }  # fmt: skip
+    found = list(read_samples(str(write_tar(tmp_path / "a.tar", members))))
+    assert [sample.data for sample in found] == [picture(number) for number in range(3)]
+    assert [sample.captions for sample in found] == [("a dog",), ("a cat",), ()]
+    assert [sample.problem for sample in found] == ["", "", "its .txt is too large (51 bytes)"]
+
+
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
 def test_a_shard_that_is_cut_short_is_refused(tmp_path: Path, kind: str) -> None:
     if kind == "tar":
@@ -149,6 +165,16 @@ def test_a_table_without_captions_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [b"x"], "label": [1]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="has the columns image, label"):
         list(read_samples(str(tmp_path / "a.parquet")))
+
+
+def test_all_numbered_columns_of_a_table_are_captions(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"image": [picture(0)], "caption_0": ["a dog"], "caption_1": ["a cat"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    (found,) = read_samples(str(tmp_path / "a.parquet"))
+    assert found.captions == ("a dog", "a cat")
 
 
 def test_sources_are_patterns_folders_and_weights(tmp_path: Path) -> None:
