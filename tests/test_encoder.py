@@ -14,9 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from config import Config
 from encoder import VisionEncoder
 from errors import UserError
 from tests.tiny_encoders import FAMILIES, TEXT, VIT, Family, make_siglip2, square_processor
+from tower_features import FeatureChoice
 
 
 def some_pixels(side: int, pictures: int = 2) -> Tensor:
@@ -98,6 +100,39 @@ def test_other_resolutions_by_interpolated_positions(tmp_path: Path) -> None:
         values = some_pixels(48) * encoder.scale + encoder.shift
         expected = whole.vision_model(values, interpolate_pos_encoding=True).last_hidden_state
     assert torch.equal(encoder(some_pixels(48)), expected)
+
+
+def test_settings_say_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        VisionEncoder, "from_pretrained", lambda name, **rest: asked.append({"name": name, **rest})
+    )
+    config = Config(
+        ENCODER_MODEL_NAME="a/b",
+        ENCODER_REVISION="c0ffee",
+        IMAGE_PROCESSOR_NAME="a/c",
+        ENCODER_IMAGE_SIZE=336,
+        ENCODER_LAYERS="-2",
+        ENCODER_TOKENS="patches",
+        ENCODER_TRAINED_BLOCKS=3,
+        RANDOM_SEED=7,
+    )
+    VisionEncoder.from_settings(config)
+    VisionEncoder.from_settings(config, name="d/e", trust_remote_code=True)
+    VisionEncoder.from_settings(config, name="d/e", revision="f00d")
+    expected = {
+        "name": "a/b",
+        "revision": "c0ffee",
+        "processor_name": "a/c",
+        "image_size": 336,
+        "choice": FeatureChoice("-2", "patches"),
+        "trained_blocks": 3,
+        "seed": 7,
+        "trust_remote_code": False,
+    }
+    assert asked[0] == expected
+    assert asked[1] == {**expected, "name": "d/e", "revision": "", "trust_remote_code": True}
+    assert asked[2] == {**expected, "name": "d/e", "revision": "f00d"}
 
 
 def test_a_size_that_does_not_fit_is_refused(tmp_path: Path) -> None:

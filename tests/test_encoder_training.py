@@ -186,6 +186,21 @@ def test_merged_weights_give_what_the_adapters_give(tmp_path: Path) -> None:
     assert not torch.allclose(before, expected, atol=1e-3)
 
 
+def test_adapters_count_as_often_whatever_their_rank_and_begin_by_the_seed(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "clip")
+    states = []
+    for number, (rank, seed) in enumerate([(2, 7), (2, 7), (2, 8), (3, 7)]):
+        torch.manual_seed(number)
+        before = torch.random.get_rng_state()
+        encoder = ready(folder, ENCODER_LORA_RANK=rank, RANDOM_SEED=seed)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        layers = [one for one in encoder.modules() if hasattr(one, "base_layer")]
+        assert {one.scaling["default"] for one in layers} == {lora.ALPHA_PER_RANK}
+        states.append(torch.cat([p.detach().flatten() for p in encoder.trained_parameters()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
 def test_adapters_go_on_to_the_bit(tmp_path: Path) -> None:
     folder = saved(tmp_path, "clip")
     encoder, other = (ready(folder, ENCODER_LORA_RANK=3) for _ in range(2))
