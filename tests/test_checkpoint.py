@@ -68,12 +68,20 @@ def test_a_frozen_encoder_is_recorded_and_not_copied(trained: Path) -> None:
 def test_a_trained_encoder_is_in_the_checkpoint(tmp_path: Path) -> None:
     write_data(tmp_path)
     write_encoder(tmp_path)
-    folder = run(tmp_path, NUM_EPOCHS=1, ENCODER_TRAINED_BLOCKS=1, ENCODER_LEARNING_RATE="0.1")
+    folder = run(
+        tmp_path,
+        NUM_EPOCHS=1,
+        ENCODER_TRAINED_BLOCKS=1,
+        ENCODER_LEARNING_RATE="0.1",
+        ENCODER_LAYERS="-1,-2",
+        ENCODER_TOKENS="patches",
+    )
     before = load_pipeline(read_checkpoint(folder / "last"), RUNTIME)
     shutil.rmtree(tmp_path / "tiny-clip")  # the checkpoint must do without it
     after = load_pipeline(read_checkpoint(folder / "last"), RUNTIME)
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     assert before.encoder(pixels).equal(after.encoder(pixels))
+    assert after.encoder(pixels).shape == (2, 16, 32)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "optimizer.safetensors"])

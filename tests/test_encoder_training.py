@@ -19,6 +19,7 @@ from optimization import Schedule, build_optimizer, set_learning_rate
 from tests.small_runs import arguments, run, weights_of
 from tests.test_encoder import saved, some_pixels
 from tests.tiny_encoders import FAMILIES
+from tower_features import FeatureChoice
 from trainer import Trainer
 from training_run import TrainingRun
 
@@ -96,6 +97,12 @@ def test_rates_count_from_the_last_trained_block(tmp_path: Path) -> None:
     assert {rate for name, rate in found.items() if "layers.2." in name} == {RATE}
     assert {rate for name, rate in found.items() if "layers.1." in name} == {RATE * DECAY}
     assert len(set(found.values())) == 2
+    choice = FeatureChoice("-2")  # which the last of three blocks has no part in
+    encoder = VisionEncoder.from_pretrained(
+        saved(tmp_path, "clip"), choice=choice, trained_blocks=-1
+    )
+    found = rates(encoder, DECAY)
+    assert {rate for name, rate in found.items() if "layers.1." in name} == {RATE}
 
 
 def test_a_run_s_settings_reach_its_optimizer(tmp_path: Path) -> None:
@@ -210,6 +217,12 @@ def test_adapters_go_on_to_the_bit(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(other(some_pixels(32)), encoder(some_pixels(32)))
     assert not ready(folder, ENCODER_LORA_RANK=2).load_adapter_state(state)
+    resumed = VisionEncoder.from_pretrained(folder, trained_blocks=-1)
+    resumed.load_state_dict(encoder.plain_state())  # as a checkpoint has them: merged
+    resumed.prepare_training(Config(ENCODER_TRAINED_BLOCKS=-1, ENCODER_LORA_RANK=3))
+    assert resumed.load_adapter_state(state)
+    with torch.no_grad():
+        assert torch.equal(resumed(some_pixels(32)), encoder(some_pixels(32)))
 
 
 def test_adapters_that_cannot_be_are_refused(

@@ -154,6 +154,12 @@ def test_unfit_processors_are_refused(processor: Any, reason: str) -> None:
     assert "--IMAGE_PROCESSOR_NAME" in str(caught.value)
 
 
+def test_a_rectangle_makes_no_square() -> None:
+    prepared = preprocessor(hf.ViTImageProcessorPil(size={"height": 224, "width": 160}))
+    with pytest.raises(UserError, match="would make pictures of 80 x 112 pixels"):
+        prepared.at_size(112)
+
+
 def test_missing_and_unknown_processors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="could not be loaded"):
         ImagePreprocessor.from_pretrained(str(tmp_path))

@@ -101,6 +101,20 @@ def test_each_choice_has_its_own_fingerprint_and_the_usual_one_keeps_its(tmp_pat
     assert same.fingerprint() == found[0]
 
 
+def test_a_choice_holds_however_the_encoder_is_built(tmp_path: Path) -> None:
+    folder, choice = saved(tmp_path, "clip"), FeatureChoice("-1,-2", "patches")
+    encoder = VisionEncoder.from_pretrained(folder, choice=choice, trained_blocks=1)
+    rebuilt = VisionEncoder.from_config(
+        encoder.config_dict(), encoder.processor_dict(), choice=choice, trained_blocks=1
+    )
+    rebuilt.load_state_dict(encoder.state_dict())
+    assert torch.equal(rebuilt(some_pixels(32)), encoder(some_pixels(32)))
+    random = VisionEncoder.from_pretrained(f"random:{folder}", choice=choice, trained_blocks=1)
+    for one in (rebuilt, random):
+        assert one(some_pixels(32)).shape == (2, 16, 32)
+        assert len(one.trained_parameters()) == len(encoder.trained_parameters()) > 0
+
+
 def test_blocks_after_the_chosen_layer_do_not_count(tmp_path: Path) -> None:
     folder = saved(tmp_path, "clip")
     choice = FeatureChoice("-2")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+import torch
 import transformers as hf
 from huggingface_hub import errors as hub
 
@@ -114,6 +115,12 @@ def test_truncated_weights(kept_bytes: int, tmp_path: Path) -> None:
         load_tower(str(tmp_path), load_config(str(tmp_path)))
 
 
+def test_weights_of_half_precision_are_read_in_full(tmp_path: Path) -> None:
+    FAMILIES["vit"].whole().half().save_pretrained(tmp_path)
+    tower = load_tower(str(tmp_path), load_config(str(tmp_path))).model
+    assert {tensor.dtype for tensor in tower.parameters()} == {torch.float32}
+
+
 def test_weights_of_another_size(tmp_path: Path) -> None:
     FAMILIES["vit"].save(tmp_path)
     config = load_config(str(tmp_path))
@@ -135,7 +142,8 @@ def test_converted_weights_are_found_on_the_hub(
             raise OSError("a/b does not appear to have a file named model.safetensors")
         return hf.ViTModel(config), {"missing_keys": [], "unexpected_keys": []}
 
-    def discussions(self: object, name: str, **_: object) -> list[SimpleNamespace]:
+    def discussions(self: object, name: str, **wanted: str) -> list[SimpleNamespace]:
+        assert wanted == {"author": "SFconvertbot", "discussion_type": "pull_request"}
         return [
             SimpleNamespace(title="Typo", git_reference="refs/pr/9"),
             SimpleNamespace(title=towers.CONVERSION_TITLE, git_reference="refs/pr/7"),
