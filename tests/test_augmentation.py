@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +17,12 @@ from feature_building import RowMaker, build_features
 from feature_store import FeatureStore, LivePictures
 from features import open_stores, training_pictures
 from images import load_image
-from picture_rows import TrainingPictures
+from picture_rows import EpochPictures, TrainingPictures
 from records import Record
 from runtime import Runtime
 from tests.small_encoder import SmallEncoder, write_pictures
 from tokenizer import train_tokenizer
+from training_steps import PreparedSteps
 
 COUNT = 12
 CPU = Runtime(torch.device("cpu"))
@@ -317,3 +320,6 @@ def test_flipped_pictures_have_their_mirrored_captions() -> None:
     for one, another in zip(before, after, strict=True):
         is_flipped = flipped[int(one[0])]
         assert another == (one.replace("left", "right") if is_flipped else one)
+    pictures: Any = SimpleNamespace(in_epoch=lambda number: EpochPictures(Rows(), flipped))
+    steps = PreparedSteps(records, captions, pictures, CPU, batch_size=100, seed=1)
+    assert texts(steps.epoch(2).plan) == after
