@@ -1,10 +1,12 @@
 """Layers and tokens are those of the tower's own output, in every family."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from PIL import Image
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from evaluate import main as evaluate
 from tests.small_runs import run, write_data, write_encoder
 from tests.test_encoder import saved, some_pixels
 from tests.tiny_encoders import FAMILIES
-from tower_features import FeatureChoice
+from tower_features import FeatureChoice, _as_patches, grid_of
 
 NO_CLASS_TOKEN = {
     "siglip",
@@ -188,6 +190,45 @@ def test_other_sizes_of_picture(name: str, tmp_path: Path) -> None:
     assert encoder(encoder.preprocess(picture)[None]).isfinite().all()
     again = encoder.preprocessor.at_size(side)
     assert again.behaviour() == encoder.preprocessor.behaviour()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "size", "patch", "grid"),
+    [
+        (15, (24, 40), 8, (3, 5)),
+        (16, (24, 40), 8, (3, 5)),  # a class token before them
+        (12, (24, 64), [8, 16], (3, 4)),
+        (6, (32, 48), 8, (2, 3)),  # merged once
+        (28, (24, 40), 6, (4, 7)),  # the last column is padded
+    ],
+)
+def test_grids_of_rectangles(
+    tokens: int, size: tuple[int, int], patch: object, grid: tuple[int, int]
+) -> None:
+    assert grid_of(tokens, size, SimpleNamespace(patch_size=patch), "x") == grid
+
+
+def test_patches_of_a_rectangle_are_listed_row_by_row() -> None:
+    pixels = torch.rand(2, 3, 16, 24)
+    inputs = _as_patches(pixels, 8)
+    assert inputs["spatial_shapes"].tolist() == [[2, 3]] * 2
+    assert inputs["pixel_attention_mask"].shape == (2, 6)
+    for number, (top, left) in enumerate([(0, 0), (0, 8), (0, 16), (8, 0), (8, 8), (8, 16)]):
+        patch = pixels[:, :, top : top + 8, left : left + 8].permute(0, 2, 3, 1)
+        assert torch.equal(inputs["pixel_values"][:, number], patch.flatten(1))
+
+
+def test_a_rectangle_is_read_with_its_own_positions(tmp_path: Path) -> None:
+    whole = FAMILIES["clip"].save(tmp_path)
+    size = {"height": 24, "width": 40}
+    hf.ViTImageProcessorPil(size=size).save_pretrained(tmp_path)
+    encoder = VisionEncoder.from_pretrained(str(tmp_path))
+    assert (encoder.grid, encoder.num_tokens) == ((3, 5), 16)
+    pixels = some_pixels(40)[:, :, :24]
+    with torch.no_grad():
+        values = pixels * encoder.scale + encoder.shift
+        expected = whole.vision_model(values, interpolate_pos_encoding=True).last_hidden_state
+    assert torch.equal(encoder(pixels), expected)
 
 
 def test_a_size_that_the_tower_cannot_read_is_refused(tmp_path: Path) -> None:
