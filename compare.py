@@ -26,6 +26,8 @@ from errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError, run_
 from options import parse_options
 
 RESULT = "comparison.json"
+EVALUATED = "metrics.json"
+"""The file of an evaluation that says that there is one."""
 ENDINGS = {EXIT_INTERRUPTED: "was interrupted", EXIT_TERMINATED: "was terminated"}
 DESCRIPTION = (
     "Train several models with several seeds, and say which captions better. Any setting of "
@@ -129,7 +131,7 @@ def is_trained(run: PlannedRun) -> bool:
 
 def is_evaluated(run: PlannedRun) -> bool:
     """Whether a run's `best` has been captioned and scored."""
-    return (run.evaluation / "metrics.json").is_file()
+    return (run.evaluation / EVALUATED).is_file()
 
 
 def is_written(plan: Plan) -> bool:
@@ -148,6 +150,7 @@ def carry_out(plan: Plan, unfinished: Sequence[PlannedRun]) -> int:
         if not is_trained(run):
             left = len(unfinished) - trained
             print(_heading(run, number, len(plan.runs), left, trained, began), flush=True)
+            (run.evaluation / EVALUATED).unlink(missing_ok=True)  # of a run that was removed
             code = _train(run)
             if code != EXIT_DONE:
                 return _explain(run, code)

@@ -194,7 +194,8 @@ class Pretence:
 
     def evaluate(self, run: PlannedRun) -> None:
         self.evaluated.append(run.folder.name)
-        run.evaluation.mkdir(parents=True)
+        assert not (run.evaluation / "metrics.json").exists()
+        run.evaluation.mkdir(parents=True, exist_ok=True)
         (run.evaluation / "metrics.json").write_text("{}")
 
     def compare(self, plan: Plan, runs: Sequence[PlannedRun]) -> None:
@@ -223,9 +224,12 @@ def test_what_is_done_is_not_done_again(
     assert done_by() == (names, names, [2, 4])  # compared after each seed
     assert done_by() == ([], [], [])
     (folder / "clip-seed2" / "last" / "trainer_state.json").write_text('{"epoch": 5}')  # of 6
-    assert done_by() == (["clip-seed2"], [], [2, 4])
-    (folder / "clip-seed1" / "best" / "checkpoint.json").unlink()
-    assert done_by()[0] == ["clip-seed1"]
+    again = ["clip-seed2"]
+    assert done_by() == (again, again, [2, 4])
+    (folder / "clip-seed2" / "best" / "checkpoint.json").unlink()
+    assert done_by() == (again, again, [2, 4])
+    shutil.rmtree(folder / "clip-seed2")  # its evaluation is of a run that is no more
+    assert done_by() == (again, again, [2, 4])
     shutil.rmtree(folder / "evaluations" / "resnet-seed1")
     assert done_by() == ([], ["resnet-seed1"], [4])
     assert done_by("--seeds", "2") == ([], [], [2])
