@@ -137,7 +137,7 @@ def compare_runs(
     """Compare runs; those of one `model` are its seeds.
 
     `samples` are drawn, by default as many as the correction for the pairs needs.
-    Raises `UserError` where they captioned other pictures, or were searched or split otherwise.
+    Raises `UserError` where they captioned other pictures, or were scored otherwise.
     """
     _refuse_unequal(runs)
     by_model: dict[str, list[RunResult]] = {}
