@@ -14,9 +14,13 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import struct
 import sys
+import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -27,7 +31,7 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from feature_building import RowMaker
+from feature_building import WAITING_WRITES, RowMaker
 from stream_lanes import BLOCK_BYTES, BLOCK_SAMPLES, Block, read_blocks
 from stream_shards import REMOTE, StreamedSample
 
@@ -98,9 +102,11 @@ class StreamFeatures:
         runtime = maker.runtime
         self._maker = maker
         self.kept = KeptBlocks(folder, math.prod(maker.row_shape) * maker.dtype.itemsize)
-        room = runtime.on_main(lambda: limit_bytes - _clean(folder))
+        room = runtime.on_main(lambda: _room_in(folder, limit_bytes))
         self._room = max(0, room // runtime.world_size)
         self._is_full = False
+        self._thread = ThreadPoolExecutor(1)
+        self._unwritten: deque[Future[None]] = deque()
 
     def writer(self, shard: str, first: int) -> "BlockWriter":
         """What encodes a block, of which the pictures arrive little by little."""
@@ -124,11 +130,15 @@ class StreamFeatures:
         """The features of a block's next pictures, as they are stored."""
         return self._maker.to_bytes(self._maker.rows([torch.stack(list(pixels))]), names)
 
-    def take_room(self, nbytes: int) -> bool:
-        """Whether there is room for so much more; says once that there is none."""
+    def keep(self, block: "BlockWriter", nbytes: int) -> None:
+        """Let a whole block get its name once it has reached the disk, if there is room for it."""
+        if block.path.exists():  # two passes of a short stream may make the same
+            return
         if nbytes <= self._room:
             self._room -= nbytes
-            return True
+            self._unwritten.append(self._thread.submit(block.publish))
+            self.wait(WAITING_WRITES)
+            return
         if not self._is_full:
             self._is_full = True
             print(
@@ -136,7 +146,11 @@ class StreamFeatures:
                 "encoded each time it passes.",
                 file=sys.stderr,
             )
-        return False
+
+    def wait(self, most: int = 0) -> None:
+        """Until at most so many blocks have not reached the disk yet."""
+        while len(self._unwritten) > most:
+            self._unwritten.popleft().result()
 
 
 class BlockWriter:
@@ -144,12 +158,14 @@ class BlockWriter:
 
     def __init__(self, features: StreamFeatures, shard: str, first: int) -> None:
         self._features = features
-        self._path = features.kept.path(shard, first)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = features.kept.path(shard, first)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = NamedTemporaryFile(  # noqa: SIM115 - it is closed when the block is whole
-            dir=self._path.parent, suffix=PART_SUFFIX, delete=False
+            dir=self.path.parent, suffix=PART_SUFFIX, delete=False
         )
-        fcntl.lockf(self._file, fcntl.LOCK_EX)  # what nobody holds, the next run removes
+        # A part that nobody holds any more, for its run was killed, is removed by the next.
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        weakref.finalize(self, Path(self._file.name).unlink, missing_ok=True)
         self._waiting: list[tuple[Tensor, str]] = []
         self._count = 0
 
@@ -163,22 +179,21 @@ class BlockWriter:
         """The features (n, P, F) of the whole block, which is kept if there is room for it."""
         if self._waiting:
             self._encode()
-        self._file.flush()
-        rows = self._features.rows_in(self._file.file, self._count)
         samples = [
             [sample.name, sample.captions, sample.digest.hex(), sample.problem]
             for sample in block.samples
         ]
         end = json.dumps({"samples": samples, "ends_shard": block.ends_shard}).encode()
-        if self._features.take_room(rows.nbytes + len(end)):
-            self._file.write(end + LENGTH.pack(len(end)))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            os.replace(self._file.name, self._path)
-        else:
-            os.unlink(self._file.name)
-        self._file.close()
+        self._file.write(end + LENGTH.pack(len(end)))
+        self._file.flush()
+        rows = self._features.rows_in(self._file.file, self._count)
+        self._features.keep(self, rows.nbytes + len(end))
         return rows
+
+    def publish(self) -> None:
+        """Give the file its name."""
+        os.fsync(self._file.fileno())
+        os.replace(self._file.name, self.path)
 
     def _encode(self) -> None:
         pixels, names = zip(*self._waiting[:ENCODED_TOGETHER], strict=True)
@@ -202,10 +217,19 @@ def _read_end(file: IO[bytes]) -> tuple[list[StreamedSample], bool, int]:
     return samples, bool(found["ends_shard"]), rows_bytes
 
 
-def _clean(folder: Path) -> int:
-    """Remove what runs that were killed have begun; returns the bytes of what is kept."""
+def _room_in(folder: Path, limit_bytes: int) -> int:
+    """How much may still be kept; removes what runs that were killed have begun."""
+    folder.mkdir(parents=True, exist_ok=True)
     for part in folder.glob(f"*/*{PART_SUFFIX}"):
         with contextlib.suppress(FileNotFoundError, BlockingIOError), part.open("r+b") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             part.unlink()
-    return sum(path.stat().st_size for path in folder.glob("*/*.block"))
+    room = limit_bytes - sum(path.stat().st_size for path in folder.glob("*/*.block"))
+    free = shutil.disk_usage(folder).free
+    if room > free:
+        raise UserError(
+            f"STREAM_CACHE_GB is {limit_bytes / 1e9:g}, of which {room / 1e9:.1f} GB are left to "
+            f"fill, but {folder} has {free / 1e9:.1f} GB free. Lower it, or choose another "
+            "--DATA_DIR."
+        )
+    return room

@@ -1,5 +1,7 @@
 """Features of a stream are kept block by block: the same bits, read once, within their room."""
 
+import gc
+import shutil
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from errors import UserError
 from feature_building import RowMaker
 from images import load_image
 from runtime import Runtime
-from stream_cache import StreamFeatures, _clean
+from stream_cache import BlockWriter, StreamFeatures, _room_in
 from stream_lanes import Position, lanes_of
 from stream_reader import StreamPicture, StreamReader
 from stream_shards import find_sources
@@ -26,10 +28,11 @@ CPU = Runtime(torch.device("cpu"))
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three blocks a shard of ten."""
+    """Three blocks a shard of ten, on disk before the next is begun."""
     monkeypatch.setattr(stream_lanes, "BLOCK_SAMPLES", 4)
     monkeypatch.setattr("stream_cache.BLOCK_SAMPLES", 4)
     monkeypatch.setattr("stream_cache.ENCODED_TOGETHER", 3)
+    monkeypatch.setattr("stream_cache.WAITING_WRITES", 0)
 
 
 @pytest.fixture
@@ -143,7 +146,9 @@ def test_features_are_the_same_bits_whatever_is_kept(
     kept = sum(path.stat().st_size for path in blocks_in(tmp_path / "kept"))
     assert kept <= room
     assert capsys.readouterr().err.count("STREAM_CACHE_GB is used up") == (room != PLENTY)
-    assert not list((tmp_path / "kept").glob("*/*.part")) or room == PLENTY
+    del stream
+    gc.collect()
+    assert not list((tmp_path / "kept").glob("*/*.part"))
     again = Stream(pattern, tmp_path / "kept", room=room, seed=4)
     more = {one.name: one.content for one in again.take(40)}
     for one in whole[:40]:
@@ -191,6 +196,14 @@ def test_it_goes_on_exactly(pattern: str, tmp_path: Path, taken: int) -> None:
         assert same(again.take(30), whole[taken : taken + 30])
 
 
+def test_room_that_the_disk_does_not_have_is_told_at_once(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5 * 10**8))
+    with pytest.raises(UserError, match=r"STREAM_CACHE_GB is 1, .* has 0\.5 GB free"):
+        Stream(pattern, tmp_path / "kept")
+
+
 def test_what_a_killed_run_had_begun_is_removed(pattern: str, tmp_path: Path) -> None:
     Stream(pattern, tmp_path / "kept").take(80)
     left = tmp_path / "kept" / "0123" / "tmp.part"
@@ -198,6 +211,7 @@ def test_what_a_killed_run_had_begun_is_removed(pattern: str, tmp_path: Path) ->
     left.write_bytes(b"half a block")
     Stream(pattern, tmp_path / "kept")
     assert not left.exists()
+    assert not list((tmp_path / "kept").glob("*/*.part"))
     assert len(blocks_in(tmp_path / "kept")) == 4 * 3
 
 
@@ -206,7 +220,7 @@ def test_what_another_run_has_begun_stays(pattern: str, tmp_path: Path) -> None:
     (source,) = find_sources(pattern)
     writer = stream.features.writer(source.shards[0], 0)
     (begun,) = (tmp_path / "kept").glob("*/*.part")
-    other = get_context("fork").Process(target=_clean, args=(tmp_path / "kept",))
+    other = get_context("fork").Process(target=_room_in, args=(tmp_path / "kept", 0))
     other.start()
     other.join()
     assert other.exitcode == 0
@@ -225,7 +239,11 @@ def test_blocks_that_are_lost_are_made_again(pattern: str, tmp_path: Path, lost:
     assert stream.encoder.encoded == sum(4 * min(4, 10 - first) for first in lost)
 
 
-def test_room_is_shared_by_the_processes_and_looked_for_by_one(tmp_path: Path) -> None:
+def test_room_is_shared_by_the_processes_and_looked_for_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BlockWriter, "publish", lambda self: self.path.touch())
+
     class Beside(OneOfMany):
         def gather(self, items: list[Any]) -> list[Any]:
             return items or [500]  # what the main process has found
@@ -237,8 +255,10 @@ def test_room_is_shared_by_the_processes_and_looked_for_by_one(tmp_path: Path) -
         maker = RowMaker(SmallEncoder(), one_of(2, rank, Beside))
         features = StreamFeatures(tmp_path, maker, 500)
         assert left.exists() == (rank == 1)
-        assert not features.take_room(251)
-        assert features.take_room(250)
+        for nbytes in (251, 250):
+            writer = features.writer(__file__, rank)
+            features.keep(writer, nbytes)
+            assert writer.path.exists() == (nbytes == 250)
 
 
 def test_bad_and_held_out_pictures_stay_so(tmp_path: Path) -> None:
