@@ -5,7 +5,9 @@ device and its share of the work; `gather`, `most`, `average` and others speak w
 Plain values travel between processors, never by way of a GPU, so that nothing waits for its device.
 """
 
+import atexit
 import contextlib
+import multiprocessing
 import os
 import signal
 import warnings
@@ -217,6 +219,14 @@ def leave_signals_to_main(worker: int) -> None:
     """Set up a worker process: a Ctrl-C, which reaches it too, is the main process's to answer."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register
+def end_workers() -> None:
+    """Kill worker processes that are left, else Python would ask them by SIGTERM and wait."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def stable_seed(*numbers: int) -> int:

@@ -1,5 +1,8 @@
 """A process's place among others: its device, its seeds, what it alone does, what all agree on."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -65,3 +68,19 @@ def test_processes_of_a_machine_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch)
     assert runtime == Runtime(torch.device("cuda", 2), torch.bfloat16, 6, 8)
     assert chosen == [runtime.device]
     assert choose_device("cuda:1", 2) == torch.device("cuda", 1)
+
+
+HOLDS_A_LOADER = """
+from torch.utils.data import DataLoader
+from runtime import leave_signals_to_main
+loader = DataLoader(range(9), num_workers=1, worker_init_fn=leave_signals_to_main)
+numbers = iter(loader)
+next(numbers)
+raise SystemExit(5)
+"""
+
+
+def test_workers_that_leave_signals_to_main_end_with_it() -> None:
+    """As where an error is on its way, and holds what had been reading."""
+    done = subprocess.run([sys.executable, "-c", HOLDS_A_LOADER], timeout=60)
+    assert done.returncode == 5
