@@ -267,7 +267,7 @@ def become_text(picture: Path) -> None:
         {},
         {"NUM_WORKERS": 1},
         pytest.param(LIVE, marks=pytest.mark.slow),
-        {**LIVE, "NUM_WORKERS": 1},
+        pytest.param({**LIVE, "NUM_WORKERS": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_a_picture_that_is_lost_after_preparation_is_named(

@@ -59,6 +59,7 @@ def test_a_stream_trains_validates_and_resumes_exactly(place: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_stream_and_go_on_exactly(place: Path) -> None:
     changes = {**settings(place), "STREAM": f"{place / 'tars'}/*.tar", "KEEP_CHECKPOINTS": 20}
     whole = run_together(place, RUN_NAME="two", **changes)
