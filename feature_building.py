@@ -13,10 +13,10 @@ than the image processor does: on 24 photographs enlarged to about 600 pixels, r
 import hashlib
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,30 @@ PIECE_ROWS = 16
 """Pictures that a worker hands over at a time: a few MB of shared memory."""
 WAITING_WRITES = 3
 """Batches that may wait to be written while others are encoded."""
+
+
+class WritesBehind:
+    """Writes in a thread of their own, in turn, while what comes next is made; few may wait."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> "WritesBehind":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Call `write` when its turn comes. Raises the error of an earlier one."""
+        self._waiting.append(self._thread.submit(write))
+        self.finish(WAITING_WRITES)
+
+    def finish(self, most: int = 0) -> None:
+        """Wait until at most so many are left. Raises their errors."""
+        while len(self._waiting) > most:
+            self._waiting.popleft().result()
 
 
 class RowMaker:
@@ -185,20 +209,16 @@ def _fill(
     runtime.barrier()  # nobody notes a chunk as done before all have read what is missing
     batches = [batch for chunk in chunks for batch in _cut(chunk, batch_size)]
     decoded = _decode(pictures, batches, num_workers, runtime)
-    waiting: deque[Future[None]] = deque()
     with (
         files.writing(content) as writer,
-        ThreadPoolExecutor(1) as thread,
+        WritesBehind() as writes,
         Progress(files.label, sum(map(len, chunks)), is_shown=runtime.is_main) as progress,
     ):
         for batch, pieces in zip(batches, decoded, strict=True):
             rows = maker.rows(pieces)
-            waiting.append(thread.submit(_write, writer, maker, images, batch.start, rows))
-            while len(waiting) > WAITING_WRITES:
-                waiting.popleft().result()
+            writes.submit(partial(_write, writer, maker, images, batch.start, rows))
             progress.advance(len(batch))
-        for write in waiting:
-            write.result()
+        writes.finish()
 
 
 def _write(

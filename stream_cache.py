@@ -18,12 +18,10 @@ import shutil
 import struct
 import sys
 import weakref
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, _TemporaryFileWrapper
 from typing import IO
 
 import numpy as np
@@ -31,7 +29,7 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from feature_building import WAITING_WRITES, RowMaker
+from feature_building import RowMaker, WritesBehind
 from stream_lanes import BLOCK_BYTES, BLOCK_SAMPLES, Block, read_blocks
 from stream_shards import REMOTE, StreamedSample
 
@@ -105,8 +103,7 @@ class StreamFeatures:
         room = runtime.on_main(lambda: _room_in(folder, limit_bytes))
         self._room = max(0, room // runtime.world_size)
         self._is_full = False
-        self._thread = ThreadPoolExecutor(1)
-        self._unwritten: deque[Future[None]] = deque()
+        self._writes = WritesBehind()
 
     def writer(self, shard: str, first: int) -> "BlockWriter":
         """What encodes a block, of which the pictures arrive little by little."""
@@ -136,8 +133,7 @@ class StreamFeatures:
             return
         if nbytes <= self._room:
             self._room -= nbytes
-            self._unwritten.append(self._thread.submit(block.publish))
-            self.wait(WAITING_WRITES)
+            self._writes.submit(block.publish)
             return
         if not self._is_full:
             self._is_full = True
@@ -147,11 +143,6 @@ class StreamFeatures:
                 file=sys.stderr,
             )
 
-    def wait(self, most: int = 0) -> None:
-        """Until at most so many blocks have not reached the disk yet."""
-        while len(self._unwritten) > most:
-            self._unwritten.popleft().result()
-
 
 class BlockWriter:
     """Encodes a block into a file, which gets its name when it is whole."""
@@ -160,12 +151,12 @@ class BlockWriter:
         self._features = features
         self.path = features.kept.path(shard, first)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = NamedTemporaryFile(  # noqa: SIM115 - it is closed when the block is whole
+        self._file = NamedTemporaryFile(  # noqa: SIM115 - `_let_go` closes it
             dir=self.path.parent, suffix=PART_SUFFIX, delete=False
         )
         # A part that nobody holds any more, for its run was killed, is removed by the next.
         fcntl.lockf(self._file, fcntl.LOCK_EX)
-        weakref.finalize(self, Path(self._file.name).unlink, missing_ok=True)
+        weakref.finalize(self, _let_go, self._file)
         self._waiting: list[tuple[Tensor, str]] = []
         self._count = 0
 
@@ -200,6 +191,12 @@ class BlockWriter:
         del self._waiting[:ENCODED_TOGETHER]
         self._file.write(self._features.encode(pixels, names))
         self._count += len(names)
+
+
+def _let_go(file: "_TemporaryFileWrapper[bytes]") -> None:
+    """Close the file of a block, and remove it unless it got its name."""
+    file.close()
+    Path(file.name).unlink(missing_ok=True)
 
 
 def _read_end(file: IO[bytes]) -> tuple[list[StreamedSample], bool, int]:

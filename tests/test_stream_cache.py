@@ -32,7 +32,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_lanes, "BLOCK_SAMPLES", 4)
     monkeypatch.setattr("stream_cache.BLOCK_SAMPLES", 4)
     monkeypatch.setattr("stream_cache.ENCODED_TOGETHER", 3)
-    monkeypatch.setattr("stream_cache.WAITING_WRITES", 0)
+    monkeypatch.setattr("feature_building.WAITING_WRITES", 0)
 
 
 @pytest.fixture
