@@ -23,7 +23,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import Config
-from dataset import Batch, CaptionDataset, StepDataset
+from dataset import Batch, CaptionDataset, Step, StepDataset
 from errors import run_command
 from gradients import Gradients, caption_loss
 from model import CaptionModel
@@ -45,6 +45,7 @@ from packing import Packing
 from records import Record
 from runtime import Runtime
 from tokenizer import CaptionTokenizer, train_tokenizer
+from weight_average import WeightAverage
 
 PATCHES, FEATURES = 50, 768
 OLD_LENGTH, OLD_BATCH = 100, 32
@@ -258,10 +259,17 @@ class OurWay:
     def __call__(self) -> int:
         """One step; returns its pairs."""
         self.runtime.seed_step(0, self.number)
-        step = self.steps[self.number % (len(self.steps) - 1)]
+        step = step_of(self.steps, self.number % max(1, len(self.steps) - 1))
         self.number += 1
         train_step(self.gradients, self.optimizer, step, clip_norm=self.config.GRAD_CLIP_VALUE)
         return step.captions
+
+
+def step_of(steps: StepDataset, number: int) -> Step:
+    """A step; drawn features have none that cannot be read."""
+    step = steps[number]
+    assert isinstance(step, Step)
+    return step
 
 
 def synchronize(device: torch.device) -> None:
@@ -291,6 +299,18 @@ def matmul_flops(runtime: Runtime) -> float:
         a @ a
     synchronize(runtime.device)
     return times * 2 * size**3 / (time.perf_counter() - began)
+
+
+def average_update_seconds(model: CaptionModel, times: int, device: torch.device) -> float:
+    """What EMA_DECAY adds to a step: an update of the weights' average, median."""
+    average, seconds = WeightAverage({"model": model}, 0.999), []
+    for number in range(1, times + 1):
+        synchronize(device)
+        began = time.perf_counter()
+        average.update(number)
+        synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -331,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found[side].append(pairs_per_second(step, options.steps, device))
         ceilings.append(matmul_flops(runtime))
     medians = {side: statistics.median(values) for side, values in found.items()}
-    sample = [steps[number] for number in range(min(len(steps) - 1, 20))]
+    sample = [step_of(steps, number).batches for number in range(max(1, min(len(steps) - 1, 20)))]
     flops_per_pair = sum(flops(batches, ours.model) for batches in sample) / sum(
         batch.captions for batches in sample for batch in batches
     )
@@ -345,6 +365,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "ceiling_share": medians["ours"] * flops_per_pair / ceiling,
         "padded_share": padded_share(sample),
         "epoch_seconds_of_145000_pairs": FLICKR30K_PAIRS / medians["ours"],
+        "average_update_ms": 1e3 * average_update_seconds(ours.model, options.rounds * 3, device),
         "warm_up_seconds": warm_seconds,
         "batch_size": options.batch_size,
         "device": runtime.description,
@@ -362,7 +383,7 @@ def padded_share(sample: Sequence[Sequence[Batch]]) -> float:
     return padding / sum(batch.num_tokens for batch in batches)
 
 
-def show(results: dict[str, object]) -> None:
+def show(results: Mapping[str, object]) -> None:
     """Print what was measured."""
     for name, value in results.items():
         if isinstance(value, dict):
