@@ -38,7 +38,7 @@ test-slow: setup
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy *.py
+	$(BIN)/mypy *.py captioning
 
 audit: setup
 	$(INSTALL) pip-audit

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from captioning import CaptionPipeline
+from captioning.system.errors import UserError
+from captioning.training.packing import Packing
+from captioning.vision.preprocessing import Region
+from captioning.vision.tower_features import FeatureShape
 from encoder import VisionEncoder
-from errors import UserError
-from packing import Packing
-from preprocessing import Region
-from tower_features import FeatureShape
+from pipeline import CaptionPipeline
 
 Floats = NDArray[np.float32]
 

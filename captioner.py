@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor
 
 from attention import WordAttention, attend, draw_strip, roll_out, word_attention
-from captioning import CaptionPipeline, TextCaption, in_batches
+from captioning.decoding import SearchOptions, TokenRules
+from captioning.sharing.repository import resolve_checkpoint
+from captioning.sources.images import load_image
+from captioning.system.runtime import Runtime
 from checkpoint import load_pipeline, read_checkpoint
 from config import Config
-from decoding import SearchOptions, TokenRules
-from hub import resolve_checkpoint
-from images import load_image
-from runtime import Runtime
+from pipeline import CaptionPipeline, TextCaption, in_batches
 
 Picture = str | os.PathLike[str] | bytes | Image.Image
 

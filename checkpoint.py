@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captioning import CaptionPipeline
-from checkpoint_files import (
+from captioning.sources.images import load_image
+from captioning.system.errors import UserError
+from captioning.system.folders import (
     MANIFEST,
     UNFINISHED_SUFFIX,
     check_files,
@@ -35,17 +36,16 @@ from checkpoint_files import (
     write_json,
     written_whole,
 )
+from captioning.system.runtime import Runtime
+from captioning.system.tensors import fill_tensors, read_tensors, save_tensors
+from captioning.training.sharding import part_like, whole
+from captioning.training.train_state import STATE, TrainState, older_name, read_state
+from captioning.training.weight_average import WeightAverage
 from config import Config, dump_config, load_config
 from encoder import RANDOM_PREFIX, VisionEncoder, choice_of
-from errors import UserError
-from images import load_image
 from model import CaptionModel
-from runtime import Runtime
-from sharding import part_like, whole
-from tensor_files import fill_tensors, read_tensors, save_tensors
+from pipeline import CaptionPipeline
 from tokenizer import CaptionTokenizer
-from train_state import STATE, TrainState, older_name, read_state
-from weight_average import WeightAverage
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"

@@ -19,11 +19,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from checkpoint_files import read_json
-from comparison_plan import Plan, PlannedRun, check_seeds, read_plan, result_settings
+from captioning.comparison.plan import Plan, PlannedRun, check_seeds, read_plan, result_settings
+from captioning.system.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    UserError,
+    run_command,
+)
+from captioning.system.folders import read_json
+from captioning.system.options import parse_options
 from config import Config, dump_config, load_config, parse_config
-from errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError, run_command
-from options import parse_options
 
 RESULT = "comparison.json"
 EVALUATED = "metrics.json"
@@ -166,9 +172,9 @@ def carry_out(plan: Plan, unfinished: Sequence[PlannedRun]) -> int:
 
 def write_result(plan: Plan, runs: Sequence[PlannedRun]) -> None:
     """Compare evaluated runs; write the page, the Markdown and the JSON."""
-    from comparison import compare_runs
-    from comparison_report import write_comparison
-    from comparison_runs import read_run
+    from captioning.comparison.comparing import compare_runs
+    from captioning.comparison.page import write_comparison
+    from captioning.comparison.runs import read_run
 
     results = [
         read_run(run.evaluation, model=run.model, seed=run.seed, run_dir=run.folder) for run in runs

@@ -15,9 +15,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from errors import UserError
-from options import check_value, parse_options, unknown_name
-from setting_rules import problems_of
+from captioning.system.errors import UserError
+from captioning.system.options import check_value, parse_options, unknown_name
+from captioning.system.setting_rules import problems_of
 
 CONFIG_FLAG = "--config"
 COMPARE_TABLE = "compare"

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from errors import UserError
-from packing import Packing
-from records import Record
-from runtime import leave_signals_to_main
+from captioning.sources.records import Record
+from captioning.system.errors import UserError
+from captioning.system.runtime import leave_signals_to_main
+from captioning.training.packing import Packing
 from tokenizer import CaptionTokenizer
 
 Ints = NDArray[np.int64]

@@ -26,12 +26,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from config import Config
-from errors import UserError
-from lora import adapter_state, add_lora, load_adapter_state, plain_state
-from preprocessing import ImagePreprocessor, Region
-from tower_features import FeatureChoice, FeatureReader, FeatureShape
-from towers import (
+from captioning.system.errors import UserError
+from captioning.vision.lora import adapter_state, add_lora, load_adapter_state, plain_state
+from captioning.vision.preprocessing import ImagePreprocessor, Region
+from captioning.vision.tower_features import FeatureChoice, FeatureReader, FeatureShape
+from captioning.vision.towers import (
     build_tower,
     depths,
     last_blocks,
@@ -40,6 +39,7 @@ from towers import (
     parameters_behind,
     recompute_blocks,
 )
+from config import Config
 
 RANDOM_PREFIX = "random:"
 VOLATILE_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")

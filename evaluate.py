@@ -16,13 +16,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
-from options import parse_options
-from processes import ending_together, is_main_process
+from captioning.system.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
+from captioning.system.options import parse_options
+from captioning.system.processes import ending_together, is_main_process
 
 if TYPE_CHECKING:
+    from captioning.metrics.scoring import ScoreSheet
     from evaluation import Evaluation
-    from scoring import ScoreSheet
 
 SHOWN_CAPTIONS = 5
 TITLE_LABELS = 3
@@ -92,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def score_files(options: EvaluateOptions) -> int:
     """Score captions of any model."""
-    from score_files import read_candidates, read_references
-    from scoring import TOKENIZER, references_a_picture, score_everything
+    from captioning.metrics.score_files import read_candidates, read_references
+    from captioning.metrics.scoring import TOKENIZER, references_a_picture, score_everything
 
     candidates = read_candidates(options.candidates)
     references = read_references(options.references)
@@ -177,8 +177,8 @@ def _write_scores(
     protocol: Mapping[str, object],
 ) -> None:
     """Write the results of captions that came without pictures."""
-    from evaluation_files import caption_line, reported_scores, write_results
-    from report import GalleryItem, Report
+    from captioning.reports.report import GalleryItem, Report
+    from captioning.reports.results import caption_line, reported_scores, write_results
 
     items = tuple(
         GalleryItem(
@@ -228,9 +228,9 @@ def _compare(
     options: EvaluateOptions, folders: Mapping[str, Path], labels: Mapping[str, str]
 ) -> int:
     """Compare evaluated checkpoints, by label; returns the exit code."""
-    from comparison import compare_runs
-    from comparison_report import write_comparison
-    from comparison_runs import read_run
+    from captioning.comparison.comparing import compare_runs
+    from captioning.comparison.page import write_comparison
+    from captioning.comparison.runs import read_run
 
     runs = {label: Path(name).parent for name, label in labels.items() if Path(name).is_dir()}
     target = Path(options.output or Path(options.output_dir) / "comparison")
@@ -279,7 +279,7 @@ def _check(options: EvaluateOptions) -> None:
 
 
 def _search(options: EvaluateOptions, trained_beam_size: int) -> Any:
-    from decoding import SearchOptions
+    from captioning.decoding import SearchOptions
 
     beam_size = options.beam_size or trained_beam_size
     method = "greedy" if beam_size == 1 else options.method

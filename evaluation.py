@@ -15,17 +15,17 @@ import numpy as np
 
 from attention import WordAttention, attend, word_attention
 from captioner import Captioner
-from captioning import TextCaption, each_shared_batch, in_batches
-from contact_sheet import contact_sheet
-from decoding import SearchOptions
-from evaluation_files import caption_line, reported_scores, write_results
-from images import load_image
-from progress import Progress
-from provenance import data_fingerprint, provenance
-from records import Record, read_records
-from report import GalleryItem, Report, WordHeat, gallery_indexes
-from scenes import Scene, SceneCheck, check_caption, object_words
-from scoring import TOKENIZER, ScoreSheet, references_a_picture, score_everything
+from captioning.decoding import SearchOptions
+from captioning.metrics.scoring import TOKENIZER, ScoreSheet, references_a_picture, score_everything
+from captioning.reports.contact_sheet import contact_sheet
+from captioning.reports.report import GalleryItem, Report, WordHeat, gallery_indexes
+from captioning.reports.results import caption_line, reported_scores, write_results
+from captioning.scenes import Scene, SceneCheck, check_caption, object_words
+from captioning.sources.images import load_image
+from captioning.sources.records import Record, read_records
+from captioning.system.progress import Progress
+from captioning.tracking.provenance import data_fingerprint, provenance
+from pipeline import TextCaption, each_shared_batch, in_batches
 
 CHECKS = ("objects_and_colours", "place", "time", "relation")
 HEAT_SIZE = (24, 24)

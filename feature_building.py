@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from augmentation import Draws
+from captioning.store.files import RowWriter, StoreContent, StoreFiles, digest_pictures
+from captioning.store.rows import FeatureStore, LivePictures
+from captioning.system.errors import UserError
+from captioning.system.progress import Progress
+from captioning.system.runtime import Runtime, leave_signals_to_main
+from captioning.vision.augmentation import Draws
 from encoder import VisionEncoder
-from errors import UserError
-from feature_files import RowWriter, StoreContent, StoreFiles, digest_pictures
-from feature_store import FeatureStore, LivePictures
-from progress import Progress
-from runtime import Runtime, leave_signals_to_main
 
 Contents = Literal["features", "pixels"]
 

@@ -17,18 +17,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioning.sources.records import METADATA_NAME, SPLITS, Record, read_records
+from captioning.system.errors import EXIT_DONE, UserError, run_command
+from captioning.system.processes import ending_together
 from config import Config, parse_config
-from errors import EXIT_DONE, UserError, run_command
-from processes import ending_together
-from records import METADATA_NAME, SPLITS, Record, read_records
 
 if TYPE_CHECKING:
-    from augmentation import Draws
+    from captioning.store.rows import FeatureStore, LivePictures
+    from captioning.store.views import TrainingPictures
+    from captioning.system.runtime import Runtime
+    from captioning.vision.augmentation import Draws
     from encoder import VisionEncoder
     from feature_building import Contents, RowMaker
-    from feature_store import FeatureStore, LivePictures
-    from picture_rows import TrainingPictures
-    from runtime import Runtime
     from stream_cache import StreamFeatures
 
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 32, 256
@@ -47,8 +47,8 @@ def open_stores(
     Stores, of which all that is missing is made first: of features, or of pixels where part of the
     encoder is trained. With CACHE_FEATURES false, pictures that are decoded each time.
     """
+    from captioning.store.rows import LivePictures
     from feature_building import RowMaker
-    from feature_store import LivePictures
 
     images = {split: [record.image for record in part] for split, part in records.items()}
     if not config.CACHE_FEATURES:
@@ -72,10 +72,10 @@ def training_pictures(
     Views of the pictures, and the features that epochs before ENCODER_START_EPOCH read, are made
     first where they are missing.
     """
-    from augmentation import Augmentation
+    from captioning.store.views import TrainingPictures
+    from captioning.vision.augmentation import Augmentation
+    from captioning.vision.mirroring import mirrored_records
     from feature_building import RowMaker
-    from mirroring import mirrored_records
-    from picture_rows import TrainingPictures
 
     images = [record.image for record in records]
     start = config.ENCODER_START_EPOCH if config.CACHE_FEATURES else 0
@@ -156,9 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = config.dataset_dir
     splits = [split for split in SPLITS if (folder / split / METADATA_NAME).exists()] or SPLITS
     records = {split: read_records(folder / split, mend=mend) for split in splits}
+    from captioning.store.rows import FeatureStore
+    from captioning.system.runtime import Runtime
     from encoder import VisionEncoder
-    from feature_store import FeatureStore
-    from runtime import Runtime
 
     runtime = Runtime.create(config.DEVICE, config.PRECISION)
     with ending_together():

@@ -20,16 +20,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from errors import EXIT_DONE, EXIT_PARTLY_DONE, EXIT_USER_ERROR, UserError, run_command
+from captioning.system.errors import (
+    EXIT_DONE,
+    EXIT_PARTLY_DONE,
+    EXIT_USER_ERROR,
+    UserError,
+    run_command,
+)
+from captioning.system.options import parse_options
+from captioning.system.processes import ending_together, is_main_process
 from generate_options import GenerateOptions, check_options, search_options, token_rules
-from options import parse_options
-from processes import ending_together, is_main_process
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from captioner import Caption, Captioner
-    from image_inputs import ImageInput
+    from captioning.sources.image_inputs import ImageInput
 
 USUAL_BEAM_SIZE = 3
 """Stands for that of a model as long as none is loaded."""
@@ -75,8 +81,8 @@ def caption_all(
     """Caption and print pictures batch by batch; returns how many could not be read."""
     from tqdm import tqdm
 
-    from captioning import each_shared_batch
-    from images import load_image
+    from captioning.sources.images import load_image
+    from pipeline import each_shared_batch
 
     runtime = captioner.pipeline.runtime
     search = search_options(options, captioner.config.BEAM_SIZE)
@@ -133,7 +139,7 @@ class Clock:
 
 def _inputs(options: GenerateOptions) -> list["ImageInput"]:
     """The pictures to caption; `UserError` where none of them exists."""
-    from image_inputs import expand
+    from captioning.sources.image_inputs import expand
 
     inputs = expand(options.image)
     inputs = inputs[: options.limit] if options.limit else inputs
@@ -146,7 +152,7 @@ def _read(
     inputs: Sequence["ImageInput"], numbers: Sequence[int]
 ) -> tuple[dict[int, "Image.Image"], dict[int, str]]:
     """The pictures that can be read, by number, and what is wrong with the others."""
-    from images import load_image
+    from captioning.sources.images import load_image
 
     images, problems = {}, {}
     for number in numbers:

@@ -4,11 +4,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from errors import UserError
+from captioning.system.errors import UserError
 
 if TYPE_CHECKING:
     from captioner import Captioner
-    from decoding import SearchOptions, TokenRules
+    from captioning.decoding import SearchOptions, TokenRules
 
 METHODS_OF = {
     "beam_size": ("beam", "diverse"),
@@ -137,7 +137,7 @@ def check_options(options: GenerateOptions) -> None:
 
 def search_options(options: GenerateOptions, trained_beam_size: int) -> "SearchOptions":
     """How to search, with what the checkpoint was trained with where the options are silent."""
-    from decoding import SearchOptions, Warp
+    from captioning.decoding import SearchOptions, Warp
 
     groups = options.groups or 1
     wide_enough = max(trained_beam_size, options.num_captions)

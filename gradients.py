@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captioning import encode
+from captioning.system.runtime import Runtime
+from captioning.training.sharding import is_part, is_sharded
 from dataset import Batch, Step
 from encoder import VisionEncoder
 from model import CaptionModel
-from runtime import Runtime
-from sharding import is_part, is_sharded
+from pipeline import encode
 from tokenizer import CaptionTokenizer
 
 LossFunction = Callable[[CaptionModel, Tensor, Batch, float], Tensor]

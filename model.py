@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioning.training.packing import Packing
 from config import Config
-from packing import Packing
 
 
 class KeysValues(NamedTuple):

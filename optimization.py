@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from captioning.training.sharding import clip_gradients
 from dataset import Step
 from encoder import VisionEncoder
 from gradients import Gradients
 from model import CaptionModel
-from sharding import clip_gradients
 
 
 @dataclass(frozen=True)

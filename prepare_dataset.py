@@ -18,10 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from config import Config, parse_config
-from errors import EXIT_DONE, UserError, run_command
-from held_out import held_out_source
-from prepared import (
+from captioning.sources.origins import Source, files_fingerprint, files_source, hub_source
+from captioning.sources.prepared import (
     PREPARED_NAME,
     PROBLEMS_NAME,
     SplitRules,
@@ -31,9 +29,11 @@ from prepared import (
     write_marker,
     write_prepared,
 )
-from records import SPLITS
-from sources import Source, files_fingerprint, files_source, hub_source
-from stream_shards import find_sources
+from captioning.sources.records import SPLITS
+from captioning.streaming.held_out import held_out_source
+from captioning.streaming.shards import find_sources
+from captioning.system.errors import EXIT_DONE, UserError, run_command
+from config import Config, parse_config
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def prepare_demo(config: Config) -> Summary:
     def draw(folder: Path) -> Summary:
         from tqdm import tqdm
 
-        from scenes import DEFAULT_COUNT, write_scenes
+        from captioning.scenes import DEFAULT_COUNT, write_scenes
 
         shutil.rmtree(folder, ignore_errors=True)
         with tqdm(total=DEFAULT_COUNT, desc="scenes", file=sys.stderr, disable=None) as bar:

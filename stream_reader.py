@@ -18,15 +18,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from augmentation import draws_of
-from errors import UserError
-from feature_store import Alter
-from images import load_image
-from mirroring import mirrored_captions
-from runtime import leave_signals_to_main
+from captioning.sources.images import load_image
+from captioning.store.rows import Alter
+from captioning.streaming.lanes import BLOCK_SAMPLES, Block, Lane, LaneSample, Position
+from captioning.streaming.shards import StreamedSample
+from captioning.system.errors import UserError
+from captioning.system.runtime import leave_signals_to_main
+from captioning.vision.augmentation import draws_of
+from captioning.vision.mirroring import mirrored_captions
 from stream_cache import StreamFeatures
-from stream_lanes import BLOCK_SAMPLES, Block, Lane, LaneSample, Position
-from stream_shards import StreamedSample
 
 Preprocess = Callable[[Image.Image], Tensor]
 PIECE_SAMPLES = 16

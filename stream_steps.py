@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captioning.sources.records import Record
+from captioning.streaming.lanes import Position, lane_count, lanes_of, read_blocks
+from captioning.streaming.shards import StreamSource
+from captioning.system.errors import UserError
+from captioning.system.runtime import Runtime
 from dataset import CaptionDataset, Step, StepDataset
-from errors import UserError
-from records import Record
-from runtime import Runtime
 from stream_cache import StreamFeatures
-from stream_lanes import Position, lane_count, lanes_of, read_blocks
 from stream_reader import Preprocess, StreamPicture, StreamReader
-from stream_shards import StreamSource
 from tokenizer import CaptionTokenizer
 
 FEWEST_JUDGED = 1000

@@ -18,10 +18,10 @@ from typing import Self
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from captioning.sources.records import read_records
+from captioning.system.errors import EXIT_DONE, UserError, run_command
+from captioning.system.options import parse_options
 from config import Config, parse_config
-from errors import EXIT_DONE, UserError, run_command
-from options import parse_options
-from records import read_records
 
 PAD, START, END, UNK = "<PAD>", "<START>", "<END>", "<UNK>"
 SPECIAL_TOKENS = (PAD, START, END, UNK)

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
+from captioning.system.errors import UserError, run_command
+from captioning.system.processes import ending_together, is_main_process
 from config import Config, load_config, parse_config
-from errors import UserError, run_command
-from processes import ending_together, is_main_process
 
 MAY_CHANGE = frozenset(
     "DATA_DIR IMAGE_DIR CAPTIONS_FILE DATASET_SOURCE DATASET_REVISION MAX_BAD_FRACTION OUTPUT_DIR "
@@ -99,12 +99,12 @@ def refuse_changes(saved: Config, wanted: Config) -> None:
 
 def train(config: Config, resumed: Path | None = None) -> int:
     """Train as `config` says, from `resumed` or from the start; returns the exit code."""
+    from captioning.system.runtime import Runtime
     from prepare_dataset import prepare_dataset
-    from runtime import Runtime
     from training_run import TrainingRun
 
     if config.HF_UPLOAD_BEST_CHECKPOINTS:
-        from hub import check_token
+        from captioning.sharing.repository import check_token
 
         check_token(config.HF_REPO_ID)
     runtime = Runtime.create(config.DEVICE, config.PRECISION)

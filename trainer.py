@@ -16,24 +16,24 @@ import torch
 
 from attention import write_strip
 from captioner import Captioner
-from captioning import CaptionPipeline
+from captioning.decoding import SearchOptions
+from captioning.sources.images import load_image
+from captioning.sources.records import Record
+from captioning.system.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
+from captioning.system.stopping import Stopped, StopRequest
+from captioning.tracking.events import Sample
+from captioning.tracking.run_log import RunLog
+from captioning.training.sharding import put_together
+from captioning.training.train_state import TrainState
+from captioning.training.weight_average import WeightAverage
 from checkpoint import save_checkpoint
 from config import Config
 from dataset import CaptionDataset, PictureRows, Step
-from decoding import SearchOptions
-from errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
 from gradients import BatchTooLargeError, Gradients, LossFunction, caption_loss
-from images import load_image
 from optimization import Schedule, StepResult, set_learning_rate, train_step
-from records import Record
-from run_events import Sample
-from run_log import RunLog
-from sharding import put_together
-from stopping import Stopped, StopRequest
-from train_state import TrainState
+from pipeline import CaptionPipeline
 from training_steps import Epoch, TrainingSteps
 from validation import validate
-from weight_average import WeightAverage
 
 NEVER = 2**62
 """The step of what has not happened."""

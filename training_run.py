@@ -10,37 +10,37 @@ from typing import Any
 
 import torch
 
-from best_uploader import BestUploader
-from captioning import CaptionPipeline
+from captioning.sharing.model_card import Example, Training, model_card
+from captioning.sharing.uploader import BestUploader
+from captioning.sources.prepared import read_marker
+from captioning.sources.records import read_records
+from captioning.store.rows import FeatureStore
+from captioning.store.views import TrainingPictures
+from captioning.streaming.held_out import held_out_hashes, vocabulary_captions
+from captioning.streaming.shards import find_sources
+from captioning.system.errors import EXIT_DONE, UserError
+from captioning.system.runtime import Runtime
+from captioning.tracking.energy import EnergyMeter
+from captioning.tracking.events import RunFacts, Sample
+from captioning.tracking.provenance import data_fingerprint, finish, provenance, write_provenance
+from captioning.tracking.run_log import RunLog
+from captioning.training.sharding import shard
+from captioning.training.train_state import TrainState
+from captioning.training.weight_average import WeightAverage
+from captioning.vision.mirroring import mirrored_records
 from checkpoint import load_average, load_optimizer, load_pipeline, read_checkpoint
 from config import Config
 from dataset import CaptionDataset
 from encoder import VisionEncoder
-from energy import EnergyMeter
-from errors import EXIT_DONE, UserError
-from feature_store import FeatureStore
 from features import open_stores, stream_features, training_pictures, worker_count
 from gradients import caption_loss
-from held_out import held_out_hashes, vocabulary_captions
-from mirroring import mirrored_records
 from model import CaptionModel
-from model_card import Example, Training, model_card
 from optimization import build_optimizer
-from picture_rows import TrainingPictures
-from prepared import read_marker
-from provenance import data_fingerprint, finish, provenance, write_provenance
-from records import read_records
-from run_events import RunFacts, Sample
-from run_log import RunLog
-from runtime import Runtime
-from sharding import shard
-from stream_shards import find_sources
+from pipeline import CaptionPipeline
 from stream_steps import StreamSettings, StreamSteps, stream_fingerprint
 from tokenizer import CaptionTokenizer, train_tokenizer
-from train_state import TrainState
 from trainer import Description, Split, Trainer
 from training_steps import PreparedSteps, TrainingSteps
-from weight_average import WeightAverage
 
 CARD_EXAMPLES = 4
 UPLOAD_SECONDS = 600.0

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from captioning.sources.records import Record
+from captioning.store.views import EpochPictures, TrainingPictures
+from captioning.system.runtime import Runtime
 from dataset import CaptionDataset, Plan, Step, StepDataset, iterate_steps
-from picture_rows import EpochPictures, TrainingPictures
-from records import Record
-from runtime import Runtime
 
 
 class Epoch(Protocol):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from captioning import CaptionPipeline, TextCaption, encode, in_shared_batches
+from captioning.decoding import SearchOptions
+from captioning.metrics import score_captions
+from captioning.sources.records import Record
+from captioning.tracking.events import Sample
 from dataset import CaptionDataset, PictureRows
-from decoding import SearchOptions
 from gradients import caption_loss
-from metrics import score_captions
-from records import Record
-from run_events import Sample
+from pipeline import CaptionPipeline, TextCaption, encode, in_shared_batches
 
 
 @dataclass(frozen=True)

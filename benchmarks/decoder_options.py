@@ -25,25 +25,25 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from torch import Tensor, nn
 
-from captioning import CaptionPipeline
+from captioning.sources.images import load_image
+from captioning.sources.records import Record, read_records
+from captioning.store.views import TrainingPictures
+from captioning.system.errors import UserError, run_command
+from captioning.system.options import parse_options
+from captioning.system.runtime import Runtime
+from captioning.system.tensors import read_tensors, save_tensors
+from captioning.training.weight_average import WeightAverage
 from checkpoint import load_encoder, read_checkpoint
 from config import Config
 from dataset import CaptionDataset
-from errors import UserError, run_command
 from gradients import Gradients
-from images import load_image
 from model import CaptionModel, DecoderBlock
 from optimization import Schedule, build_optimizer, set_learning_rate, train_step
-from options import parse_options
-from picture_rows import TrainingPictures
-from records import Record, read_records
-from runtime import Runtime
-from tensor_files import read_tensors, save_tensors
+from pipeline import CaptionPipeline
 from tokenizer import train_tokenizer
 from trainer import search_options
 from training_steps import PreparedSteps
 from validation import validate
-from weight_average import WeightAverage
 
 SMALL = {
     "PROJECTION_DIM": 128,

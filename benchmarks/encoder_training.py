@@ -24,16 +24,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 import transformers
 
+from captioning.sources.records import Record
+from captioning.system.errors import run_command
+from captioning.system.options import parse_options
+from captioning.system.runtime import Runtime
 from config import Config
 from dataset import CaptionDataset, StepDataset
 from encoder import VisionEncoder
-from errors import run_command
 from gradients import Gradients
 from model import CaptionModel
 from optimization import build_optimizer
-from options import parse_options
-from records import Record
-from runtime import Runtime
 from tokenizer import train_tokenizer
 
 WAYS: dict[str, dict[str, Any]] = {

@@ -32,13 +32,13 @@ import torch
 import transformers
 from PIL import Image
 
+from captioning.sources.images import load_image
+from captioning.system.errors import UserError, run_command
+from captioning.system.options import parse_options
+from captioning.system.runtime import Runtime
 from encoder import VisionEncoder
-from errors import UserError, run_command
 from feature_building import RowMaker, build_features
 from features import CPU_BATCH_SIZE, GPU_BATCH_SIZE, worker_count
-from images import load_image
-from options import parse_options
-from runtime import Runtime
 
 SAMPLE = "flickr8k_sample/images"
 DRAWN_SIZE = (500, 375)

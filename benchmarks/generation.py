@@ -31,11 +31,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from decoding import SearchOptions, TokenRules, search
-from errors import run_command
+from captioning.decoding import SearchOptions, TokenRules, search
+from captioning.system.errors import run_command
+from captioning.system.options import parse_options
+from captioning.training.packing import Packing
 from model import CaptionModel, DecoderState, Projection, TransformerDecoder
-from options import parse_options
-from packing import Packing
 
 VOCABULARY, PATCHES, FEATURES, DIM, LAYERS, HEADS, FF_DIM = 10_000, 50, 768, 512, 6, 8, 2048
 START, END = 1, 2

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from errors import run_command
-from options import parse_options
-from runtime import Runtime
+from captioning.system.errors import run_command
+from captioning.system.options import parse_options
+from captioning.system.runtime import Runtime
 
 SMOOTHING = 0.1
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-from errors import UserError, run_command
-from feature_files import StoreContent
-from feature_store import FeatureStore
-from options import parse_options
-from runtime import choose_device
+from captioning.store.files import StoreContent
+from captioning.store.rows import FeatureStore
+from captioning.system.errors import UserError, run_command
+from captioning.system.options import parse_options
+from captioning.system.runtime import choose_device
 
 SIZES = (1_000, 10_000, 100_000)
 ROW_SHAPE = (50, 768)

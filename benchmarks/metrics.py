@@ -26,12 +26,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import ptb_rules
-import ptb_tokenizer
-from cider import CiderD, DocumentFrequencies
-from errors import UserError, run_command
-from metrics import score_captions, tokenize_captions
-from options import parse_options
+from captioning.metrics import ptb_rules, ptb_tokenizer, score_captions, tokenize_captions
+from captioning.metrics.cider import CiderD, DocumentFrequencies
+from captioning.system.errors import UserError, run_command
+from captioning.system.options import parse_options
 
 HYPOTHESES_A_CALL = 320
 """5 sampled captions of each of 64 pictures, as in a step of reward-based training."""

@@ -21,20 +21,20 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from torch import Tensor, nn
 
-from caption_files import read_captions
-from captioning import CaptionPipeline
+from captioning.sources.caption_files import read_captions
+from captioning.sources.images import load_image
+from captioning.sources.records import Record
+from captioning.system.errors import run_command
+from captioning.system.options import parse_options
+from captioning.system.runtime import Runtime
+from captioning.training.packing import Packing
 from config import Config
 from dataset import Batch, CaptionDataset, Step, StepDataset
 from encoder import VisionEncoder
-from errors import run_command
 from gradients import Gradients, caption_loss
-from images import load_image
 from model import CaptionModel
 from optimization import Schedule, build_optimizer, set_learning_rate, train_step
-from options import parse_options
-from packing import Packing
-from records import Record
-from runtime import Runtime
+from pipeline import CaptionPipeline
 from tokenizer import CaptionTokenizer, train_tokenizer
 from validation import validation_loss
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from errors import run_command
-from options import parse_options
+from captioning.system.errors import run_command
+from captioning.system.options import parse_options
 
 DECODER_GFLOP_A_PAIR = 2.21
 """Measured: forward and backward, counted by `benchmarks/training.py` on Flickr8k's captions."""

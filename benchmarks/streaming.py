@@ -43,18 +43,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.features import Options as PictureOptions
 from benchmarks.features import find_images
+from captioning.sources.images import load_image
+from captioning.streaming.lanes import Position, lane_count, lanes_of, read_blocks
+from captioning.streaming.shards import find_sources
+from captioning.system.errors import run_command
+from captioning.system.options import parse_options
+from captioning.system.runtime import Runtime
+from captioning.vision.preprocessing import ImagePreprocessor
 from encoder import VisionEncoder
-from errors import run_command
 from feature_building import RowMaker
 from features import worker_count
-from images import load_image
-from options import parse_options
-from preprocessing import ImagePreprocessor
-from runtime import Runtime
 from stream_cache import ENCODED_TOGETHER, StreamFeatures
-from stream_lanes import Position, lane_count, lanes_of, read_blocks
 from stream_reader import PIECE_SAMPLES, StreamReader
-from stream_shards import find_sources
 
 
 @dataclass(frozen=True, kw_only=True)

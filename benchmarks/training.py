@@ -34,18 +34,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioning.sources.records import Record
+from captioning.system.errors import run_command
+from captioning.system.options import parse_options
+from captioning.system.runtime import Runtime
+from captioning.training.packing import Packing
+from captioning.training.weight_average import WeightAverage
 from config import Config
 from dataset import Batch, CaptionDataset, Step, StepDataset
-from errors import run_command
 from gradients import Gradients, caption_loss
 from model import CaptionModel
 from optimization import build_optimizer, train_step
-from options import parse_options
-from packing import Packing
-from records import Record
-from runtime import Runtime
 from tokenizer import CaptionTokenizer, train_tokenizer
-from weight_average import WeightAverage
 
 PATCHES, FEATURES = 50, 768
 OLD_LENGTH, OLD_BATCH = 100, 32

@@ -22,11 +22,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import train
+from captioning.sources.records import Record, read_records, write_records
+from captioning.system.errors import run_command
+from captioning.system.folders import write_json
+from captioning.system.options import parse_options
 from checkpoint import load_encoder, read_checkpoint
-from checkpoint_files import write_json
-from errors import run_command
-from options import parse_options
-from records import Record, read_records, write_records
 
 KINDS = {
     "plain": ["--FEATURE_VIEWS", "1"],

@@ -29,7 +29,7 @@ class Example:
     side: int
     """Pixels of the square that its image processor makes."""
     test: str
-    """The tiny model of the same family in `tests/tiny_encoders.py`."""
+    """The tiny model of the same family in `tests/helpers/tiny_encoders.py`."""
     is_multimodal: bool = False
     """Whether it was trained on pictures with their text."""
     changes: dict[str, Any] = field(default_factory=dict)
@@ -156,8 +156,8 @@ def row(example: Example) -> dict[str, Any]:
     import torch
     import transformers
 
-    from tower_features import FeatureChoice, FeatureReader
-    from towers import find_class
+    from captioning.vision.tower_features import FeatureChoice, FeatureReader
+    from captioning.vision.towers import find_class
 
     config = getattr(transformers, example.config)(**example.changes)
     # SigLIP 2 for any shape reads numbers off its input; it has to have some.

@@ -16,9 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from contact_sheet import contact_sheet  # noqa: E402
-from records import read_records  # noqa: E402
-from report_contents import GalleryItem  # noqa: E402
+from captioning.reports.contact_sheet import contact_sheet  # noqa: E402
+from captioning.reports.contents import GalleryItem  # noqa: E402
+from captioning.sources.records import read_records  # noqa: E402
 
 COPIED = ("CIDEr", "BLEU-4", "ROUGE-L", "num_images", "truth")
 PLACES = ("sea", "meadow", "beach", "snow")

@@ -16,43 +16,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from captioning.system.options import settings_table  # noqa: E402
 from config import Config  # noqa: E402
-from options import settings_table  # noqa: E402
 
 ORDER = {
-    "Settings, and how a command ends": "errors options setting_rules config",
-    "The data set": (
-        "records images caption_fields caption_files sources picture_pool picture_splits prepared "
-        "stream_shards held_out scene_pen scene_sprites scene_skies scene_backdrops scene_plan "
-        "scene_captions scenes prepare_dataset"
+    "What is trained": (
+        "config prepare_dataset tokenizer encoder feature_building stream_cache features dataset "
+        "training_steps stream_reader stream_steps model pipeline"
     ),
-    "From captions to ids, from pictures to features": (
-        "tokenizer preprocessing towers tower_features lora encoder processes stopping runtime "
-        "sharding progress feature_files feature_store mirroring augmentation feature_building "
-        "picture_rows stream_lanes stream_cache features"
-    ),
-    "Batches and the model": (
-        "packing dataset training_steps stream_reader stream_steps model weight_average"
-    ),
-    "Search": ("token_rules search_options hypotheses beam_search decoding captioning attention"),
-    "Scores": (
-        "ptb_characters ptb_rules ptb_tokenizer ngrams bleu rouge cider score_files metrics "
-        "caption_statistics java_metrics clip_score scoring"
-    ),
-    "Checkpoints, logs, the Hub": (
-        "checkpoint_files tensor_files train_state checkpoint run_events console curves wandb_log "
-        "run_log provenance energy model_card hub best_uploader"
-    ),
-    "Training": "captioner gradients optimization validation trainer training_run train",
-    "Captioning": "image_inputs generate_options generate",
-    "Evaluation": (
-        "report_contents calibration charts gallery report contact_sheet evaluation_files "
-        "evaluation"
-    ),
-    "Scores of one model, of several": (
-        "comparison_plan comparison_runs comparison comparison_findings comparison_tables "
-        "comparison_report evaluate compare"
-    ),
+    "How": "gradients optimization attention checkpoint captioner validation trainer training_run "
+    "train",
+    "What comes of it": "generate_options generate evaluation evaluate compare hub",
 }
 """The modules in reading order: each imports only those above it. Names under a heading."""
 

@@ -23,7 +23,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with small data and a tiny CLIP, for the runs of one module."""
-    from tests.small_runs import write_data, write_encoder
+    from tests.helpers.small_runs import write_data, write_encoder
 
     folder = tmp_path_factory.mktemp("small run é")
     write_data(folder)

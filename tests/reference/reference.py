@@ -33,11 +33,13 @@ RUNS = {
     "averaged": "--EMA_DECAY 0.9 --FEATURE_VIEWS 3 --AUGMENTATION crop,flip",
     "trained": "--ENCODER_TRAINED_BLOCKS 2 --ENCODER_LAYER_DECAY 0.8 --AUGMENTATION flip,colour",
     "late": "--ENCODER_TRAINED_BLOCKS 1 --ENCODER_START_EPOCH 1 --ENCODER_LEARNING_RATE 1e-3",
-    "stream": "--DATASET passing --STREAM a/*.tar=3;b/*.parquet=1 --STREAM_STEPS_PER_EPOCH 4",
+    "stream": "--STREAM a/*.tar=3;b/*.parquet=1 --STREAM_STEPS_PER_EPOCH 4",
 }
 ENVIRONMENT = {
     **os.environ,
-    **{"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"},
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "COLUMNS": "100",
     "PATH": os.path.dirname(sys.executable),  # without Java, whose scores take minutes
 }
 COMMANDS = ("prepare_dataset", "tokenizer", "features", "train", "generate", "evaluate", "compare")
@@ -55,8 +57,8 @@ DECODER_FF_DIM = 48
 def make_inputs(place: Path) -> None:
     """Data, an encoder and shards, the same for every record."""
     sys.path.insert(0, os.getcwd())
-    from tests.small_runs import write_data, write_encoder
-    from tests.streams import write_parquet, write_shards
+    from tests.helpers.small_runs import write_data, write_encoder
+    from tests.helpers.streams import write_parquet, write_shards
 
     write_data(place)
     write_encoder(place).rename(place / "encoder")

@@ -1,0 +1,1 @@
+"""Several models with several seeds: the plan, the numbers, the findings, the page."""

@@ -1,0 +1,112 @@
+"""Search for the best captions over any model of the next token.
+
+Knows nothing of pictures or text and touches no files: a `NextToken` state gives logits, a search
+gives `Hypothesis` objects, best first.
+
+    rules = TokenRules(start_id=1, end_id=2, max_length=30, forbidden_ids=(0, 1))
+    captions = search(state, batch_size=32, rules=rules, options=SearchOptions(method="beam"))
+
+B pictures in the batch, W rows (open captions) of a picture, T tokens at most, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioning.decoding.beam_search import beam_search
+from captioning.decoding.hypotheses import Captions, Hypothesis, NextToken, go_on
+from captioning.decoding.options import SearchOptions, Warp
+from captioning.decoding.token_rules import TokenRules
+
+__all__ = ["Hypothesis", "NextToken", "SearchOptions", "TokenRules", "Warp", "search"]
+
+
+@torch.inference_mode()
+def search(
+    state: NextToken,
+    *,
+    batch_size: int,
+    rules: TokenRules,
+    options: SearchOptions,
+    picture_numbers: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+) -> list[list[Hypothesis]]:
+    """The captions of each of `batch_size` pictures, best first.
+
+    `picture_numbers` (0, 1, ... by default) count pictures over all batches: a sample is a
+    function of the seed and its picture's number. `device` is the state's.
+    """
+    if options.method in ("beam", "diverse"):
+        return beam_search(state, batch_size, rules, options, device)
+    uniforms = None
+    if options.method == "sample":
+        numbers = range(batch_size) if picture_numbers is None else picture_numbers
+        shape = (options.num_captions, rules.max_length)
+        uniforms = _uniforms(options.seed, numbers, shape).to(device)
+    return _search_rows(state, batch_size, rules, options, device, uniforms)
+
+
+def _search_rows(
+    state: NextToken,
+    batch_size: int,
+    rules: TokenRules,
+    options: SearchOptions,
+    device: torch.device | str,
+    uniforms: Tensor | None,
+) -> list[list[Hypothesis]]:
+    """Rows that go on alone: sampled with `uniforms` (B, W, T), else greedy (W = 1)."""
+    width = options.num_captions
+    captions = Captions.blank((batch_size, width, rules.max_length), 0.0, device)
+    pictures = torch.arange(batch_size, device=device)
+    is_open = torch.ones((batch_size, width), dtype=torch.bool, device=device)
+    newest = torch.full((batch_size, 1), rules.start_id, device=device)
+    for position in range(rules.max_length):
+        log_probabilities = state.step(newest).log_softmax(-1)
+        old_width, rows = newest.shape[1], captions.sets(pictures)
+        scores = rules.apply(log_probabilities, rows.ids[:, :old_width, :position])
+        if uniforms is None:
+            newest = scores.argmax(-1)
+        else:
+            newest = _draw(options.warp.apply(scores), uniforms[pictures, :, position])
+        # What a row writes after its end counts for nothing.
+        rows.ids[..., position] = newest = newest.masked_fill(~is_open, rules.end_id)
+        rows.log_probabilities[..., position] = _of_tokens(log_probabilities, newest)
+        rows.scores.add_(_of_tokens(scores, newest).masked_fill(~is_open, 0))
+        rows.lengths.add_(is_open)
+        captions.put(pictures, rows)
+        is_open &= newest != rules.end_id
+        sources = torch.arange(width, device=device).expand_as(newest) * (position > 0)
+        stay = go_on(state, is_open.any(1), sources, old_width)
+        pictures, is_open, newest = pictures[stay], is_open[stay], newest[stay]
+        if not len(pictures):
+            break
+    ranks = captions.scores / captions.lengths**options.length_penalty
+    return replace(captions, scores=ranks).hypotheses(rules.end_id)
+
+
+def _of_tokens(values: Tensor, tokens: Tensor) -> Tensor:
+    """The values (B, W or 1, V) of tokens (B, W)."""
+    return values.expand(-1, tokens.shape[1], -1).gather(-1, tokens[..., None])[..., 0]
+
+
+def _uniforms(seed: int, numbers: Sequence[int], shape: tuple[int, int]) -> Tensor:
+    """Random numbers (B, W, T) in [0, 1): a function of the seed and each picture's number.
+
+    Of 23 bits, so that their product with a sum is below the sum after rounding, too.
+    """
+    draws = [np.random.default_rng((seed, n)).integers(2**23, size=shape) for n in numbers]
+    return torch.from_numpy(np.stack(draws)).float() / 2**23
+
+
+def _draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Tokens (B, W) from probabilities (B, W or 1, V), by inverting their distribution.
+
+    It is summed in the vocabulary's order, not the probabilities', so that a last-bit change of a
+    logit hardly ever changes a token.
+    """
+    summed = probabilities.cumsum(-1).expand(-1, uniforms.shape[1], -1).contiguous()
+    reached = uniforms[..., None] * summed[..., -1:]
+    return torch.searchsorted(summed, reached, right=True)[..., 0]

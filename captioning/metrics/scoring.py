@@ -1,0 +1,131 @@
+"""Every score of a set of captions, with its interval, or the reason why it is missing.
+
+Knows captions, references and pictures' files, no model of ours: it scores any model's captions.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captioning.metrics import Scores, score_captions, tokenize_captions
+from captioning.metrics.intervals import Diversity, Interval, bootstrap_intervals, describe_captions
+from captioning.metrics.java import JavaScores, meteor, spice
+from captioning.metrics.ngrams import FloatArray
+from captioning.system.errors import UserError
+
+TOKENIZER = "PTB (CoreNLP 3.4.1's rules, as coco-caption)"
+
+
+@dataclass(frozen=True)
+class ScoreSheet:
+    """All that was measured of P captions."""
+
+    base: Scores
+    """BLEU, ROUGE-L and CIDEr."""
+    corpus: dict[str, float | None]
+    """Each metric by name; None where it could not be computed."""
+    per_image: dict[str, FloatArray]
+    """Each metric that was computed, for each picture; [P]."""
+    intervals: dict[str, Interval]
+    """95 % bootstrap intervals over pictures; METEOR has none."""
+    skipped: dict[str, str]
+    """Why a metric is None, in one line."""
+    diversity: Diversity
+
+    def of(self, index: int) -> dict[str, float]:
+        """Every metric of one picture."""
+        return {name: float(values[index]) for name, values in self.per_image.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """What `metrics.json` holds of it."""
+        return {
+            **self.corpus,
+            "num_images": len(self.base.ids),
+            "skipped": self.skipped,
+            "intervals_95": {
+                name: [interval.low, interval.high] for name, interval in self.intervals.items()
+            },
+            "diversity": asdict(self.diversity),
+            "warning": self.diversity.warning,
+        }
+
+
+def score_everything(
+    candidates: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    *,
+    images: Sequence[Path] | None = None,
+    training_captions: Collection[str] | None = None,
+    clip_model: str = "",
+    use_java: bool = True,
+    device: str = "cpu",
+    seed: int = 0,
+) -> ScoreSheet:
+    """Score captions by every metric that can run here.
+
+    `images` are the pictures in the order of the candidates, for CLIPScore; `training_captions`
+    are as people wrote them. Raises `UserError` where candidates and references do not fit.
+    """
+    base = score_captions(candidates, references)
+    more: dict[str, FloatArray] = {}
+    corpus: dict[str, float | None] = dict(base.corpus)
+    skipped: dict[str, str] = {}
+    java = {"METEOR": meteor, "SPICE": spice} if use_java else {}
+    for name in ("METEOR", "SPICE"):
+        result = JavaScores(None, None, "not asked for; leave out --no-java")
+        if name in java:
+            result = java[name](candidates, references)
+        corpus[name] = result.corpus
+        if result.per_image is not None:
+            more[name] = result.per_image
+        else:
+            skipped[name] = (result.skipped or "").removeprefix(f"{name} did not run: ")
+    clip, reason = _clip_scores(candidates, references, images, clip_model, device)
+    more |= clip
+    skipped |= {} if clip else {"CLIPScore": reason, "RefCLIPScore": reason}
+    for name in ("CLIPScore", "RefCLIPScore"):
+        corpus[name] = float(np.mean(clip[name])) if clip else None
+    # METEOR of many pictures is no mean: it is made of counts that only its program knows.
+    means = {name: values for name, values in more.items() if name != "METEOR"}
+    known = None if training_captions is None else set(tokenize_captions(list(training_captions)))
+    return ScoreSheet(
+        base=base,
+        corpus=corpus,
+        per_image={**base.per_image, **more},
+        intervals=bootstrap_intervals(base, means, seed=seed),
+        skipped=skipped,
+        diversity=describe_captions(tokenize_captions(list(candidates.values())), known),
+    )
+
+
+def references_a_picture(references: Iterable[Sequence[str]]) -> str:
+    """How many references pictures have: one number, or the least and the most."""
+    counts = [len(texts) for texts in references]
+    return "-".join(str(count) for count in sorted({min(counts), max(counts)}))
+
+
+def _clip_scores(
+    candidates: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    images: Sequence[Path] | None,
+    clip_model: str,
+    device: str,
+) -> tuple[dict[str, FloatArray], str]:
+    """CLIPScore and RefCLIPScore, or nothing and the reason."""
+    if not clip_model:
+        return {}, "not asked for; add --clip-model openai/clip-vit-base-patch32"
+    if images is None:
+        return {}, "needs the pictures, and only captions were given"
+    from captioning.metrics.clip_score import ClipJudge
+
+    try:
+        judge = ClipJudge.from_pretrained(clip_model, device=device)
+    except UserError as error:
+        return {}, " ".join(str(error).split())
+    scores = judge.score(
+        images, list(candidates.values()), [references[picture] for picture in candidates]
+    )
+    return {"CLIPScore": scores.clip_score, "RefCLIPScore": scores.ref_clip_score}, ""

@@ -1,0 +1,1 @@
+"""Pages to look at: gallery, charts, calibration, contact sheet."""

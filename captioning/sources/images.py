@@ -1,0 +1,119 @@
+"""Opening pictures safely: whatever Pillow reads becomes plain 8-bit RGB, upright and opaque.
+
+Reads files, bytes or open pictures; writes nothing. A picture that cannot be read is a `UserError`
+that names it and says what is wrong with it. Only the first frame of an animation is used.
+"""
+
+import os
+import warnings
+from io import BytesIO
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from captioning.system.errors import UserError
+
+Source = str | os.PathLike[str] | bytes | Image.Image
+"""Where a picture comes from: a file's path, a file's content, or a picture opened already."""
+
+ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How to turn a picture upright, by the value of its EXIF orientation."""
+
+WHITE_LEVELS = {"I": (65_535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65_535.0)}
+"""Values that mean white in integer and in real greys; a picture has the first that holds it."""
+
+
+def load_image(source: Source, *, name: str = "") -> Image.Image:
+    """The picture as RGB: upright by its EXIF orientation, transparency laid on white.
+
+    Greys of 16 and 32 bits are scaled to 8. `name` stands for the picture in messages where
+    `source` has no path. Raises `UserError` for what is missing, empty, no picture, truncated, or
+    larger than Pillow's limit against decompression bombs.
+    """
+    name = name or _name(source)
+    with warnings.catch_warnings():
+        # Pillow warns of untidy metadata and of large pictures below its limit; both can be read.
+        warnings.simplefilter("ignore")
+        try:
+            picture = _decode(source, name)
+            picture.info.clear()  # an orientation that is left would turn it once more next time
+            return picture
+        except (UserError, KeyboardInterrupt):
+            raise
+        except FileNotFoundError:
+            raise UserError(f"{name} is missing; check the path.") from None
+        except Image.DecompressionBombError as error:
+            raise UserError(f"{name} is too large: {error} Shrink it first.") from None
+        except UnidentifiedImageError:
+            raise UserError(f"{name} is {_what_else(source)}.") from None
+        except Exception as error:
+            # Pillow's parsers raise whatever they stumble over in a damaged file: OSError,
+            # SyntaxError, struct.error, ValueError, IndexError, MemoryError and more.
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise UserError(f"{name} cannot be read: {reason}.") from None
+
+
+def _decode(source: Source, name: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return _to_rgb(_upright(source))
+    with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        if picture.format == "EPS":
+            raise UserError(f"{name} is PostScript, a program; convert it to PNG first.")
+        return _to_rgb(_upright(picture))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    picture.load()  # some formats turn themselves, or read their metadata, only now
+    turn = ORIENTATIONS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return _from_deep_grey(picture).convert("RGB")
+    if picture.has_transparency_data:
+        opaque = Image.new("RGBA", picture.size, "white")
+        opaque.alpha_composite(picture.convert("RGBA"))
+        return opaque.convert("RGB")
+    return picture.convert("RGB")
+
+
+def _from_deep_grey(picture: Image.Image) -> Image.Image:
+    """Grey of 8 bits from greys of 16 or 32 bits, which Pillow itself would clip at 255."""
+    grey = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+    levels = WHITE_LEVELS["F" if picture.mode == "F" else "I"]
+    white = next((level for level in levels if grey.max() <= level), grey.max())
+    return Image.fromarray(np.clip(grey / white * 255 + 0.5, 0, 255).astype(np.uint8))
+
+
+def _name(source: Source) -> str:
+    if isinstance(source, bytes):
+        return f"The picture ({len(source)} bytes)"
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "")) or f"The picture ({source.mode} {source.size})"
+    return os.fspath(source)
+
+
+def _what_else(source: Source) -> str:
+    """What a thing is that Pillow does not know, for a message."""
+    if isinstance(source, bytes):
+        start = source[:40]
+    elif isinstance(source, Image.Image):
+        start = b"\0"
+    else:
+        with open(source, "rb") as file:
+            start = file.read(40)
+    if not start:
+        return "empty"
+    text = start.decode("utf-8", errors="replace").rstrip("\ufffd")
+    if sum(c.isprintable() or c.isspace() for c in text) == len(text):
+        return f"text ({text.split(chr(10))[0][:30]!r} ...), no picture"
+    return f"no picture that Pillow can read (it begins with {start[:8].hex(' ')})"

@@ -1,0 +1,268 @@
+"""Writes a source as a prepared data set, and knows what a prepared one holds.
+
+Writes the ImageFolder that `records.py` describes, `problems.tsv` (what was wrong with which
+picture) and `prepared.json` (what was made from what, with a fingerprint of the data).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from captioning.sources.origins import Source, SourcePicture
+from captioning.sources.picture_pool import JOURNAL_NAME, POOL_NAME, PooledPicture, fill_pool
+from captioning.sources.picture_splits import SplitRequest, assign_splits, find_leaks
+from captioning.sources.records import METADATA_NAME, SPLITS, Record, read_records, write_records
+from captioning.system.errors import UserError
+
+PREPARED_NAME = "prepared.json"
+PROBLEMS_NAME = "problems.tsv"
+FORMAT_VERSION = 1
+NAMED_IN_MESSAGE = 3
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A prepared data set in numbers."""
+
+    pictures: dict[str, int]
+    """Pictures of each split that has some."""
+    captions: int
+    fingerprint: str
+    """Hash of pictures, names, captions and splits, for features and checkpoints to quote."""
+    source: str
+    problems: dict[str, int]
+    """Pictures that could not be used, by kind."""
+    left_out: int = 0
+    """Pictures that the source has in two splits, left out of the one nearer to training."""
+    unused: int = 0
+    """Picture files without captions."""
+    has_own_splits: bool = False
+    """Whether splits were drawn here, because the source has none or not all."""
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count:,} {split}" for split, count in self.pictures.items())
+        return f"{counts} pictures with {self.captions:,} captions"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A line of problems.tsv."""
+
+    picture: str
+    kind: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class SplitRules:
+    """How splits are drawn where a source lacks them."""
+
+    seed: int
+    validation_fraction: float
+    test_fraction: float
+
+
+def write_prepared(
+    folder: Path, source: Source, rules: SplitRules, *, max_bad_fraction: float, workers: int
+) -> Summary:
+    """Write `source` to `folder`, going on where an interrupted call left it.
+
+    Raises `UserError` when more than `max_bad_fraction` of the pictures cannot be used; then
+    problems.tsv lists them, and what was stored waits for the next call.
+    """
+    names = [picture.name or f"row {index}" for index, picture in enumerate(source.pictures)]
+    missing = [_problem(picture.name, picture.problem) for picture in source.pictures]
+    _refuse_too_many(folder, missing, len(names), max_bad_fraction)
+    plan = [[picture.name, picture.captions, picture.split] for picture in source.pictures]
+    pooled = fill_pool(folder, source.pictures, key=_hash([FORMAT_VERSION, plan]), workers=workers)
+    problems = [_problem(names[entry.index], entry.problem) for entry in pooled]
+    _refuse_too_many(folder, problems, len(names), max_bad_fraction)
+
+    good = [entry for entry in pooled if not entry.problem]
+    good, captions = _merge_repeated(source.pictures, good)
+    requests = [SplitRequest(entry.sha256, source.pictures[entry.index].split) for entry in good]
+    splits = assign_splits(requests, **asdict(rules))
+    leaks = find_leaks(requests, splits)
+    chosen = [
+        (split, entry)
+        for index, (split, entry) in enumerate(zip(splits, good, strict=True))
+        if index not in leaks
+    ]
+    _write_splits(folder, chosen, captions)
+    notes = _notes(source, names, good, captions)
+    for index, other in leaks.items():
+        detail = f"the same picture as {names[good[other].index]} in {splits[other]}"
+        notes.append(Problem(names[good[index].index], f"left out of {splits[index]}", detail))
+    found = [problem for problem in problems if problem]
+    _write_problems(folder, [*found, *notes])
+    (folder / JOURNAL_NAME).unlink()
+    hashes = {f"{split}/{entry.name}": entry.sha256 for split, entry in chosen}
+    return replace(
+        summary_of(folder, source.description, hashes),
+        problems=dict(Counter(problem.kind for problem in found)),
+        left_out=len(leaks),
+        unused=len(source.unused),
+        has_own_splits=any(r.split != s for r, s in zip(requests, splits, strict=True)),
+    )
+
+
+def summary_of(folder: Path, source: str, hashes: dict[str, str] | None = None) -> Summary:
+    """What the ImageFolder in `folder` holds; checks that no picture is in two splits.
+
+    `hashes` are those of its pictures by `split/name`; they are computed where not given.
+    """
+    lines = []
+    home: dict[str, str] = {}
+    pictures: Counter[str] = Counter()
+    for split in SPLITS:
+        if not (folder / split / METADATA_NAME).exists():
+            continue
+        for record in read_records(folder / split):
+            name = record.image.relative_to(folder).as_posix()
+            sha256 = hashes[name] if hashes else _file_hash(record.image)
+            if home.setdefault(sha256, split) != split:
+                raise UserError(f"{record.image} is also in {folder / home[sha256]}; take one out.")
+            pictures[split] += 1
+            lines.append([name, sha256, record.captions])
+    captions = sum(len(line[2]) for line in lines)
+    return Summary(dict(pictures), captions, _hash(lines), source, {})
+
+
+def write_marker(folder: Path, summary: Summary, settings: dict[str, Any]) -> None:
+    """Write prepared.json, which says that the folder is whole; `settings` are kept in it."""
+    content = {"format": FORMAT_VERSION, "settings": settings, "summary": asdict(summary)}
+    beside = folder / f"{PREPARED_NAME}.tmp"
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, folder / PREPARED_NAME)
+
+
+def read_marker(folder: Path) -> tuple[Summary, dict[str, Any]] | None:
+    """The summary and the settings in prepared.json; None where the folder is not whole."""
+    try:
+        content = json.loads((folder / PREPARED_NAME).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT_VERSION:
+            return None
+        summary = Summary(**content["summary"])
+        # The pictures and their metadata file.
+        is_whole = all(
+            len(os.listdir(folder / split)) > count for split, count in summary.pictures.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (summary, content["settings"]) if is_whole else None
+
+
+def _problem(name: str, text: str) -> Problem | None:
+    kind, _, detail = text.partition(": ")
+    return Problem(name, kind, detail) if text else None
+
+
+def _refuse_too_many(
+    folder: Path, problems: Sequence[Problem | None], total: int, max_bad_fraction: float
+) -> None:
+    bad = [problem for problem in problems if problem]
+    if len(bad) <= max_bad_fraction * total and len(bad) < total:
+        return
+    _write_problems(folder, bad)
+    kinds = [
+        f"{count:,} {kind} ({', '.join(_first_names(bad, kind))})"
+        for kind, count in Counter(problem.kind for problem in bad).items()
+    ]
+    advice = "Mend them"
+    if len(bad) < total:
+        allowed = -(-len(bad) * 1000 // total) / 1000
+        advice += f", or accept them with --MAX_BAD_FRACTION {allowed:g}"
+    raise UserError(
+        f"{len(bad):,} of {total:,} pictures cannot be used, more than MAX_BAD_FRACTION "
+        f"{max_bad_fraction:g} allows: {'; '.join(kinds)}. All are listed in "
+        f"{folder / PROBLEMS_NAME}. {advice}."
+    )
+
+
+def _first_names(problems: list[Problem], kind: str) -> list[str]:
+    names = [problem.picture for problem in problems if problem.kind == kind]
+    return names[:NAMED_IN_MESSAGE] + ["..."] * (len(names) > NAMED_IN_MESSAGE)
+
+
+def _merge_repeated(
+    pictures: Sequence[SourcePicture], entries: list[PooledPicture]
+) -> tuple[list[PooledPicture], dict[int, tuple[str, ...]]]:
+    """Rows that give one picture again, by name and bytes, become one with all their captions."""
+    first: dict[tuple[str, str, str | None], PooledPicture] = {}
+    captions: dict[int, tuple[str, ...]] = {}
+    for entry in entries:
+        picture = pictures[entry.index]
+        kept = first.setdefault((entry.sha256, picture.name, picture.split), entry)
+        found = tuple(caption for caption in picture.captions if caption)
+        captions[kept.index] = captions.get(kept.index, ()) + found
+    return list(first.values()), captions
+
+
+def _write_splits(
+    folder: Path,
+    chosen: Sequence[tuple[str, PooledPicture]],
+    captions: dict[int, tuple[str, ...]],
+) -> None:
+    for split in SPLITS:
+        split_dir = folder / split
+        shutil.rmtree(split_dir, ignore_errors=True)
+        entries = [entry for entry_split, entry in chosen if entry_split == split]
+        for entry in entries:
+            split_dir.mkdir(exist_ok=True)
+            os.replace(folder / POOL_NAME / entry.name, split_dir / entry.name)
+        if entries:
+            write_records(
+                split_dir,
+                (Record(split_dir / entry.name, captions[entry.index]) for entry in entries),
+            )
+    shutil.rmtree(folder / POOL_NAME)
+
+
+def _notes(
+    source: Source,
+    names: list[str],
+    good: list[PooledPicture],
+    captions: dict[int, tuple[str, ...]],
+) -> list[Problem]:
+    """What was changed without loss of a picture."""
+    notes = []
+    for entry in good:
+        name = names[entry.index]
+        picture = source.pictures[entry.index]
+        if "" in picture.captions:
+            notes.append(Problem(name, "empty caption", "dropped"))
+        if picture.name and entry.name != Path(picture.name).name:
+            notes.append(Problem(name, "renamed", entry.name))
+        if len(captions[entry.index]) > len(picture.captions):
+            notes.append(Problem(name, "repeated", "captions joined"))
+    return notes + [
+        Problem(name, "no captions for this file", "left aside") for name in source.unused
+    ]
+
+
+def _write_problems(folder: Path, problems: Sequence[Problem]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["picture\tproblem\tdetail"]
+    for problem in problems:
+        fields = (problem.picture, problem.kind, problem.detail)
+        lines.append("\t".join(" ".join(field.split()) for field in fields))
+    beside = folder / f"{PROBLEMS_NAME}.tmp"
+    beside.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    os.replace(beside, folder / PROBLEMS_NAME)
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,90 @@
+"""The on-disk contract of a prepared data set: a Hugging Face ImageFolder.
+
+    DATA_DIR/<name>/{train,validation,test}/metadata.jsonl    one line a picture
+    DATA_DIR/<name>/{train,validation,test}/<file_name>       the pictures
+
+A line of `metadata.jsonl` holds `file_name` (relative to its folder) and `captions`; it may hold
+more, such as the truth of a drawn scene, which is kept in `Record.extra`.
+`datasets.load_dataset("imagefolder", data_dir=...)` opens the same folder.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from captioning.system.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+METADATA_NAME = "metadata.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture and what people wrote about it."""
+
+    image: Path
+    """The picture's file."""
+    captions: tuple[str, ...]
+    """At least one caption, as it was written."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further columns of the metadata line."""
+
+
+def read_records(split_dir: str | os.PathLike[str], *, mend: str = "") -> list[Record]:
+    """The records of one split, in file order.
+
+    `mend` is the command that makes the folder; it ends the `UserError` that a missing or broken
+    file raises.
+    """
+    path = Path(split_dir) / METADATA_NAME
+    advice = f" Make it with: {mend}" if mend else ""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is missing.{advice}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}).{advice}") from None
+    return [
+        _parse_line(line, path, number, advice)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def write_records(split_dir: str | os.PathLike[str], records: Iterable[Record]) -> Path:
+    """Write `metadata.jsonl` for pictures that already lie in `split_dir`; whole or not at all."""
+    folder = Path(split_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / METADATA_NAME
+    beside = path.with_suffix(".jsonl.tmp")
+    with beside.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            name = record.image.relative_to(folder).as_posix()
+            line = {"file_name": name, "captions": list(record.captions), **record.extra}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    return path
+
+
+def _parse_line(line: str, path: Path, number: int, advice: str) -> Record:
+    try:
+        row = json.loads(line)
+        name, captions = row.pop("file_name"), row.pop("captions")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise UserError(
+            f'{path}, line {number}: expected {{"file_name": "...", "captions": ["..."]}}, '
+            f"found {line[:80]!r}.{advice}"
+        ) from None
+    if not (isinstance(name, str) and isinstance(captions, list) and captions) or not all(
+        isinstance(caption, str) for caption in captions
+    ):
+        raise UserError(
+            f"{path}, line {number}: file_name must be a string and captions a list of at least "
+            f"one string, found {line[:80]!r}.{advice}"
+        )
+    return Record(path.parent / name, tuple(captions), row)

@@ -1,0 +1,1 @@
+"""Rows on disk: features or pixels of each picture, written once, memory-mapped."""

@@ -1,0 +1,77 @@
+"""What a stream gives away before training: held-out pictures, and captions for the vocabulary.
+
+The first pictures of a stream become a prepared data set, `validation` and `test` without `train`.
+They pass again in training, where they are known by the hash of their bytes and left out.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+
+from captioning.sources.origins import Source, SourcePicture
+from captioning.sources.picture_splits import HELD_OUT
+from captioning.sources.records import METADATA_NAME, read_records
+from captioning.streaming.shards import StreamedSample, StreamSource, read_samples
+from captioning.system.errors import UserError
+
+VOCABULARY_PICTURES = 20_000
+"""Pictures whose captions the vocabulary is trained on, at most."""
+VOCABULARY_SHARDS = 16
+"""Shards of a source that these come from, evenly apart."""
+
+
+def held_out_source(sources: Sequence[StreamSource], count: int) -> Source:
+    """The first `count` pictures with captions, of each source its share, for two splits."""
+    samples = [
+        sample
+        for source, most in zip(sources, _shares(sources, count), strict=True)
+        for sample in islice(_usable(source.shards), most)
+    ]
+    if len(samples) < 2:
+        raise UserError(
+            f"STREAM: {', '.join(source.text for source in sources)} holds {len(samples)} pictures "
+            "with captions; give more shards."
+        )
+    pictures = [
+        SourcePicture("", sample.captions, HELD_OUT[number % 2], partial(bytes, sample.data))
+        for number, sample in enumerate(samples)
+    ]
+    return Source(f"the first pictures of {', '.join(source.text for source in sources)}", pictures)
+
+
+def held_out_hashes(folder: Path) -> frozenset[bytes]:
+    """SHA-256 of every validation and test picture of a prepared data set."""
+    return frozenset(
+        sha256(record.image.read_bytes()).digest()
+        for split in HELD_OUT
+        if (folder / split / METADATA_NAME).exists()
+        for record in read_records(folder / split)
+    )
+
+
+def vocabulary_captions(
+    sources: Sequence[StreamSource], without: Collection[str] = ()
+) -> list[str]:
+    """Captions of a sample of the stream, of each source its share; none of those in `without`."""
+    found: list[str] = []
+    for source, most in zip(sources, _shares(sources, VOCABULARY_PICTURES), strict=True):
+        every = -(-len(source.shards) // VOCABULARY_SHARDS)
+        shards = source.shards[::every]
+        for shard in shards:
+            samples = read_samples(shard, with_pictures=False)
+            for sample in islice(samples, -(-most // len(shards))):
+                found += [caption for caption in sample.captions if caption not in without]
+    return found
+
+
+def _shares(sources: Sequence[StreamSource], count: int) -> list[int]:
+    """`count` in parts by weight, at least 1 each."""
+    whole = sum(source.weight for source in sources)
+    return [max(1, round(count * source.weight / whole)) for source in sources]
+
+
+def _usable(shards: Sequence[str]) -> Iterator[StreamedSample]:
+    for shard in shards:
+        yield from (sample for sample in read_samples(shard) if not sample.problem)

@@ -1,0 +1,295 @@
+"""Shards of pictures and captions that are read as they pass: WebDataset tars and Parquet files.
+
+    "shards/*.tar"                            files that a pattern names
+    "user/name", "user/name@revision"         the training shards of a data set of the Hub
+    "folder"                                  all shards in a folder
+    "cc12m/*.tar = 3; coco/*.parquet = 1"     several, with the share of the pictures from each
+
+`datasets` finds a data set's shards and opens them where they lie, so nothing is downloaded whole.
+Their content is read here and not by its WebDataset builder, which would decode every member of a
+tar (`.pth` by torch, `.npy` ...) and end at the first odd one: of a tar only pictures and captions
+are read, the rest is stepped over, nothing is unpacked, and no name in it leads anywhere.
+"""
+
+import glob
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from captioning.sources.caption_fields import caption_columns, captions_of, clean_caption
+from captioning.sources.origins import LARGEST_PICTURE_BYTES, PICTURE_SUFFIXES, picture_column
+from captioning.system.errors import UserError
+
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet")
+TEXT_SUFFIXES = (".txt", ".text", ".caption", ".captions")
+JSON_SUFFIXES = (".json", ".jsn")
+LARGEST_CAPTIONS_BYTES = 2**20
+ROWS_AT_ONCE = 16
+"""Rows of a Parquet file in memory."""
+REMOTE = "://"
+
+
+@dataclass(frozen=True)
+class StreamedSample:
+    """A picture of a shard and its captions, as they lie there."""
+
+    name: str
+    """Shard and key, for messages."""
+    data: bytes = field(repr=False)
+    """The picture's file."""
+    captions: tuple[str, ...]
+    digest: bytes = field(repr=False)
+    """SHA-256 of `data`."""
+    problem: str = ""
+    """Why it cannot be used."""
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """Some shards, and how much of the stream is to come from them."""
+
+    text: str
+    """As the settings name it."""
+    shards: tuple[str, ...]
+    """Paths or addresses, in order of name."""
+    weight: float = 1.0
+
+
+def parse_stream(text: str) -> list[tuple[str, float]]:
+    """The sources of a STREAM setting, `source = weight; ...`, and their weights."""
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        match = re.fullmatch(r"(.+?)\s*=\s*([0-9.]+)", part)
+        where, weight = match.groups() if match else (part, "1")
+        if weight.count(".") > 1 or weight == "." or float(weight) == 0:
+            raise UserError(f"STREAM gives {where} the weight {weight}; write a number above 0.")
+        found.append((where, float(weight)))
+    if not found:
+        raise UserError('STREAM names no shards; write for example --STREAM "shards/*.tar"')
+    return found
+
+
+def find_sources(text: str) -> list[StreamSource]:
+    """The sources of a STREAM setting with their shards. Raises `UserError` where one has none."""
+    return [
+        StreamSource(where, tuple(_find_shards(where)), weight)
+        for where, weight in parse_stream(text)
+    ]
+
+
+def read_samples(
+    shard: str, *, first: int = 0, with_pictures: bool = True
+) -> Iterator[StreamedSample]:
+    """The samples of a shard from number `first` on; without pictures only captions are read.
+
+    Raises `UserError` for a shard that is missing or damaged.
+    """
+    import pyarrow
+
+    try:
+        with _open(shard) as file:
+            read = _read_parquet if shard.endswith(".parquet") else _read_tar
+            yield from read(file, shard, first, with_pictures)
+    except (tarfile.TarError, EOFError, pyarrow.ArrowException, OSError) as error:
+        raise UserError(
+            f"{shard} cannot be read to its end: {error or type(error).__name__}. Get a good copy, "
+            "or take it out of the stream."
+        ) from None
+
+
+def _find_shards(where: str) -> list[str]:
+    if REMOTE in where:
+        return [where]
+    if Path(where).is_dir():
+        found = [str(path) for path in Path(where).rglob("*") if _is_shard(path.name)]
+    else:
+        found = [path for path in glob.glob(where, recursive=True) if _is_shard(path)]
+    if not found and _is_hub_name(where):
+        found = [url for url in _hub_files(where) if _is_shard(url)]
+    if not found:
+        raise UserError(
+            f"STREAM: there are no shards ({', '.join(SHARD_SUFFIXES)}) at {where}; give a "
+            "pattern in quotes, a folder, or a data set of the Hub."
+        )
+    return sorted(found)
+
+
+def _is_shard(name: str) -> bool:
+    return name.lower().endswith(SHARD_SUFFIXES)
+
+
+def _is_hub_name(where: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", where) is not None and not _is_shard(where)
+
+
+def _hub_files(where: str) -> list[str]:
+    """The addresses of a Hub data set's training files."""
+    import datasets
+
+    name, _, revision = where.partition("@")
+    try:
+        builder = datasets.load_dataset_builder(name, revision=revision or None)
+    except Exception as error:  # network, gates, formats: a zoo of types, all the user's to mend
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(
+            f"STREAM: the data set {name} could not be found: {reason}. Check its name and the "
+            "network (`hf auth login` for private ones), or give shards on disk."
+        ) from error
+    files = builder.config.data_files or {}
+    return [str(url) for url in files.get("train") or next(iter(files.values()), [])]
+
+
+def _open(shard: str) -> IO[bytes]:
+    if REMOTE not in shard:
+        return open(shard, "rb")
+    from datasets.utils.file_utils import xopen
+
+    file: IO[bytes] = xopen(shard, "rb")
+    return file
+
+
+def _read_tar(
+    file: IO[bytes], shard: str, first: int, with_pictures: bool
+) -> Iterator[StreamedSample]:
+    """Samples of a tar: consecutive members that have a name in common up to its first dot."""
+    kinds = (*TEXT_SUFFIXES, *JSON_SUFFIXES, *(PICTURE_SUFFIXES if with_pictures else ()))
+    is_packed = shard.lower().endswith((".gz", ".tgz"))
+    mode = "r:" if file.seekable() and not is_packed else "r|*"
+    with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as archive:  # type: ignore[call-overload]
+        number, key, parts = -1, "", _Parts("")
+        for member in _members(archive):
+            path = PurePosixPath(member.name)
+            stem, dot, suffix = path.name.partition(".")
+            if not (member.isfile() and stem and dot):  # a folder, a link, a device, a hidden file
+                continue
+            kind = f".{suffix.lower()}"
+            if kind not in kinds:
+                continue
+            if (member_key := str(path.with_name(stem))) != key:
+                if number >= first:
+                    yield parts.sample()
+                number, key, parts = number + 1, member_key, _Parts(f"{shard}: {member_key}")
+            if number >= first:
+                parts.take(kind, member.size, archive, member)
+        if number >= first:
+            yield parts.sample()
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose damage is an error: `tarfile` takes it for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        """Read a header's 512 bytes."""
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"a member has no header ({error})") from None
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members one after another; none is remembered, however many there are."""
+    while (member := archive.next()) is not None:
+        yield member
+        archive.members.clear()  # type: ignore[attr-defined]
+
+
+class _Parts:
+    """What the members of one sample have given so far."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._data, self._problem = b"", "it has no picture"
+        self._texts: list[str] = []
+        self._from_json: list[str] = []
+
+    def take(self, kind: str, size: int, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        """Read a member if it is a picture or captions, and not absurdly large."""
+        is_picture = kind in PICTURE_SUFFIXES
+        if is_picture and self._data:
+            return
+        if size > (LARGEST_PICTURE_BYTES if is_picture else LARGEST_CAPTIONS_BYTES):
+            self._problem = f"its {kind} is too large ({size:,} bytes)"
+            return
+        file = archive.extractfile(member)
+        data = file.read() if file else b""
+        if len(data) < size:
+            raise EOFError("it ends in the middle of a file")
+        if is_picture:
+            self._data, self._problem = data, "" if data else "its picture is empty"
+        elif kind in TEXT_SUFFIXES:
+            self._texts += data.decode("utf-8", "replace").splitlines()
+        else:
+            self._from_json += _json_captions(data)
+
+    def sample(self) -> StreamedSample:
+        """The sample; a text file's lines are its captions, else what its JSON names so."""
+        texts = [clean_caption(text) for text in self._texts]
+        return _sample(self._name, self._data, texts or self._from_json, self._problem)
+
+
+def _json_captions(data: bytes) -> list[str]:
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(values, dict):
+        return captions_of(values) or []
+    names = caption_columns(name for name in values if isinstance(name, str))
+    return [text for name in names for text in captions_of(values[name]) or []]
+
+
+def _sample(name: str, data: bytes, captions: list[str], problem: str) -> StreamedSample:
+    texts = tuple(text for text in captions if text)
+    problem = problem or ("" if texts else "it has no caption")
+    return StreamedSample(name, data, texts, sha256(data).digest(), problem)
+
+
+def _read_parquet(
+    file: IO[bytes], shard: str, first: int, with_pictures: bool
+) -> Iterator[StreamedSample]:
+    """Samples of a Parquet file: its rows, of which a few are in memory at a time."""
+    import datasets
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.ParquetFile(file)
+    features = datasets.Features.from_arrow_schema(table.schema_arrow)
+    image = picture_column(features)
+    columns = caption_columns(name for name in features if name != image)
+    if image is None or not columns:
+        raise UserError(
+            f"{shard} has the columns {', '.join(features)}; one of pictures and one of captions "
+            "(captions, caption, text ...) are needed."
+        )
+    start = 0
+    for group in range(table.num_row_groups):
+        stop = start + table.metadata.row_group(group).num_rows
+        if stop > first:
+            rows = _rows(table, group, [image, *columns] if with_pictures else columns)
+            for number, row in enumerate(islice(rows, max(first - start, 0), None)):
+                name = f"{shard}: row {max(first, start) + number}"
+                yield _row_sample(name, row.get(image), [row[column] for column in columns])
+        start = stop
+
+
+def _rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+    batches = table.iter_batches(
+        batch_size=ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False
+    )
+    for batch in batches:
+        yield from batch.to_pylist()
+
+
+def _row_sample(name: str, picture: Any, texts: list[Any]) -> StreamedSample:
+    data = picture.get("bytes") if isinstance(picture, dict) else picture
+    data = data if isinstance(data, bytes) else b""
+    captions = [text for value in texts for text in captions_of(value) or []]
+    return _sample(name, data, captions, "" if data else "it has no picture")

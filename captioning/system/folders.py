@@ -1,0 +1,149 @@
+"""Folders that are written whole or not at all, with a manifest that proves it.
+
+A folder is written beside its place, each file flushed to disk, `checkpoint.json` last; then it is
+renamed. The manifest names every file with its size and SHA-256, so a file that was cut short or
+changed is found by name before anything is read from it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from captioning.system.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST = "checkpoint.json"
+UNCHECKED = "README.md"  # the one file that people edit
+ENCODER_TYPES = {"name": str, "revision": str, "fingerprint": str, "in_checkpoint": bool}
+FILE_TYPES = {"size": int, "sha256": str}
+REPLACED_SUFFIX, UNFINISHED_SUFFIX = ".replaced", ".unfinished"
+
+
+@contextmanager
+def written_whole(
+    folder: Path, about: Mapping[str, Any], *, keep_replaced_as: Path | None = None
+) -> Iterator[Path]:
+    """Give a folder to fill; when the block ends well it takes the place of `folder`.
+
+    The manifest holds `about` besides the checksums. What stood in the place stays until then;
+    `keep_replaced_as` renames it instead of deleting it. After an error nothing has changed.
+    """
+    unfinished = folder.with_name(folder.name + UNFINISHED_SUFFIX)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        _write_manifest(unfinished, about)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    _put_in_place(unfinished, folder, keep_replaced_as)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """`checkpoint.json` of a folder. Raises `UserError` where it is no checkpoint of ours."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not a checkpoint: {MANIFEST} is missing. Name a folder such as "
+            "checkpoints/RUN/best, or make one with: python train.py"
+        )
+    manifest = read_json(path)
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {version!r}; this program reads {FORMAT_VERSION}. "
+            "Use the version of the program that wrote it."
+        )
+    if not (_fits(manifest.get("encoder"), ENCODER_TYPES) and _are_files(manifest.get("files"))):
+        raise UserError(f"{path} is damaged: its files or its encoder are not as they are written.")
+    return manifest
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise `UserError` naming the first file that is not as it was written."""
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        try:
+            size, sha256 = path.stat().st_size, _sha256(path)
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing, though {folder / MANIFEST} names it.") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        if size != expected["size"]:
+            raise UserError(
+                f"{path} is damaged: it has {size:,} bytes, written were {expected['size']:,}."
+            )
+        if sha256 != expected["sha256"]:
+            raise UserError(f"{path} is damaged: its SHA-256 is not the one that was written.")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write readable JSON."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises `UserError` naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it must hold a JSON object.")
+    return value
+
+
+def _are_files(files: object) -> bool:
+    return isinstance(files, dict) and all(
+        Path(name).name == name and _fits(entry, FILE_TYPES) for name, entry in files.items()
+    )
+
+
+def _fits(entry: object, types: Mapping[str, type]) -> bool:
+    return isinstance(entry, dict) and all(
+        type(entry.get(name)) is expected for name, expected in types.items()
+    )
+
+
+def _write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
+    paths = sorted(folder.iterdir())
+    files = {
+        path.name: {"size": path.stat().st_size, "sha256": _sha256(path)}
+        for path in paths
+        if path.name != UNCHECKED
+    }
+    for path in paths:
+        _flush(path)
+    write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, **about, "files": files})
+    _flush(folder / MANIFEST)
+    _flush(folder)
+
+
+def _put_in_place(finished: Path, folder: Path, keep_replaced_as: Path | None) -> None:
+    """Swap folders. Killed between the two renames, the replaced one is still found by `auto`."""
+    replaced = keep_replaced_as or folder.with_name(folder.name + REPLACED_SUFFIX)
+    if folder.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.rename(folder, replaced)
+    os.rename(finished, folder)
+    _flush(folder.parent)
+    shutil.rmtree(folder.with_name(folder.name + REPLACED_SUFFIX), ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

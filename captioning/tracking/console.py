@@ -1,0 +1,251 @@
+"""A run on the screen: a header, a bar with the newest numbers, one line an epoch, samples.
+
+On a terminal of 80 columns or more a bar shows the step; elsewhere (log files, narrow screens)
+plain lines do. Whatever does not fit a line is left out or folded, nothing wraps by chance.
+"""
+
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from captioning.tracking.events import Follower, Outcome, RunFacts, Sample, Validation, Values
+from config import Config
+
+BAR_COLUMNS = 80
+"""Narrower terminals get plain lines."""
+LOG_FILE_COLUMNS = 120
+SHOWN_SAMPLES = 3
+PICTURE_NAME_COLUMNS = 22
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of an aligned line; of too many, those with the largest `rank` give way."""
+
+    text: str
+    rank: int = 0
+
+
+class Console(Follower):
+    """Prints a run to `stream`, standard output by default."""
+
+    def __init__(self, config: Config, stream: TextIO | None = None) -> None:
+        self._config = config
+        self._stream = stream or sys.stdout
+        self._bar: Any = None
+        self._facts: RunFacts | None = None
+        self._newest: Values = {}
+        self._captions_done = 0
+        self._epoch_started = time.monotonic()
+
+    def start(self, facts: RunFacts, step: int) -> None:
+        self._facts = facts
+        config = self._config
+        frozen = (
+            f" + {count_text(facts.frozen_parameters)} frozen" if facts.frozen_parameters else ""
+        )
+        self._print(f"\n{config.run_name}")
+        self._print_table(
+            (
+                ("encoder", _encoder(config)),
+                ("parameters", f"{count_text(facts.trained_parameters)} trained{frozen}"),
+                ("data", f"{_data(config, facts)}, {facts.validation_pictures:,} for validation"),
+                ("vocabulary", f"{facts.vocabulary:,} entries"),
+                (
+                    "schedule",
+                    f"{_plural(facts.epochs, 'epoch')} of {_plural(facts.steps_per_epoch, 'step')},"
+                    f" {config.BATCH_SIZE:,} captions each",
+                ),
+                ("device", facts.device),
+                ("folder", str(config.run_dir)),
+            )
+        )
+        if step:
+            epoch = step // facts.steps_per_epoch + 1
+            self._print(f"\nResumed after step {step:,}, in epoch {min(epoch, facts.epochs)}.")
+        self._print("")
+        self._captions_done = step % facts.steps_per_epoch * config.BATCH_SIZE
+        self._epoch_started = time.monotonic()
+
+    def advance(self, captions: int) -> None:
+        if self._facts is None or not self._has_bar:
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=self._facts.train_captions,
+                initial=self._captions_done,
+                file=self._stream,
+                leave=False,
+                dynamic_ncols=True,
+                bar_format="{desc}{percentage:3.0f}% |{bar}| {remaining}{postfix}",
+            )
+            self._captions_done = 0
+        self._bar.update(captions)
+
+    def step(self, step: int, epoch: int, values: Values) -> None:
+        self._newest = values
+        shown = [
+            Cell(f"loss {values['loss']:6.3f}"),
+            Cell(f"lr {values['learning_rate']:.1e}", 1),
+            Cell(f"{values['pairs_per_second']:7,.0f} pairs/s", 2),
+        ]
+        if self._bar is not None:
+            self._bar.set_description_str(f"{self._place(epoch).text}  ", refresh=False)
+            self._bar.set_postfix_str("  ".join(cell.text for cell in shown))
+        else:
+            self._print(self._line([self._place(epoch), Cell(f"step {step:7,}", 3), *shown]))
+
+    def validation(self, event: Validation) -> None:
+        self._clear_bar()
+        cells = [self._place(event.epoch)]
+        if "loss" in self._newest:
+            cells.append(Cell(f"train {self._newest['loss']:6.3f}", 3))
+        cells += [
+            Cell(f"{label} {value:6.3f}", rank)
+            for rank, (label, value) in enumerate(_scores(event.values))
+        ]
+        if "pairs_per_second" in self._newest:
+            cells.append(Cell(f"{self._newest['pairs_per_second']:7,.0f} pairs/s", 6))
+        seconds = time.monotonic() - self._epoch_started
+        cells.append(Cell(duration(seconds), 2))
+        cells += [Cell("* best")] if event.is_best else []
+        self._print(self._line(cells))
+        self._print_samples(event.samples[:SHOWN_SAMPLES])
+        self._epoch_started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        self._clear_bar()
+        self._print(text)
+
+    def close(self, outcome: Outcome) -> None:
+        self._clear_bar()
+        run_dir = self._config.run_dir
+        ending = "Done" if outcome.finished else "Stopped"
+        self._print(f"\n{ending} in {duration(outcome.seconds)}.")
+        rows = [
+            ("last", str(run_dir / "last")),
+            ("numbers", f"{run_dir / 'metrics.jsonl'}, {run_dir / 'curves.png'}"),
+        ]
+        if outcome.best:
+            scores = "  ".join(f"{label} {value:.3f}" for label, value in _scores(outcome.best))
+            epoch = f"epoch {outcome.best['epoch']:.0f}"
+            rows.insert(0, ("best", f"{run_dir / 'best'}  ({epoch}: {scores})"))
+        self._print_table([*rows, *outcome.notes])
+        self._print("\nGo on with:")
+        if not outcome.finished:
+            self._print("  the same command and --RESUME_CHECKPOINT_PATH auto")
+        if outcome.best:
+            self._print(f"  python generate.py --checkpoint {run_dir / 'best'} --image PHOTO.jpg")
+            self._print(f"  python evaluate.py --checkpoint {run_dir / 'best'}")
+        for command in outcome.commands:
+            self._print(f"  {command}")
+
+    @property
+    def _columns(self) -> int:
+        if not self._stream.isatty():
+            return LOG_FILE_COLUMNS
+        return shutil.get_terminal_size().columns
+
+    @property
+    def _has_bar(self) -> bool:
+        return self._stream.isatty() and self._columns >= BAR_COLUMNS
+
+    def _place(self, epoch: int) -> Cell:
+        epochs = self._facts.epochs if self._facts else self._config.NUM_EPOCHS
+        return Cell(f"epoch {epoch:{len(str(epochs))}}/{epochs}")
+
+    def _line(self, cells: list[Cell]) -> str:
+        """The cells side by side, the least important left out until they fit."""
+        while len(text := "  ".join(cell.text for cell in cells)) > self._columns:
+            least = max(cells, key=lambda cell: cell.rank)
+            if least.rank == 0:
+                break
+            cells = [cell for cell in cells if cell is not least]
+        return text.rstrip()
+
+    def _print_table(self, rows: Iterable[tuple[str, str]]) -> None:
+        for label, text in rows:
+            self._print_folded(f"  {label:<10}  ", text)
+
+    def _print_samples(self, samples: Sequence[Sample]) -> None:
+        names = [sample.image.stem[:PICTURE_NAME_COLUMNS] for sample in samples]
+        width = max(map(len, names), default=0)
+        for name, sample in zip(names, samples, strict=True):
+            self._print_folded(f"    {name:<{width}}  ", sample.caption or "(empty)")
+
+    def _print_folded(self, first: str, text: str) -> None:
+        """Print `text` behind `first`, its further lines below its first."""
+        lines = textwrap.wrap(
+            text,
+            self._columns,
+            initial_indent=first,
+            subsequent_indent=" " * len(first),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        self._print("\n".join(lines))
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def _clear_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+_SCORES = (
+    ("validation_loss", "val"),
+    ("CIDEr", "CIDEr"),
+    ("BLEU-4", "BLEU-4"),
+    ("ROUGE-L", "ROUGE-L"),
+    ("METEOR", "METEOR"),
+)
+"""What is worth a place on the epoch's line, the most important first."""
+
+
+def _scores(values: Values) -> list[tuple[str, float]]:
+    """Label and value of those that are shown, in their order."""
+    return [(label, values[name]) for name, label in _SCORES if values.get(name) is not None]
+
+
+def _data(config: Config, facts: RunFacts) -> str:
+    if config.STREAM:
+        return f"{config.STREAM}, {facts.train_captions:,} captions an epoch; {config.DATASET}"
+    return (
+        f"{config.DATASET}: {facts.train_pictures:,} pictures with "
+        f"{facts.train_captions:,} captions"
+    )
+
+
+def _encoder(config: Config) -> str:
+    if config.ENCODER_TRAINED_BLOCKS == 0:
+        return f"{config.ENCODER_MODEL_NAME}, frozen"
+    if config.ENCODER_TRAINED_BLOCKS < 0:
+        return f"{config.ENCODER_MODEL_NAME}, trained whole"
+    return f"{config.ENCODER_MODEL_NAME}, last {config.ENCODER_TRAINED_BLOCKS} blocks trained"
+
+
+def count_text(number: int) -> str:
+    """12,345,678 -> "12.3 M"."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return str(number)
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """75.2 -> "1:15"; 3,725 -> "1:02:05"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,206 @@
+"""Where a result comes from: settings, code, packages, data, hardware, times, command line.
+
+`run folder/provenance.json` holds `{"sessions": [...]}`, one record for each time that the run was
+started or resumed. Environment variables are never recorded, and what looks like a secret in a
+setting or on the command line is masked.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from captioning.sources.records import METADATA_NAME, SPLITS
+
+PROVENANCE_NAME = "provenance.json"
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "huggingface_hub",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "wandb",
+)
+"""Packages whose version can change a result."""
+MASK = "***"
+SECRET_NAME = re.compile(r"(?i)(token|secret|passw(or)?d|api[-_]?key|credential)s?$")
+SECRET_VALUE = re.compile(
+    r"hf_\w{8,}|wandb_v\d\w{8,}|sk-[\w-]{16,}|gh[opsu]_\w{16,}|github_pat_\w{16,}|AKIA[A-Z0-9]{12,}"
+    r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
+    r"|(?<=://)[^/\s@]+(?=@)|(?<=[?&](?:sig|key)=)[^&\s]+|(?<=[?&]token=)[^&\s]+"
+)
+"""Tokens by their prefix, user:password in a URL, and keys in its query."""
+BARE_KEY = re.compile(r"[0-9a-f]{40}")
+"""What a W&B key looks like, and a git commit too, so only where no revision is expected."""
+
+
+def provenance(
+    settings: Mapping[str, Any],
+    *,
+    device: str = "",
+    data: Mapping[str, Any] | None = None,
+    argv: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The record of what starts now; `finish` completes it. It can be written as JSON.
+
+    `device` is `Runtime.description`, `data` what `data_fingerprint` gives, `argv` `sys.argv` by
+    default.
+    """
+    return {
+        "started": _now(),
+        "finished": None,
+        "command": mask_secrets(sys.argv if argv is None else argv),
+        "settings": {name: _masked_setting(name, value) for name, value in settings.items()},
+        "code": code_version(Path(__file__).parents[2]),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "data": dict(data or {}),
+        "hardware": {"device": device, **hardware()},
+    }
+
+
+def finish(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the time at which it ended."""
+    return {**record, "finished": _now()}
+
+
+def write_provenance(run_dir: Path, record: Mapping[str, Any], *, resumed: bool) -> Path:
+    """Write a session's record to the run's folder, or its newer state; whole or not at all.
+
+    Earlier sessions of a resumed run are kept.
+    """
+    path = run_dir / PROVENANCE_NAME
+    sessions: list[Any] = []
+    if path.exists():
+        sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+    is_same = bool(sessions) and sessions[-1]["started"] == record["started"]
+    kept = sessions[:-1] if is_same else sessions if resumed else []
+    run_dir.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump({"sessions": [*kept, record]}, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    return path
+
+
+def data_fingerprint(dataset_dir: Path) -> dict[str, Any]:
+    """SHA-256 over the splits' `metadata.jsonl` (file names and captions), and pictures a split."""
+    digest = hashlib.sha256()
+    pictures = {}
+    for split in SPLITS:
+        path = dataset_dir / split / METADATA_NAME
+        content = path.read_bytes() if path.exists() else b""
+        digest.update(f"{split} {len(content)}\n".encode() + content)
+        pictures[split] = sum(bool(line.strip()) for line in content.split(b"\n"))
+    return {"name": dataset_dir.name, "sha256": digest.hexdigest(), "pictures": pictures}
+
+
+def code_version(folder: Path) -> dict[str, Any] | None:
+    """Commit of the git repository whose root is `folder`, and whether files differ from it.
+
+    None where the folder is no clone, or git is missing.
+    """
+    root = _git(folder, "rev-parse", "--show-toplevel")
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    if root is None or commit is None or changes is None or not folder.samefile(root):
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of those of `PACKAGES` that are installed."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def hardware() -> dict[str, Any]:
+    """The processor, its cores that we may use, and memory in bytes (None where not told)."""
+    try:
+        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        memory_bytes = None
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return {
+        "processor": _processor_name(),
+        "cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
+        "memory_bytes": memory_bytes,
+        "system": platform.platform(),
+    }
+
+
+def mask_secrets(words: Sequence[str]) -> list[str]:
+    """A command line with values that look like secrets replaced by `***`."""
+    masked: list[str] = []
+    flag = ""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("-"):
+            flag = name.lstrip("-")
+            masked.append(f"{name}={_masked(flag, value)}" if equals else word)
+        else:
+            masked.append(_masked(flag, word))
+            flag = ""
+    return masked
+
+
+def _masked_setting(name: str, value: Any) -> Any:
+    return _masked(name, value) if isinstance(value, str) else value
+
+
+def _masked(name: str, value: str) -> str:
+    """The value of a flag or setting, masked by its name or its look."""
+    is_key = bool(BARE_KEY.fullmatch(value)) and "revision" not in name.lower()
+    if value and (is_key or SECRET_NAME.search(name)):
+        return MASK
+    return SECRET_VALUE.sub(MASK, value)
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git prints about `folder` itself, whatever GIT_DIR says; None where it fails."""
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = [line for line in file if line.startswith("model name")]
+    except OSError:
+        lines = []
+    return lines[0].partition(":")[2].strip() if lines else platform.processor()
+
+
+def _now() -> str:
+    """UTC in ISO 8601, to the microsecond: it also tells sessions apart."""
+    return datetime.now(UTC).isoformat()

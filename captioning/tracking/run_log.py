@@ -1,0 +1,236 @@
+"""The log of a training run: screen, files of the run folder, Weights & Biases.
+
+Always writes, in the run's folder:
+
+    metrics.jsonl   a line every LOG_INTERVAL steps and a line a validation
+    samples.jsonl   what each validation said of the sample pictures
+    curves.png      the learning curves, redrawn at each validation
+
+    log = RunLog(run_dir, config, resumed_step=None)
+    log.start(facts)
+    log.step(50, 1, {"loss": 4.1, "learning_rate": 5e-4, "pairs_per_second": 9e3, ...})
+    log.validation(118, 1, {"validation_loss": 3.2, "CIDEr": 0.31}, samples, is_best=True)
+    log.close(finished=True)
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from captioning.tracking.console import Console
+from captioning.tracking.curves import draw_curves
+from captioning.tracking.events import Follower, Outcome, RunFacts, Sample, Validation, Values
+from captioning.tracking.wandb_log import WandbLog, setup_wandb
+from config import Config
+
+METRICS_NAME = "metrics.jsonl"
+SAMPLES_NAME = "samples.jsonl"
+CURVES_NAME = "curves.png"
+KEPT_SAMPLES = 8
+"""Pictures whose captions are kept from validation to validation."""
+
+
+class RunLog:
+    """Tells a run's events to all that follow it. Only the main process has followers."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: Config,
+        *,
+        resumed_step: int | None = None,
+        wandb_run_id: str = "",
+        provenance: Mapping[str, Any] | None = None,
+        is_main: bool = True,
+        best_as_artifact: bool = False,
+    ) -> None:
+        """Begin the log, or go on after `resumed_step`, with the W&B run that a checkpoint names.
+
+        `provenance` goes to W&B as the run's config. Raises `UserError` where W&B is to be online
+        and there is no key.
+        """
+        self._started = time.monotonic()
+        self._step = resumed_step or 0
+        self._best_metric = config.BEST_METRIC
+        self._files: RunFiles | None = None
+        self._wandb: WandbLog | None = None
+        self._followers: tuple[Follower, ...] = ()
+        if is_main:
+            self._files = RunFiles(run_dir, config.run_name, resumed_step=resumed_step)
+            self._wandb = WandbLog(
+                setup_wandb(config, run_id=wandb_run_id or None, provenance=provenance),
+                run_dir / SAMPLES_NAME,
+                best_folder=run_dir / "best" if best_as_artifact else None,
+            )
+            self._followers = (self._files, Console(config), self._wandb)
+
+    @property
+    def wandb_run_id(self) -> str:
+        """Belongs in the checkpoint, so that a resumed run goes on there; "" without W&B."""
+        return self._wandb.run_id if self._wandb else ""
+
+    def start(self, facts: RunFacts) -> None:
+        """Training begins."""
+        for follower in self._followers:
+            follower.start(facts, self._step)
+
+    def advance(self, captions: int) -> None:
+        """A step has trained on that many captions; costs next to nothing."""
+        for follower in self._followers:
+            follower.advance(captions)
+
+    def say(self, text: str) -> None:
+        """Tell the user something, without breaking the progress bar."""
+        for follower in self._followers:
+            follower.say(text)
+
+    def step(self, step: int, epoch: int, values: Values) -> None:
+        """Log what was measured since the last call; `epoch` counts from 1."""
+        for follower in self._followers:
+            follower.step(step, epoch, values)
+
+    def validation(
+        self,
+        step: int,
+        epoch: int,
+        values: Values,
+        samples: Sequence[Sample] = (),
+        *,
+        attention_strip: Path | None = None,
+        is_best: bool = False,
+    ) -> None:
+        """Log a validation: `validation_loss` and metrics, and all pictures that were captioned.
+
+        The first few pictures are shown. `epoch` counts from 1.
+        """
+        event = Validation(
+            step=step,
+            epoch=epoch,
+            values=values,
+            samples=tuple(samples[:KEPT_SAMPLES]),
+            caption_lengths=tuple(len(sample.caption.split()) for sample in samples),
+            attention_strip=attention_strip,
+            is_best=is_best,
+        )
+        for follower in self._followers:
+            follower.validation(event)
+
+    def sync(self) -> None:
+        """Have all lines on disk; call it before a checkpoint that promises to go on from here."""
+        if self._files:
+            self._files.sync()
+
+    def close(self, *, finished: bool, notes: Iterable[tuple[str, str]] = ()) -> None:
+        """End the log; says where things are, `notes` as further (label, place), and what next."""
+        if not (self._files and self._wandb):
+            return
+        places = [("W&B", self._wandb.place)] if self._wandb.place else []
+        commands = [self._wandb.sync_command] if self._wandb.sync_command else []
+        outcome = Outcome(
+            seconds=time.monotonic() - self._started,
+            finished=finished,
+            best=best_validation(self._files.metrics.read(), self._best_metric),
+            notes=(*notes, *places),
+            commands=tuple(commands),
+        )
+        for follower in self._followers:
+            follower.close(outcome)
+        self._followers = ()
+
+
+class RunFiles(Follower):
+    """The log's files in the run's folder."""
+
+    def __init__(self, run_dir: Path, title: str, *, resumed_step: int | None = None) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.metrics = JsonLines(run_dir / METRICS_NAME, kept_until=resumed_step)
+        self._samples = JsonLines(run_dir / SAMPLES_NAME, kept_until=resumed_step)
+        self._curves = run_dir / CURVES_NAME
+        self._title = title
+        # A run stopped between a validation and the end of its step repeats that validation.
+        self._validated = {line["step"] for line in self.metrics.read() if "loss" not in line}
+
+    def step(self, step: int, epoch: int, values: Values) -> None:
+        self.metrics.append({"step": step, "epoch": epoch, **values})
+
+    def validation(self, event: Validation) -> None:
+        if event.step in self._validated:
+            return
+        self._validated.add(event.step)
+        place = {"step": event.step, "epoch": event.epoch}
+        self.metrics.append({**place, **event.values})
+        for sample in event.samples:
+            said = {"image": str(sample.image), "caption": sample.caption}
+            self._samples.append({**place, **said, "references": list(sample.references)})
+        self.sync()
+        draw_curves(self.metrics.read(), self._curves, title=self._title)
+
+    def close(self, outcome: Outcome) -> None:
+        self.sync()
+        draw_curves(self.metrics.read(), self._curves, title=self._title)
+
+    def sync(self) -> None:
+        """Have all lines on disk."""
+        self.metrics.sync()
+        self._samples.sync()
+
+
+class JsonLines:
+    """A file that grows by a JSON object a line, each with its `step`."""
+
+    def __init__(self, path: Path, *, kept_until: int | None = None) -> None:
+        """Begin `path` anew, or cut off what lies behind step `kept_until` or is half-written."""
+        self._path = path
+        kept = []
+        if kept_until is not None and path.exists():
+            kept = [line for line in self.read() if line["step"] <= kept_until]
+        beside = path.with_name(f"{path.name}.tmp")
+        with beside.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(map(_to_line, kept))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Write one line; a number that is not finite becomes null."""
+        with self._path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(_to_line(line))
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines."""
+        lines = []
+        for text in self._path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue  # the write of this line was cut off
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
+        return lines
+
+    def sync(self) -> None:
+        """Have all lines on disk."""
+        with self._path.open("a") as file:
+            os.fsync(file.fileno())
+
+
+def best_validation(lines: Iterable[Mapping[str, Any]], metric: str) -> dict[str, float]:
+    """The validation line with the largest `metric`; with the smallest loss for "loss", or where
+    that metric was not computed. Empty where there was no validation. Of equals, the first."""
+    validations = [line for line in lines if line.get("validation_loss") is not None]
+    scored = [line for line in validations if line.get(metric) is not None]
+    if scored:
+        return dict(max(scored, key=lambda line: line[metric]))
+    return dict(min(validations, key=lambda line: line["validation_loss"], default={}))
+
+
+def _to_line(line: Mapping[str, Any]) -> str:
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in line.items()
+    }
+    return json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,1 @@
+"""Parts of training that know no settings: packing, averages, sharded weights, state."""

@@ -1,0 +1,344 @@
+"""Vision towers of the Hugging Face Hub: the part of a model that reads pictures, alone in memory.
+
+Reads a Hub repository or a local folder, safetensors only; nothing is unpickled. A tower is found
+by looking: at the config for the part that describes vision, at the library for the class that
+belongs to it, at the checkpoint's own names for the prefix under which the tower lies there.
+"""
+
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from captioning.system.errors import UserError
+
+SETTING = "--ENCODER_MODEL_NAME"
+CONVERSION_BOT, CONVERSION_TITLE = "SFconvertbot", "Adding `safetensors` variant of this model"
+"""Who converts pickled weights on the Hub, and what its pull requests are called."""
+
+
+@dataclass(frozen=True)
+class LoadedTower:
+    """A vision tower with its weights."""
+
+    model: nn.Module
+    missing: frozenset[str]
+    """Names of weights that the checkpoint does not hold; they are random."""
+    revision: str
+    """Commit on the Hub ("" for a local folder)."""
+
+
+def load_config(name: str, *, revision: str = "", trust_remote_code: bool = False) -> Any:
+    """The config of the vision part of a Hub model or folder; `UserError` where it has none."""
+    from transformers import AutoConfig
+
+    if _looks_local(name) and not Path(name, "config.json").is_file():
+        raise UserError(
+            f"{name} is no folder with a config.json; {SETTING} takes a model of the Hub, such as "
+            "openai/clip-vit-base-patch32, or a folder made by save_pretrained."
+        )
+    try:
+        config = AutoConfig.from_pretrained(
+            name, revision=revision or None, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise _explained(name, error) from None
+    part = _vision_part(config)
+    part._commit_hash = getattr(config, "_commit_hash", None)  # a part does not know it itself
+    return part
+
+
+def load_tower(
+    name: str, config: Any, *, revision: str = "", trust_remote_code: bool = False
+) -> LoadedTower:
+    """The tower that `config` (of `load_config`) describes, with the weights of `name`, float32."""
+    tower_class = find_class(config, name, trust_remote_code=trust_remote_code)
+    try:
+        try:
+            model, info = _read_weights(tower_class, name, config, revision)
+        except OSError as error:
+            revision = "" if _looks_local(name) else _converted_revision(name, error)
+            if not revision:
+                raise
+            config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
+            model, info = _read_weights(tower_class, name, config, revision)
+        prefix = _prefix(set(info["missing_keys"]), set(info["unexpected_keys"]))
+        if prefix:
+            mapping = {f"^{re.escape(prefix)}": ""}
+            model, info = _read_weights(tower_class, name, config, revision, key_mapping=mapping)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _explained(name, error) from None
+    commit = getattr(config, "_commit_hash", None) or ""
+    return LoadedTower(model, frozenset(info["missing_keys"]), commit)
+
+
+def build_tower(config_values: dict[str, Any], *, seed: int = 0) -> nn.Module:
+    """The tower that a config's values describe, with random weights made from `seed`."""
+    from transformers import CONFIG_MAPPING
+
+    model_type = config_values.get("model_type", "")
+    if model_type not in CONFIG_MAPPING:
+        raise UserError(f"The encoder's config names a model type unknown here: {model_type!r}.")
+    config = _vision_part(CONFIG_MAPPING[model_type].from_dict(config_values))
+    tower_class = find_class(config, f"The encoder's config ({model_type})")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tower: nn.Module = tower_class(config)
+    return tower
+
+
+def find_class(config: Any, name: str, *, trust_remote_code: bool = False) -> Any:
+    """The model class that belongs to a vision config; `UserError` for what reads no pictures."""
+    from transformers import MODEL_MAPPING, PreTrainedModel
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    if trust_remote_code and "AutoModel" in getattr(config, "auto_map", {}):
+        return get_class_from_dynamic_module(config.auto_map["AutoModel"], name)
+    found = MODEL_MAPPING.get(type(config), None)
+    if found is None:
+        # BLIP's tower, for one, has no entry there; it stands beside its config all the same.
+        module_name = type(config).__module__.replace(".configuration_", ".modeling_")
+        found = next(
+            (
+                member
+                for member in vars(importlib.import_module(module_name)).values()
+                if inspect.isclass(member)
+                and issubclass(member, PreTrainedModel)
+                and getattr(member, "config_class", None) is type(config)
+                and member.__name__.endswith("Model")
+                and not member.__name__.endswith("PreTrainedModel")
+            ),
+            None,
+        )
+    reads = getattr(found, "main_input_name", "")
+    if reads != "pixel_values":
+        what = {"input_ids": "text", "input_features": "sound", "input_values": "sound"}
+        raise UserError(
+            f"{name} is a model of type {config.model_type}, which reads "
+            f"{what.get(reads, 'something else')}, not pictures; {SETTING} takes a vision model, "
+            "such as openai/clip-vit-base-patch32."
+        )
+    return found
+
+
+def parameters_behind(features: Tensor, tower: nn.Module) -> set[str]:
+    """Names of the parameters that features depend on, found by walking back their graph."""
+    seen: set[Any] = set()
+    waiting = [features.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    found = {id(node.variable) for node in seen if hasattr(node, "variable")}
+    return {key for key, parameter in tower.named_parameters() if id(parameter) in found}
+
+
+def blocks_of(tower: nn.Module) -> list[nn.Module]:
+    """The entries of the list that holds most parameters: layers, or stages where there are any."""
+    lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
+    sizes = [sum(parameter.numel() for parameter in found.parameters()) for found in lists]
+    return list(lists[sizes.index(max(sizes))]) if lists else []
+
+
+def last_blocks(
+    tower: nn.Module, trained_blocks: int, name: str, *, unused: Set[str] = frozenset()
+) -> list[nn.Module]:
+    """The modules that train: none for 0, the tower for -1, else its last blocks.
+
+    Blocks whose parameters are all `unused` (they follow the layer that features are taken from)
+    do not count. What follows the blocks, such as a final norm, is no part of them.
+    """
+    if trained_blocks == 0:
+        return []
+    if trained_blocks == -1:
+        return [tower]
+    idle = {id(tower.get_parameter(key)) for key in unused}
+    blocks = [
+        block
+        for block in blocks_of(tower)
+        if any(id(parameter) not in idle for parameter in block.parameters())
+    ]
+    if trained_blocks > len(blocks):
+        raise UserError(
+            f"ENCODER_TRAINED_BLOCKS is {trained_blocks}; {name} has {len(blocks)} blocks. "
+            "Use -1 to train the whole encoder."
+        )
+    return blocks[-trained_blocks:]
+
+
+def depths(tower: nn.Module) -> dict[nn.Parameter, int]:
+    """How many blocks before the last trained one each parameter stands.
+
+    What comes before the blocks is one deeper than the first of them; what follows them is as deep
+    as the last.
+    """
+    blocks = blocks_of(tower)
+    place = {id(p): number for number, block in enumerate(blocks) for p in block.parameters()}
+    last = max((place.get(id(p), 0) for p in tower.parameters() if p.requires_grad), default=0)
+    found, has_begun = {}, False
+    for parameter in tower.parameters():
+        has_begun |= id(parameter) in place
+        outside = last if has_begun else -1
+        found[parameter] = max(last - place.get(id(parameter), outside), 0)
+    return found
+
+
+def recompute_blocks(tower: nn.Module, name: str) -> None:
+    """Let blocks that train keep their input alone and compute the rest again for the gradient."""
+    for block in blocks_of(tower):
+        counts = any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in block.modules()
+        )
+        if counts and any(parameter.requires_grad for parameter in block.parameters()):
+            raise UserError(
+                f"GRADIENT_CHECKPOINTING is on; {name} has BatchNorm, which would count each "
+                "picture twice. Leave it out, and lower MICRO_BATCH_SIZE instead."
+            )
+        block.forward = partial(_recomputed, block, block.forward)
+
+
+def _recomputed(block: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    from torch.utils.checkpoint import checkpoint
+
+    if torch.is_grad_enabled() and any(p.requires_grad for p in block.parameters()):
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return forward(*args, **kwargs)
+
+
+def _vision_part(config: Any) -> Any:
+    """The part of a config that describes vision: CLIP has one beside its text, BLIP too; an
+    encoder-decoder calls it its encoder; a ViT is all vision."""
+    from transformers import PreTrainedConfig
+
+    parts = (getattr(config, part, None) for part in ("vision_config", "encoder"))
+    return next((part for part in parts if isinstance(part, PreTrainedConfig)), config)
+
+
+def _read_weights(
+    tower_class: Any, name: str, config: Any, revision: str, **options: Any
+) -> tuple[nn.Module, dict[str, Any]]:
+    # The commit of the config, so that both come from one state of the repository.
+    revision = getattr(config, "_commit_hash", None) or revision
+    with _silence(), torch.random.fork_rng(devices=[]):
+        model, info = tower_class.from_pretrained(
+            name,
+            config=config,
+            revision=revision or None,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    return model, info
+
+
+def _converted_revision(name: str, error: OSError) -> str:
+    """The pull request in which the Hub's own bot keeps safetensors of a repository without any;
+    "" where there is none, or where `error` is about something else."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if "safetensors" not in str(error):
+        return ""
+    try:
+        found = [
+            discussion.git_reference or ""
+            for discussion in HfApi().get_repo_discussions(
+                name, author=CONVERSION_BOT, discussion_type="pull_request"
+            )
+            if discussion.title == CONVERSION_TITLE
+        ]
+    except (OSError, HfHubHTTPError):
+        return ""
+    return found[0] if found else ""
+
+
+def _prefix(missing: set[str], unexpected: set[str]) -> str:
+    """What stands before the tower's names in the checkpoint, such as `vision_model.`.
+
+    Of all prefixes that lead to one of the missing names, the one that leads to most.
+    """
+    if not missing:
+        return ""
+    probe = max(missing, key=lambda name: (len(name), name))
+    found = {name[: -len(probe)] for name in unexpected if name.endswith(f".{probe}")}
+    reach = {prefix: sum(prefix + name in unexpected for name in missing) for prefix in found}
+    return max(sorted(reach), key=lambda prefix: reach[prefix], default="")
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without transformers' own table of weights and its bars: we check the weights ourselves."""
+    from transformers.utils import logging
+
+    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bars:
+            logging.enable_progress_bar()
+
+
+def _looks_local(name: str) -> bool:
+    return os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _explained(name: str, error: BaseException) -> UserError:
+    """What went wrong in loading a model, and what to do about it."""
+    from huggingface_hub import errors as hub
+
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    text = str(error)
+    if "trust_remote_code" in text:
+        return UserError(f"{name} runs code of its own repository, which is not done here.")
+    if "safetensors" in text and isinstance(error, OSError):
+        return UserError(
+            f"{name} has no weights in safetensors format, and pickled ones are never opened. "
+            "Convert them (https://huggingface.co/docs/safetensors/convert-weights) or give the "
+            "revision that holds converted ones with --ENCODER_REVISION refs/pr/NUMBER."
+        )
+    if caused_by(hub.GatedRepoError):
+        return UserError(
+            f"{name} is gated: accept its terms at https://huggingface.co/{name} and log in with: "
+            "hf auth login"
+        )
+    if caused_by(hub.RevisionNotFoundError):
+        return UserError(f"{name} has no such revision; check --ENCODER_REVISION.")
+    if caused_by(hub.RepositoryNotFoundError, hub.HFValidationError):
+        return UserError(
+            f"{name} is neither a folder nor a model of the Hub that you may read; check "
+            f"{SETTING}, or log in with: hf auth login"
+        )
+    if caused_by(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
+        return UserError(
+            f"{name} is not on this machine and the Hub cannot be reached. Connect, or fetch it "
+            f"where there is a connection with: hf download {name}"
+        )
+    return UserError(
+        f"{name} could not be loaded as an encoder: {_first_line(error)}. Check that its files are "
+        "whole and that this version of transformers knows the model."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,182 @@
+"""Features in, text out: search in batches that fit the device, ids to words.
+
+Used by validation during training, by `generate.py` and by `evaluate.py`, so that a picture gets
+the same caption wherever it is captioned.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from captioning.decoding import Hypothesis, SearchOptions, TokenRules, search
+from captioning.system.errors import UserError
+from captioning.system.processes import is_main_process
+from captioning.system.runtime import Runtime
+from captioning.system.stopping import Stopped
+from encoder import VisionEncoder
+from model import CaptionModel, DecoderState
+from tokenizer import CaptionTokenizer
+
+Result = TypeVar("Result")
+BATCH_SIZE = 64
+"""Pictures searched together, unless memory says otherwise."""
+
+
+@dataclass(frozen=True)
+class TextCaption:
+    """A caption as text, and how sure the model is of it."""
+
+    text: str
+    hypothesis: Hypothesis
+
+    @property
+    def log_probability(self) -> float:
+        """Sum of the log-probabilities of its tokens, <END> included."""
+        return self.hypothesis.log_probability
+
+    @property
+    def confidence(self) -> float:
+        """Geometric mean of the probabilities of its tokens, 0 to 1."""
+        return self.hypothesis.confidence
+
+
+@dataclass(frozen=True)
+class CaptionPipeline:
+    """All that stands between pixels and words."""
+
+    encoder: VisionEncoder
+    model: CaptionModel
+    tokenizer: CaptionTokenizer
+    runtime: Runtime
+    max_length: int
+    """Ids of a caption at most, <START> and <END> counted."""
+
+    @torch.inference_mode()
+    def features(self, content: Tensor) -> Tensor:
+        """(B, P, F) float32 features from cached ones, or from (B, 3, H, W) uint8 pixels."""
+        content = content.to(self.runtime.device)
+        with self.runtime.autocast():
+            return encode(content, self.encoder)
+
+    @torch.inference_mode()
+    def captions(
+        self,
+        features: Tensor,
+        options: SearchOptions,
+        *,
+        rules: TokenRules | None = None,
+        picture_numbers: Sequence[int] | None = None,
+    ) -> list[list[TextCaption]]:
+        """Captions of (B, P, F) features, best first. The model must be in evaluation mode."""
+        with self.runtime.autocast():
+            found = search(
+                DecoderState(self.model, features),
+                batch_size=len(features),
+                rules=rules or self.rules(),
+                options=options,
+                picture_numbers=picture_numbers,
+                device=self.runtime.device,
+            )
+        return [[self._text(hypothesis) for hypothesis in captions] for captions in found]
+
+    def rules(self) -> TokenRules:
+        """Captions as long as training allows, without special tokens inside."""
+        return TokenRules(
+            start_id=self.tokenizer.start_id,
+            end_id=self.tokenizer.end_id,
+            max_length=self.max_length - 1,  # <START> is not written
+            forbidden_ids=(
+                self.tokenizer.pad_id,
+                self.tokenizer.start_id,
+                self.tokenizer.unk_id,
+            ),
+        )
+
+    def _text(self, hypothesis: Hypothesis) -> TextCaption:
+        return TextCaption(self.tokenizer.decode(hypothesis.ids).strip(), hypothesis)
+
+
+def encode(content: Tensor, encoder: VisionEncoder) -> Tensor:
+    """(B, P, F) float32 features; uint8 content is pixels and goes through the encoder."""
+    features: Tensor = encoder(content) if content.dtype is torch.uint8 else content
+    return features.float()
+
+
+def in_batches(
+    count: int, work: Callable[[range], list[Result]], *, batch_size: int = BATCH_SIZE
+) -> list[Result]:
+    """The results of `work(range)` over 0 ... count - 1, in one list; see `each_batch`."""
+    return [result for batch in each_batch(count, work, batch_size=batch_size) for result in batch]
+
+
+def each_batch(
+    count: int, work: Callable[[range], Result], *, batch_size: int = BATCH_SIZE
+) -> Iterator[Result]:
+    """`work(range)` over 0 ... count - 1; a batch that does not fit into memory is halved.
+
+    Raises `UserError` where not even one picture fits.
+    """
+    done = 0
+    while done < count:
+        batch = range(done, min(done + batch_size, count))
+        try:
+            result = work(batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise UserError(
+                    "out of memory with a single picture. End what else uses the device, or write "
+                    "--DEVICE cpu"
+                ) from None
+            batch_size = len(batch) // 2
+        else:
+            done = batch.stop
+            yield result
+            continue
+        # Only here, where the error and all that it holds are gone, can memory be given back.
+        torch.cuda.empty_cache()
+        if is_main_process():
+            print(f"Out of memory; going on with {batch_size} pictures at a time.", file=sys.stderr)
+
+
+def each_shared_batch(
+    runtime: Runtime,
+    count: int,
+    work: Callable[[Sequence[int]], list[Result]],
+    *,
+    batch_size: int = BATCH_SIZE,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Iterator[list[Result]]:
+    """`work(numbers)` over 0 ... count - 1, shared out over the processes, batch by batch.
+
+    Every process gets all results in order. What does not fit into the memory of one is halved for
+    all. `check_stop` is called before each batch; where it raises `Stopped` in one, all stop.
+    """
+
+    def shared_work(batch: range) -> list[Result]:
+        numbers = runtime.shared(batch)
+        found: list[Result] = []
+        with runtime.jointly(torch.OutOfMemoryError, Stopped):
+            check_stop()
+            if numbers:
+                found = work(numbers)
+            check_stop()
+        return runtime.gather(found)
+
+    return each_batch(count, shared_work, batch_size=batch_size * runtime.world_size)
+
+
+def in_shared_batches(
+    runtime: Runtime,
+    count: int,
+    work: Callable[[Sequence[int]], list[Result]],
+    *,
+    batch_size: int = BATCH_SIZE,
+    check_stop: Callable[[], None] = lambda: None,
+) -> list[Result]:
+    """All results of `each_shared_batch`, in one list."""
+    batches = each_shared_batch(runtime, count, work, batch_size=batch_size, check_stop=check_stop)
+    return [result for batch in batches for result in batch]

@@ -1,0 +1,192 @@
+"""A comparison's numbers: small cases by hand, and chances that are known."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from captioning.comparison.comparing import (
+    COMPARED,
+    compare_runs,
+    holm,
+    seed_interval,
+    seed_weights,
+)
+from captioning.metrics.intervals import Interval, resampled_scores
+from captioning.system.errors import UserError
+from tests.helpers.sample_runs import PICTURES, sample_run
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    assert seed_interval([1.0]) is None
+    # Mean 2, deviation 1, three seeds: 4.303 / sqrt(3) = 2.484 either way.
+    interval = seed_interval([1.0, 2.0, 3.0])
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx((2 - 2.4843, 2 + 2.4843), abs=1e-3)
+    two = seed_interval([1.0, 3.0])  # deviation sqrt(2), 12.706 * sqrt(2) / sqrt(2)
+    assert two is not None
+    assert two.high == pytest.approx(2 + 12.706, abs=1e-3)
+    many = seed_interval([0.0, 1.0] * 50)
+    assert many is not None
+    assert many.high == pytest.approx(0.5 + 2.042 * 0.5025 / 10, abs=1e-3)
+
+
+def test_drawn_seeds_make_the_variance_of_a_mean_right() -> None:
+    values = np.array([1.0, 2.0, 4.0])
+    weights = seed_weights(3, 20_000, seed=(0, 0))
+    assert weights.sum(axis=1) == pytest.approx(1.0)
+    means = weights @ values
+    assert means.mean() == pytest.approx(values.mean(), abs=0.02)
+    assert means.var() == pytest.approx(values.var(ddof=1) / 3, rel=0.03)
+    assert (seed_weights(1, 5, seed=(0, 0)) == 1).all()
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01 .02 .04 times 3, 2, 1; no later one may be smaller than an earlier one.
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_score_is_the_mean_over_seeds_and_models_are_ranked() -> None:
+    runs = [sample_run("worse", seed, right=0.25) for seed in (1, 2)]
+    runs += [sample_run("better", 1, right=0.75), sample_run("better", 2, right=0.5)]
+    comparison = compare_runs(runs)
+    assert [model.name for model in comparison.models] == ["better", "worse"]
+    score = comparison.models[0].scores["CIDEr"]
+    assert score.each == tuple(run.scores.corpus["CIDEr"] for run in runs[2:])
+    assert score.value == pytest.approx(sum(score.each) / 2)
+    assert (comparison.seeds, comparison.pictures) == (2, PICTURES)
+    worse = comparison.models[1].scores["CIDEr"]
+    assert worse.seeds == Interval(worse.value, worse.value)  # both seeds are alike
+
+
+def test_the_interval_over_pictures_is_that_of_the_mean_over_seeds() -> None:
+    runs = [sample_run("a", seed, right=share) for seed, share in ((1, 0.3), (2, 0.7))]
+    drawn = [resampled_scores(run.scores, {}, 500, 3)["CIDEr"] for run in runs]
+    low, high = np.quantile((drawn[0] + drawn[1]) / 2, [0.025, 0.975])
+    (model,) = compare_runs(runs, samples=500, seed=3).models
+    assert model.scores["CIDEr"].pictures == Interval(float(low), float(high))
+
+
+def test_pairs_are_compared_on_the_same_pictures() -> None:
+    # Right on the same pictures but for four more: unpaired, twelve and sixteen of 24 overlap.
+    one = sample_run("one", right=[n < 12 for n in range(24)])
+    other = sample_run("other", right=[n < 16 for n in range(24)])
+    comparison = compare_runs([one, other], samples=20_000)
+    found = comparison.difference("other", "one")
+    # They are level where none of the four is drawn; a two-sided test counts that twice.
+    assert found.p_value == pytest.approx(2 * (20 / 24) ** 24, rel=0.25)
+    expected = other.scores.corpus["CIDEr"] - one.scores.corpus["CIDEr"]
+    assert found.value == pytest.approx(expected)
+    assert found.is_significant
+    assert found.interval.low > 0
+    turned = comparison.difference("one", "other")
+    assert turned.value == -found.value
+    assert turned.interval == Interval(-found.interval.high, -found.interval.low)
+
+
+def test_equal_models_do_not_differ() -> None:
+    comparison = compare_runs([sample_run(name, right=0.5) for name in ("a", "b", "c")])
+    assert len(comparison.differences) == 3 * 2  # pairs, scores
+    for one in comparison.differences:
+        assert (one.value, one.p_adjusted, one.is_significant) == (0, 1, False)
+
+
+def test_seeds_count_as_chance() -> None:
+    """Pictures alone would tell the two apart; that two seeds of each differ as much would not.
+
+    Nor would they with a model's first seed always beside the other's first.
+    """
+    shares = {"a": (0.3, 0.9), "b": (0.1, 0.7)}
+    runs = [
+        sample_run(m, s, right=share) for m, both in shares.items() for s, share in enumerate(both)
+    ]
+    assert not compare_runs(runs).difference("a", "b").is_significant
+    alone = [replace(runs[1], seed=1), replace(runs[3], seed=1)]
+    assert compare_runs(alone).difference("a", "b").p_value < 0.05
+
+
+def test_chances_are_as_often_as_they_say() -> None:
+    """Of pairs of equally good models about one in twenty has p below 0.05."""
+    random, below, trials = np.random.default_rng(0), 0, 200
+    for _ in range(trials):
+        one, other = (
+            sample_run(name, right=(random.random(PICTURES) < 0.5).tolist()) for name in "ab"
+        )
+        below += compare_runs([one, other], samples=200).difference("a", "b").p_value < 0.05
+    assert below / trials < 0.12
+
+
+def test_many_models_can_still_differ() -> None:
+    """With 1,000 samples the least of 45 adjusted p-values would be 0.09."""
+    names = "abcdefghij"
+    comparison = compare_runs(
+        [sample_run(name, right=0.1 * number) for number, name in enumerate(names, start=1)]
+    )
+    assert comparison.difference("j", "a").is_significant
+
+
+def test_times_are_means_over_seeds() -> None:
+    (model,) = compare_runs([sample_run("a", seed) for seed in (1, 2)]).models
+    assert model.seconds_an_epoch == 61.0
+    assert (model.seconds_to_best, model.epochs_to_best) == (60.0, 1)
+    (bare,) = compare_runs([sample_run("a", curve=())]).models
+    assert (bare.seconds_an_epoch, bare.seconds_to_best, bare.epochs_to_best) == (None, None, None)
+
+
+def test_what_only_some_seeds_know_is_left_out() -> None:
+    one = sample_run("a", 1, truth={"time": 0.5, "place": 1.0}, others={"METEOR": 0.3})
+    comparison = compare_runs([one, sample_run("a", 2, truth={"time": 0.75}), sample_run("b")])
+    model = next(model for model in comparison.models if model.name == "a")
+    assert model.truth == {"time": 0.625}
+    assert "METEOR" not in model.scores
+    assert comparison.seeds == 1  # of b
+
+
+def test_scores_that_one_model_lacks_are_left_out_of_the_table() -> None:
+    clip = {"CLIPScore": np.where(np.arange(PICTURES) < PICTURES / 4, 0.2, 0.6)}
+    both = [sample_run("a", means=clip, others={"METEOR": 0.3}), sample_run("b", means=clip)]
+    comparison = compare_runs(both)
+    assert comparison.metrics == ["CIDEr", "BLEU-4", "ROUGE-L", "CLIPScore"]
+    score = comparison.models[0].scores
+    assert score["CLIPScore"].value == pytest.approx(0.5)
+    assert (score["METEOR"].value, score["METEOR"].pictures) == (0.3, None)
+    assert "CLIPScore" not in compare_runs([both[0], sample_run("b")]).metrics
+
+
+def test_settings_that_differ_are_named() -> None:
+    runs = [sample_run("a"), sample_run("b", settings={"NUM_EPOCHS": 9, "RANDOM_SEED": 7})]
+    assert compare_runs(runs).differing == ("ENCODER_MODEL_NAME", "NUM_EPOCHS")
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    run = sample_run("a")
+    other_pictures = replace(run.scores, ids=tuple(f"x{key}" for key in run.scores.ids))
+    other_words = tuple(replace(one, references=("x",)) for one in run.captions)
+    cases = {
+        "other pictures": {"scores": other_pictures},
+        "other references": {"captions": other_words},
+        "other tokenizers": {"protocol": {"tokenizer": "spaces"}},
+    }
+    for words, changes in cases.items():
+        with pytest.raises(UserError, match=words):
+            compare_runs([run, replace(run, model="b"), replace(run, model="c", **changes)])
+    with pytest.raises(UserError, match="nothing to compare"):
+        compare_runs([])
+
+
+def test_every_pair_stands_once() -> None:
+    names = ["a", "b", "c", "d"]
+    comparison = compare_runs(
+        [sample_run(name, right=0.2 * number) for number, name in enumerate(names, start=1)]
+    )
+    pairs = [(one.first, one.second) for one in comparison.differences if one.metric == "CIDEr"]
+    assert pairs == list(itertools.combinations(names[::-1], 2))
+    for metric in COMPARED:
+        found = [one for one in comparison.differences if one.metric == metric]
+        assert [one.p_adjusted for one in found] == holm([one.p_value for one in found])
+        assert any(one.p_adjusted > one.p_value for one in found)
+    with pytest.raises(KeyError):
+        comparison.difference("a", "a")

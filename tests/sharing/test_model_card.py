@@ -1,0 +1,109 @@
+"""The model card: what the Hub reads of it, and that it says only what is known."""
+
+import ast
+import re
+from dataclasses import asdict
+
+import pytest
+from huggingface_hub import ModelCard
+
+from captioning.sharing.model_card import Example, Training, model_card
+from captioning.tracking.provenance import provenance
+from config import Config
+
+FLICKR = Config(HF_REPO_ID="me/captioner", RUN_NAME="a-run")
+DEMO = Config(DATASET="demo", ENCODER_MODEL_NAME="random:tiny", RUN_NAME="scenes")
+SCORES = {"validation_loss": 2.125, "BLEU-1": 0.625, "CIDEr": 0.5, "METEOR": None, "step": 1200}
+
+
+def test_the_hub_files_it_and_reads_its_scores() -> None:
+    data = ModelCard(model_card(FLICKR, SCORES, split="test")).data
+    assert data.pipeline_tag == "image-to-text"
+    assert data.library_name == "image-captioning-trainer"
+    assert data.license == "other"
+    assert data.language == "en"
+    assert data.datasets == ["nlphuji/flickr30k"]
+    assert data.base_model == "openai/clip-vit-base-patch32"
+    assert {"image-captioning", "image-to-text"} <= set(data.tags)
+    assert data.model_name == "captioner"
+    found = [(r.metric_type, r.metric_name, r.metric_value) for r in data.eval_results]
+    assert found == [("bleu", "BLEU-1", 0.625), ("cider", "CIDEr", 0.5)]
+    assert {result.task_type for result in data.eval_results} == {"image-to-text"}
+    assert {result.dataset_split for result in data.eval_results} == {"test"}
+
+
+def test_what_was_not_measured_is_not_there() -> None:
+    text = model_card(FLICKR, {"CIDEr": float("nan"), "METEOR": None})
+    assert "model-index" not in text
+    for word in ("## Scores", "METEOR", "nan", "None", "energy", "hours", "commit", "device"):
+        assert word not in text
+    ModelCard(text)
+
+
+def test_what_is_known_is_there() -> None:
+    record = provenance(
+        asdict(FLICKR),
+        device="NVIDIA H200, bf16",
+        data={"sha256": "f00d" * 16, "pictures": {"train": 29_000, "validation": 0}},
+    )
+    record["code"] = {"commit": "c0ffee", "dirty": True}
+    training = Training(
+        provenance=record,
+        step=1234,
+        seconds=5400,
+        joules=1.8e6,
+        energy_sources=("GPU (NVML)",),
+        trained_parameters=29_400_000,
+    )
+    text = model_card(FLICKR, {**SCORES, "num_images": 500}, training=training)
+    for said in (
+        "500 pictures of the validation split",
+        "| CIDEr | 0.5000 |",
+        "| loss per token | 2.1250 |",
+        "29,000 for train.",
+        "`f00df00df00df00d`",
+        "| device | NVIDIA H200, bf16 |",
+        "| time | 1.50 hours |",
+        "| energy | 0.5 kWh (GPU (NVML)) |",
+        "| code | commit `c0ffee`, with changes |",
+        "| trained parameters | 29,400,000 |",
+        "| steps up to this checkpoint | 1,234 |",
+        "| BATCH_SIZE | 256 |",
+        "non-commercial research",
+        "## Limits and biases",
+    ):
+        assert said in text
+
+
+def test_the_three_lines_are_python_and_name_the_repository() -> None:
+    match = re.search(r"```python\n(.*?)```", model_card(FLICKR, SCORES), re.DOTALL)
+    assert match
+    ast.parse(match[1])
+    assert len([line for line in match[1].splitlines() if line]) == 3
+    assert 'Captioner.from_pretrained("me/captioner")' in match[1]
+    assert 'Captioner.from_pretrained("checkpoints/scenes/best")' in model_card(DEMO, SCORES)
+
+
+def test_pictures_are_shown_only_of_the_demo() -> None:
+    examples = [Example("example-1.png", "a red ball")]
+    assert "| ![a drawn scene](example-1.png) | a red ball |" in model_card(
+        DEMO, SCORES, examples=examples
+    )
+    assert "example-1.png" not in model_card(FLICKR, SCORES, examples=examples)
+    assert ModelCard(model_card(DEMO, SCORES)).data.license == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "datasets"),
+    [
+        ({"DATASET": "user/pictures"}, ["user/pictures"]),
+        ({"DATASET": "flickr30k", "IMAGE_DIR": "a/b", "CAPTIONS_FILE": "c.json"}, None),
+        ({"DATASET": "flickr8k"}, None),
+        ({"DATASET": "flickr8k", "DATASET_SOURCE": "user/flickr8k"}, ["user/flickr8k"]),
+        ({"DATASET": "flickr30k", "DATASET_SOURCE": "/data/flickr30k.zip"}, None),
+    ],
+)
+def test_the_data_set_is_named_where_the_hub_has_it(
+    settings: dict[str, str], datasets: list[str] | None
+) -> None:
+    assert ModelCard(model_card(Config(**settings), SCORES)).data.datasets == datasets

@@ -1,0 +1,182 @@
+"""Settings: defaults, presets, flags, round trip, all problems at once."""
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captioning.system.errors import UserError
+from captioning.system.setting_rules import RULES
+from config import Config, dump_config, load_config, parse_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def problems_of(*argv: str) -> tuple[str, ...]:
+    with pytest.raises(UserError) as caught:
+        parse_config(list(argv))
+    return caught.value.problems
+
+
+def test_a_flag_is_read_in_any_case_with_dashes_or_underscores() -> None:
+    for flag in ("--BATCH_SIZE", "--batch_size", "--batch-size", "--Batch-Size"):
+        assert parse_config([flag, "64"]).BATCH_SIZE == 64
+        assert parse_config([f"{flag}=64"]).BATCH_SIZE == 64
+
+
+def test_switches_take_a_word_or_none() -> None:
+    for argv, expected in (
+        (["--HF_PRIVATE"], True),
+        (["--hf-private", "true"], True),
+        (["--HF_PRIVATE=False"], False),
+        (["--no-HF_PRIVATE"], False),
+    ):
+        assert parse_config(argv).HF_PRIVATE is expected
+
+
+def test_numbers_keep_their_kind() -> None:
+    config = parse_config(["--BATCH_SIZE", "1e3", "--LEARNING_RATE", "1", "--NUM_WORKERS", "-1"])
+    assert (config.BATCH_SIZE, type(config.BATCH_SIZE)) == (1000, int)
+    assert (config.LEARNING_RATE, type(config.LEARNING_RATE)) == (1.0, float)
+
+
+def test_flags_win_over_the_preset_and_the_preset_over_defaults(tmp_path: Path) -> None:
+    preset = tmp_path / "one.toml"
+    preset.write_text('batch-size = 32\nNUM_EPOCHS = 3\nLEARNING_RATE = 1\nRUN_NAME = "a b"\n')
+    config = parse_config(["--NUM_EPOCHS", "4", "--config", str(preset)])
+    assert (config.BATCH_SIZE, config.NUM_EPOCHS, config.LEARNING_RATE) == (32, 4, 1.0)
+    assert config.RUN_NAME == "a b"
+    assert config.VOCAB_SIZE == Config().VOCAB_SIZE
+
+
+def test_a_base_stands_below_preset_and_flags(tmp_path: Path) -> None:
+    preset = tmp_path / "one.toml"
+    preset.write_text("NUM_EPOCHS = 3\n")
+    base = Config(NUM_EPOCHS=9, BATCH_SIZE=8)
+    config = parse_config(["--config", str(preset)], base=base)
+    assert (config.NUM_EPOCHS, config.BATCH_SIZE) == (3, 8)
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.floats(min_value=1e-300, allow_infinity=False, allow_nan=False),
+    st.integers(1, 10**9),
+)
+def test_dumped_and_loaded_it_is_equal(
+    tmp_path_factory: object, text: str, rate: float, size: int
+) -> None:
+    config = Config(CAPTIONS_FILE=text or "x", IMAGE_DIR="y", LEARNING_RATE=rate, BATCH_SIZE=size)
+    path = Path(str(tmp_path_factory.getbasetemp())) / "config.toml"  # type: ignore[attr-defined]
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(path) == config
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_settings_or_a_sentence(tmp_path_factory: object, content: bytes) -> None:
+    path = Path(str(tmp_path_factory.getbasetemp())) / "fuzzed.toml"  # type: ignore[attr-defined]
+    path.write_bytes(content)
+    try:
+        assert isinstance(load_config(path), Config)
+    except UserError as error:
+        assert str(path) in str(error)  # noqa: PT017
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    problems = problems_of(
+        *("--batchsize", "64", "--NUM_EPOCHS", "many", "--LEARNING_RATE", "-1"),
+        *("--POSITIONS", "random", "--DECODER_HEADS", "7", "--HF_UPLOAD_BEST_CHECKPOINTS"),
+    )
+    text = "\n".join(problems)
+    assert len(problems) == 6
+    assert "batchsize; did you mean BATCH_SIZE?" in text
+    assert "NUM_EPOCHS is 'many'; it must be a whole number." in text
+    assert "LEARNING_RATE is -1.0; it must be above 0." in text
+    assert "POSITIONS is 'random'; it must be one of sinusoidal, learned." in text
+    assert "must divide DECODER_EMBED_DIM (512). Try --DECODER_HEADS 1." in text
+    assert "add --HF_REPO_ID" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["64"], "'64' follows no flag"),
+        (["--BATCH_SIZE"], "takes one value, found nothing"),
+        (["--BATCH_SIZE", "1", "2"], "takes one value, found 1 2"),
+        (["--BATCH_SIZE", "1.5"], "whole number"),
+        (["--HF_PRIVATE", "maybe"], "true or false"),
+        (["--LEARNING_RATE", "nan"], "above 0"),
+        (["--no-BATCH_SIZE"], "no setting no-BATCH_SIZE"),
+        (["--IMAGE_DIR", "x"], "add --CAPTIONS_FILE"),
+        (["--VALIDATION_FRACTION", "0.6", "--TEST_FRACTION", "0.5"], "nothing to train on"),
+        (["--config"], "needs a file"),
+        (["--config", "missing.toml"], "missing.toml cannot be read"),
+        (["--VALIDATION_IMAGES", "0"], "BEST_METRIC CIDEr needs captions"),
+        (["--RUN_NAME", "../x"], "without slashes"),
+        (["--RUN_NAME", "a\0b"], "without slashes"),
+        (["--DATASET", "../x"], "DATASET"),
+        (["--AUGMENTATION", "crop"], "add --FEATURE_VIEWS 8"),
+        (["--AUGMENTATION", "crop,crop", "--FEATURE_VIEWS", "2"], "some of"),
+        (["--FEATURE_VIEWS", "4"], "the views would be the same"),
+        (["--FEATURE_VIEWS", "4", "--CACHE_FEATURES", "false"], "no views of them"),
+        (["--ENCODER_LAYERS", "first"], "last, or places from the end such as -2"),
+        (["--ENCODER_LAYERS", "-1,last"], "none twice"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(argv: list[str], sentence: str) -> None:
+    (problem,) = problems_of(*argv)
+    assert sentence in problem
+
+
+def test_a_presets_mistakes_name_the_file(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.toml"
+    preset.write_text('BATCHSIZE = 3\nNUM_EPOCHS = "x"\nHF_PRIVATE = 1\n')
+    problems = problems_of("--config", str(preset))
+    assert len(problems) == 3
+    assert all(str(preset) in problem for problem in problems)
+    for broken in ("NUM_EPOCHS = ", "A = " + "[" * 5000, "NUM_EPOCHS = " + "9" * 5000):
+        preset.write_text(broken)
+        assert "is not TOML" in problems_of("--config", str(preset))[0]
+    preset.write_text("BATCH_SIZE = " + "9" * 400)
+    assert load_config(preset).BATCH_SIZE > 10**399
+
+
+def test_every_preset_loads_and_says_what_to_expect() -> None:
+    presets = sorted((ROOT / "presets").glob("*.toml"))
+    names = {path.stem for path in presets}
+    assert names >= {"flickr30k-clip", "flickr30k-vit", "flickr30k-blip", "demo"}
+    for path in presets:
+        if path.stem.startswith("compare-"):
+            with pytest.raises(UserError, match=f"python compare.py --config {path}"):
+                load_config(path)
+        else:
+            load_config(path)
+        assert path.read_text().startswith("#")
+    assert load_config(ROOT / "presets" / "flickr30k-clip.toml") == Config()
+
+
+def test_every_setting_has_a_docstring_and_most_a_rule() -> None:
+    source = (ROOT / "config.py").read_text()
+    for field in fields(Config):
+        after = source.split(f"    {field.name}: ", 1)[1].split("\n", 1)[1].lstrip()
+        assert after.startswith('"""'), field.name
+    assert set(RULES) <= {field.name for field in fields(Config)}
+
+
+def test_the_command_line_ends_with_2_and_without_a_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "train.py", "--BATCHSIZE", "3", "--NUM_EPOCHS", "0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "error: there is no setting BATCHSIZE; did you mean BATCH_SIZE?",
+        "error: NUM_EPOCHS is 0; it must be at least 1.",
+    ]

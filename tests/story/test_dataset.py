@@ -1,0 +1,169 @@
+"""Batches: each pair once, captions with their picture, an order of seed and epoch, no padding."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from captioning.sources.records import Record
+from dataset import Batch, CaptionDataset, Plan, StepDataset, iterate_steps, plan_epoch
+from tokenizer import train_tokenizer
+
+TEXT = "a dog cat runs sits on the red green grass sand near big small house"
+WORDS = TEXT.split()
+TOKENIZER = train_tokenizer([TEXT] * 3, 500)
+
+
+class Rows:
+    """Each picture's content is its own number."""
+
+    def rows(self, indices: Tensor) -> Tensor:
+        return indices.float().view(-1, 1, 1)
+
+
+def make_captions(counts: Sequence[int], seed: int = 0) -> tuple[list[Record], CaptionDataset]:
+    generator = np.random.default_rng(seed)
+    records = [
+        Record(
+            Path(f"{picture}.jpg"),
+            tuple(
+                " ".join(generator.choice(WORDS, generator.integers(1, 9))) for _ in range(count)
+            ),
+        )
+        for picture, count in enumerate(counts)
+    ]
+    return records, CaptionDataset(records, TOKENIZER, 12)
+
+
+def groups_of(plan: Plan) -> list[tuple[int, tuple[int, ...]]]:
+    bounds = plan.group_starts
+    return [
+        (int(picture), tuple(plan.captions[bounds[i] : bounds[i + 1]].tolist()))
+        for i, picture in enumerate(plan.pictures)
+    ]
+
+
+def captions_of(batch: Batch) -> list[tuple[int, list[int], list[int]]]:
+    """(picture, inputs, targets) of each caption, read back from the grid."""
+    per_picture = batch.packing.rows // len(batch.pictures)
+    slots = batch.packing.slots
+    assert slots is not None
+    found: dict[int, tuple[list[int], list[int]]] = {}
+    for slot, position, token, target in zip(
+        slots.tolist(),
+        batch.positions.tolist(),
+        batch.inputs.tolist(),
+        batch.targets.tolist(),
+        strict=True,
+    ):
+        row, place = divmod(slot, batch.packing.length)
+        inputs, targets = found.setdefault(row, ([], []))
+        assert place == position == len(inputs)
+        inputs.append(token)
+        targets.append(target)
+    return [(int(batch.pictures[row // per_picture]), *found[row]) for row in sorted(found)]
+
+
+@given(
+    st.lists(st.integers(0, 7), min_size=1, max_size=40),
+    st.integers(1, 20),
+    st.integers(0, 4),
+    st.none() | st.integers(0, 3),
+    st.integers(0, 3),
+)
+def test_each_pair_is_dealt_out_once(
+    counts: list[int], batch_size: int, together: int, seed: int | None, epoch: int
+) -> None:
+    plan = plan_epoch(
+        counts, batch_size=batch_size, captions_per_step=together, seed=seed, epoch=epoch
+    )
+    owner = np.repeat(np.arange(len(counts)), counts)
+    assert sorted(plan.captions.tolist()) == list(range(sum(counts)))
+    for picture, captions in groups_of(plan):
+        assert 0 < len(captions) <= min(together or batch_size, batch_size)
+        assert {int(owner[caption]) for caption in captions} == {picture}
+    for step in range(len(plan)):
+        groups = plan.groups(step)
+        size = plan.group_starts[groups.stop] - plan.group_starts[groups.start]
+        assert 0 < size <= batch_size
+    assert len(plan) == 0 or plan.step_starts[-1] == len(plan.pictures)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    counts = [5] * 30
+
+    def order(seed: int | None, epoch: int) -> list[int]:
+        return plan_epoch(counts, batch_size=20, seed=seed, epoch=epoch).captions.tolist()
+
+    assert order(1, 2) == order(1, 2)
+    assert order(1, 2) != order(1, 3)
+    assert order(1, 2) != order(2, 2)
+    assert order(None, 0) == list(range(150))
+
+
+def test_a_pictures_captions_share_a_step() -> None:
+    plan = plan_epoch([5] * 20, batch_size=32, seed=0)
+    assert sorted(picture for picture, _ in groups_of(plan)) == list(range(20))
+    paired = plan_epoch([5] * 20, batch_size=32, captions_per_step=2, seed=0)
+    assert sorted(len(captions) for _, captions in groups_of(paired)) == [1] * 20 + [2] * 40
+    # Which captions go together changes from epoch to epoch.
+    later = plan_epoch([5] * 20, batch_size=32, captions_per_step=2, seed=0, epoch=1)
+    assert {frozenset(c) for _, c in groups_of(paired)} != {
+        frozenset(c) for _, c in groups_of(later)
+    }
+
+
+def test_a_batch_holds_each_caption_whole_with_its_picture() -> None:
+    records, captions = make_captions([5, 1, 3, 2, 5, 4])
+    plan = captions.plan(8, seed=3)
+    seen = []
+    for step in range(len(plan)):
+        batch = captions.collate_fn(plan, plan.groups(step), Rows())
+        assert batch.content.flatten().tolist() == batch.pictures.tolist()
+        for picture, inputs, targets in captions_of(batch):
+            assert inputs[1:] == targets[:-1]
+            seen.append((picture, [*inputs, targets[-1]]))
+    expected = [
+        (picture, TOKENIZER.encode(caption, 12))
+        for picture, record in enumerate(records)
+        for caption in record.captions
+    ]
+    assert sorted(seen) == sorted(expected)
+
+
+def test_no_token_is_padding() -> None:
+    _, captions = make_captions([5] * 10)
+    plan = captions.plan(50, seed=0)
+    batch = captions.collate_fn(plan, plan.groups(0), Rows())
+    assert (batch.targets != TOKENIZER.pad_id).all()
+    assert (batch.inputs != TOKENIZER.pad_id).all()
+    assert batch.num_tokens == sum(len(inputs) for _, inputs, _ in captions_of(batch))
+    assert batch.captions == 50
+
+
+def test_micro_batches_are_the_step_in_pieces() -> None:
+    _, captions = make_captions([5] * 12)
+    plan = captions.plan(30, seed=1)
+    (whole,) = StepDataset(captions, plan, Rows())[1].batches
+    pieces = StepDataset(captions, plan, Rows(), micro_batch_size=10)[1].batches
+    assert [piece.captions for piece in pieces] == [10, 10, 10]
+    assert [c for piece in pieces for c in captions_of(piece)] == captions_of(whole)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_steps_come_in_order_from_where_they_are_asked(num_workers: int) -> None:
+    _, captions = make_captions([5] * 40)
+    plan = captions.plan(20, seed=1)
+    steps = StepDataset(captions, plan, Rows())
+    before = torch.get_rng_state()
+    found = [
+        step.batches[0].pictures.tolist()
+        for step in iterate_steps(steps, first=4, num_workers=num_workers)
+    ]
+    assert found == [plan.pictures[plan.groups(step)].tolist() for step in range(4, len(plan))]
+    assert torch.get_rng_state().equal(before)

@@ -1,0 +1,50 @@
+"""Options of commands: tuples, required values, optional values, help."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from captioning.system.errors import UserError
+from captioning.system.options import parse_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Some:
+    """Some options."""
+
+    image: tuple[str, ...]
+    """Pictures."""
+    beam_size: int | None = None
+    """Beams."""
+    json: bool = False
+    """As JSON."""
+
+
+def test_tuples_take_several_words_and_switches_none() -> None:
+    options = parse_options(Some, ["--image", "a", "b", "--json", "--beam-size", "5"])
+    assert options == Some(image=("a", "b"), beam_size=5, json=True)
+
+
+def test_a_flag_that_is_given_twice_counts_once() -> None:
+    with pytest.raises(UserError, match="--beam-size is given twice"):
+        parse_options(Some, ["--image", "a", "--beam-size", "5", "--beam_size", "6"])
+
+
+def test_a_missing_option_is_named_as_it_is_typed() -> None:
+    with pytest.raises(UserError, match="--image is missing"):
+        parse_options(Some, [])
+    with pytest.raises(UserError, match="--image needs at least one value"):
+        parse_options(Some, ["--image"])
+    with pytest.raises(UserError, match="did you mean --beam-size"):
+        parse_options(Some, ["--image", "a", "--beamsize", "3"])
+    with pytest.raises(UserError, match="--beam-size is 'x'; it must be a whole number"):
+        parse_options(Some, ["--image", "a", "--beam-size", "x"])
+
+
+def test_help_shows_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse_options(Some, ["--help"], description="What it does.", prog="some.py")
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Pictures." in shown
+    assert "What it does." in shown

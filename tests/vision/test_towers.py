@@ -1,0 +1,159 @@
+"""What cannot be loaded gives one sentence that says what to do."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+import transformers as hf
+from huggingface_hub import errors as hub
+
+from captioning.system.errors import UserError
+from captioning.vision import towers
+from captioning.vision.towers import build_tower, load_config, load_tower
+from tests.helpers.tiny_encoders import FAMILIES
+
+
+def test_folder_without_config(tmp_path: Path) -> None:
+    for name in (str(tmp_path), str(tmp_path / "nowhere"), "./nowhere"):
+        with pytest.raises(UserError, match=r"is no folder with a config\.json"):
+            load_config(name)
+
+
+def test_name_that_is_not_here_while_offline() -> None:
+    with pytest.raises(UserError, match="hf download nobody/no-such-model"):
+        load_config("nobody/no-such-model")
+
+
+def test_config_of_no_known_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "wonder"}', encoding="utf-8")
+    with pytest.raises(UserError, match="wonder"):
+        load_config(str(tmp_path))
+    with pytest.raises(UserError, match="'wonder'"):
+        build_tower({"model_type": "wonder"})
+
+
+def test_all_files_are_of_the_config_s_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FAMILIES["clip"].save(tmp_path)
+    whole = hf.AutoConfig.from_pretrained(str(tmp_path))
+    whole._commit_hash = "c0ffee"
+    monkeypatch.setattr(hf.AutoConfig, "from_pretrained", lambda *_, **__: whole)
+    config = load_config("a/b")
+    asked = []
+
+    def read(*_: object, revision: str, **__: object) -> object:
+        asked.append(revision)
+        return hf.CLIPVisionModel(config), {"missing_keys": [], "unexpected_keys": []}
+
+    monkeypatch.setattr(hf.CLIPVisionModel, "from_pretrained", read)
+    assert load_tower("a/b", config).revision == "c0ffee"
+    assert asked == ["c0ffee"]
+
+
+def test_prefix_is_the_one_that_leads_to_most() -> None:
+    missing = {"layers.0.attention.weight", "patches.weight", "norm.weight"}
+    vision = {f"vision.{name}" for name in missing}
+    text = {"writer.layers.0.attention.weight", "writer.norm.weight", "writer.words.weight"}
+    assert towers._prefix(missing, vision | text) == "vision."
+    assert towers._prefix(missing, {"classifier.weight"}) == ""
+    assert towers._prefix(set(), vision) == ""
+
+
+def response(status: int) -> object:
+    import httpx
+
+    return httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co/a/b"))
+
+
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [
+        (hub.GatedRepoError, "accept its terms at https://huggingface.co/a/b"),
+        (hub.RepositoryNotFoundError, "neither a folder nor a model of the Hub"),
+        (hub.RevisionNotFoundError, "check --ENCODER_REVISION"),
+        (hub.LocalEntryNotFoundError, "hf download a/b"),
+    ],
+)
+def test_what_the_hub_says(
+    cause: type[Exception], advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        is_response = issubclass(cause, hub.HfHubHTTPError)
+        reason = cause("no", response=response(403)) if is_response else cause("no")
+        raise OSError("something long\nand technical") from reason
+
+    monkeypatch.setattr(hf.AutoConfig, "from_pretrained", refuse)
+    with pytest.raises(UserError, match=advice):
+        load_config("a/b")
+
+
+def test_code_of_a_repository_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}', encoding="utf-8"
+    )
+    (tmp_path / "own.py").write_text("raise SystemExit('ran')", encoding="utf-8")
+    with pytest.raises(UserError, match="runs code of its own repository"):
+        load_config(str(tmp_path))
+
+
+def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
+    FAMILIES["vit"].save(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="pickled ones are never opened"):
+        load_tower(str(tmp_path), load_config(str(tmp_path)))
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 5, 500, 9000])
+def test_truncated_weights(kept_bytes: int, tmp_path: Path) -> None:
+    FAMILIES["vit"].save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_tower(str(tmp_path), load_config(str(tmp_path)))
+
+
+def test_weights_of_half_precision_are_read_in_full(tmp_path: Path) -> None:
+    FAMILIES["vit"].whole().half().save_pretrained(tmp_path)
+    tower = load_tower(str(tmp_path), load_config(str(tmp_path))).model
+    assert {tensor.dtype for tensor in tower.parameters()} == {torch.float32}
+
+
+def test_weights_of_another_size(tmp_path: Path) -> None:
+    FAMILIES["vit"].save(tmp_path)
+    config = load_config(str(tmp_path))
+    config.intermediate_size = 20
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_tower(str(tmp_path), config)
+
+
+def test_converted_weights_are_found_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FAMILIES["vit"].save(tmp_path)
+    config = load_config(str(tmp_path))
+    asked = []
+
+    def read(tower_class: object, name: str, config: object, revision: str) -> object:
+        asked.append(revision)
+        if revision != "refs/pr/7":
+            raise OSError("a/b does not appear to have a file named model.safetensors")
+        return hf.ViTModel(config), {"missing_keys": [], "unexpected_keys": []}
+
+    def discussions(self: object, name: str, **wanted: str) -> list[SimpleNamespace]:
+        assert wanted == {"author": "SFconvertbot", "discussion_type": "pull_request"}
+        return [
+            SimpleNamespace(title="Typo", git_reference="refs/pr/9"),
+            SimpleNamespace(title=towers.CONVERSION_TITLE, git_reference="refs/pr/7"),
+        ]
+
+    monkeypatch.setattr(towers, "_read_weights", read)
+    monkeypatch.setattr(towers, "load_config", lambda *_, **__: config)
+    monkeypatch.setattr(huggingface_hub.HfApi, "get_repo_discussions", discussions)
+    load_tower("a/b", config)
+    assert asked == ["", "refs/pr/7"]
+    monkeypatch.setattr(huggingface_hub.HfApi, "get_repo_discussions", lambda *_, **__: [])
+    with pytest.raises(UserError, match="pickled ones are never opened"):
+        load_tower("a/b", config)
