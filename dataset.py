@@ -1,15 +1,14 @@
 """Pictures with their captions as batches, in an order that is a function of seed and epoch.
 
 `plan_epoch` decides which captions share a step; `CaptionDataset` holds their token ids;
-`collate_fn` lays the tokens of a step side by side without padding. Where the pictures' features
-come from is another module's matter: a `Batch` asks a `PictureRows` for them. How processes share
-a step is another's too: `StepDataset` is told its part.
+`collate_fn` lays the tokens of a step side by side without padding; `PreparedSteps` gives the steps
+of an epoch. Where the pictures' features come from is another module's matter: a `Batch` asks a
+`PictureRows` for them.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,20 +17,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from captioning.sources.records import Record
+from captioning.store.rows import PictureRows
+from captioning.store.views import TrainingPictures
 from captioning.system.errors import UserError
-from captioning.system.runtime import leave_signals_to_main
+from captioning.system.runtime import Runtime, leave_signals_to_main
 from captioning.training.packing import Packing
 from tokenizer import CaptionTokenizer
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-
-
-class PictureRows(Protocol):
-    """What turns row numbers of pictures into what the model reads."""
-
-    def rows(self, indices: Tensor) -> Tensor:
-        """(B,) -> (B, P, F) features, or (B, 3, H, W) uint8 pixels."""
 
 
 @dataclass(frozen=True)
@@ -306,3 +300,97 @@ def iterate_steps(steps: StepDataset, *, first: int = 0, num_workers: int = 0) -
         if isinstance(step, UserError):
             raise step
         yield step
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split, ready to be measured with."""
+
+    records: Sequence[Record]
+    captions: CaptionDataset
+    pictures: PictureRows
+
+
+@dataclass(frozen=True)
+class PreparedSteps:
+    """The steps of a prepared split: each caption once an epoch, in an order of (seed, epoch)."""
+
+    records: Sequence[Record]
+    captions: CaptionDataset
+    pictures: TrainingPictures
+    runtime: Runtime
+    batch_size: int
+    seed: int
+    captions_per_step: int = 0
+    num_workers: int = 0
+    """Processes that read pictures ahead of time, where that takes time."""
+
+    def length(self, epoch: int) -> int:
+        """Steps of epoch 0, 1, ..."""
+        return len(self._plan(epoch))
+
+    def iterate(self, epoch: int, first: int = 0, *, micro_batch_size: int = 0) -> Iterator[Step]:
+        """The steps of an epoch from `first` on, or this process's share of them.
+
+        `micro_batch_size` is the captions of a batch at most (0 = all of a step in one). Raises
+        `UserError` for an unreadable picture.
+        """
+        plan, seen = self._plan(epoch), self.pictures.in_epoch(epoch)
+        if seen.flipped is not None and seen.flipped.any():
+            plan = self.captions.mirror(plan, seen.flipped)
+        steps = StepDataset(
+            self.captions, plan, seen.rows, micro_batch_size, self.runtime.fair_share
+        )
+        workers = self.num_workers if seen.takes_time else 0
+        return iterate_steps(steps, first=first, num_workers=workers)
+
+    def names(self, epoch: int, step: int) -> list[str]:
+        """File names of a step's pictures, for a message."""
+        plan = self._plan(epoch)
+        pictures = plan.pictures[plan.groups(step)]
+        return [self.records[picture].image.name for picture in pictures]
+
+    def position(self) -> str:
+        """What a checkpoint keeps besides epoch and step: nothing, a plan is a function of both."""
+        return ""
+
+    def _plan(self, epoch: int) -> Plan:
+        return self.captions.plan(
+            self.batch_size,
+            captions_per_step=self.captions_per_step,
+            seed=self.seed,
+            epoch=epoch,
+        )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Contents in memory."""
+
+    content: Tensor
+
+    def rows(self, indices: Tensor) -> Tensor:
+        return self.content[indices]
+
+
+def step_of(
+    records: Sequence[Record],
+    content: Tensor,
+    batch_size: int,
+    micro_batch_size: int = 0,
+    *,
+    tokenizer: CaptionTokenizer,
+    max_length: int,
+    runtime: Runtime,
+) -> Step:
+    """One step of pictures that pass in a stream, `batch_size` captions at most in this process.
+
+    `content` is (B, 3, H, W) uint8 pixels or (B, P, F) features. The other processes make their
+    parts of the same step at the same time.
+    """
+    captions = CaptionDataset(records, tokenizer, max_length)
+    step = StepDataset(captions, captions.plan(batch_size), _Held(content), micro_batch_size)[0]
+    assert isinstance(step, Step)
+    totals = torch.tensor([step.num_tokens, step.captions])
+    num_tokens, num_captions = runtime.sum_over_processes(totals).tolist()
+    return replace(step, num_tokens=num_tokens, captions=num_captions)

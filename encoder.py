@@ -329,3 +329,9 @@ class VisionEncoder(nn.Module):
 def choice_of(config: Config) -> FeatureChoice:
     """Which features a `Config` asks for."""
     return FeatureChoice(config.ENCODER_LAYERS, config.ENCODER_TOKENS)
+
+
+def encode(content: Tensor, encoder: VisionEncoder) -> Tensor:
+    """(B, P, F) float32 features; uint8 content is pixels and goes through the encoder."""
+    features: Tensor = encoder(content) if content.dtype is torch.uint8 else content
+    return features.float()

@@ -23,13 +23,13 @@ from captioning.system.processes import ending_together
 from config import Config, parse_config
 
 if TYPE_CHECKING:
+    from captioning.store.building import Contents, RowMaker
     from captioning.store.rows import FeatureStore, LivePictures
     from captioning.store.views import TrainingPictures
+    from captioning.streaming.cache import StreamFeatures
     from captioning.system.runtime import Runtime
     from captioning.vision.augmentation import Draws
     from encoder import VisionEncoder
-    from feature_building import Contents, RowMaker
-    from stream_cache import StreamFeatures
 
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 32, 256
 """Pictures encoded together."""
@@ -47,8 +47,8 @@ def open_stores(
     Stores, of which all that is missing is made first: of features, or of pixels where part of the
     encoder is trained. With CACHE_FEATURES false, pictures that are decoded each time.
     """
+    from captioning.store.building import RowMaker
     from captioning.store.rows import LivePictures
-    from feature_building import RowMaker
 
     images = {split: [record.image for record in part] for split, part in records.items()}
     if not config.CACHE_FEATURES:
@@ -72,10 +72,10 @@ def training_pictures(
     Views of the pictures, and the features that epochs before ENCODER_START_EPOCH read, are made
     first where they are missing.
     """
+    from captioning.store.building import RowMaker
     from captioning.store.views import TrainingPictures
     from captioning.vision.augmentation import Augmentation
     from captioning.vision.mirroring import mirrored_records
-    from feature_building import RowMaker
 
     images = [record.image for record in records]
     start = config.ENCODER_START_EPOCH if config.CACHE_FEATURES else 0
@@ -111,8 +111,8 @@ def stream_features(
     config: Config, encoder: "VisionEncoder", runtime: "Runtime"
 ) -> "StreamFeatures | None":
     """What keeps features of a stream's pictures, if STREAM_CACHE_GB says so."""
-    from feature_building import RowMaker
-    from stream_cache import StreamFeatures
+    from captioning.store.building import RowMaker
+    from captioning.streaming.cache import StreamFeatures
 
     if not config.STREAM_CACHE_GB:
         return None
@@ -129,7 +129,7 @@ def _store(
     label: str,
     draws: "Draws | None" = None,
 ) -> "FeatureStore":
-    from feature_building import build_features
+    from captioning.store.building import build_features
 
     return build_features(
         images,

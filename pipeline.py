@@ -17,7 +17,7 @@ from captioning.system.errors import UserError
 from captioning.system.processes import is_main_process
 from captioning.system.runtime import Runtime
 from captioning.system.stopping import Stopped
-from encoder import VisionEncoder
+from encoder import VisionEncoder, encode
 from model import CaptionModel, DecoderState
 from tokenizer import CaptionTokenizer
 
@@ -54,6 +54,15 @@ class CaptionPipeline:
     runtime: Runtime
     max_length: int
     """Ids of a caption at most, <START> and <END> counted."""
+
+    def parameters(self, *, trained: bool) -> int:
+        """How many numbers of encoder and model training changes, or does not."""
+        return sum(
+            parameter.numel()
+            for part in (self.model, self.encoder)
+            for parameter in part.parameters()
+            if parameter.requires_grad is trained
+        )
 
     @torch.inference_mode()
     def features(self, content: Tensor) -> Tensor:
@@ -98,12 +107,6 @@ class CaptionPipeline:
 
     def _text(self, hypothesis: Hypothesis) -> TextCaption:
         return TextCaption(self.tokenizer.decode(hypothesis.ids).strip(), hypothesis)
-
-
-def encode(content: Tensor, encoder: VisionEncoder) -> Tensor:
-    """(B, P, F) float32 features; uint8 content is pixels and goes through the encoder."""
-    features: Tensor = encoder(content) if content.dtype is torch.uint8 else content
-    return features.float()
 
 
 def in_batches(

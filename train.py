@@ -9,17 +9,30 @@ Reads a prepared data set (made if it is not there); writes OUTPUT_DIR/RUN_NAME/
 beside them `metrics.jsonl`, `curves.png` and `provenance.json`.
 """
 
-import errno
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from captioning.system.errors import UserError, run_command
+from captioning.system.errors import EXIT_DONE, UserError, run_command
 from captioning.system.processes import ending_together, is_main_process
 from config import Config, load_config, parse_config
 
+if TYPE_CHECKING:
+    from captioning.sources.records import Record
+    from captioning.streaming.shards import StreamSource
+    from captioning.system.runtime import Runtime
+    from captioning.tracking.events import RunFacts
+    from captioning.training.train_state import TrainState
+    from checkpoint import Checkpoint
+    from dataset import Split
+    from optimization import Optimization
+    from pipeline import CaptionPipeline
+    from trainer import Trainer, TrainingSteps
+
+Records = Mapping[str, Sequence["Record"]]
+"""The pictures and captions of each split."""
 MAY_CHANGE = frozenset(
     "DATA_DIR IMAGE_DIR CAPTIONS_FILE DATASET_SOURCE DATASET_REVISION MAX_BAD_FRACTION OUTPUT_DIR "
     "RUN_NAME DEVICE COMPILE GRADIENT_CHECKPOINTING SHARDING NUM_WORKERS NUM_EPOCHS "
@@ -29,9 +42,8 @@ MAY_CHANGE = frozenset(
     "HF_PRIVATE".split()
 )
 """Settings that a run may go on with at another value; any other would alter the model."""
-DISK_FAULTS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-)
+UPLOAD_SECONDS = 600.0
+"""How long a finished run waits for the last upload; a stopped one does not."""
 DESCRIPTION = "Train a captioner on a pretrained vision encoder."
 
 
@@ -100,8 +112,8 @@ def refuse_changes(saved: Config, wanted: Config) -> None:
 def train(config: Config, resumed: Path | None = None) -> int:
     """Train as `config` says, from `resumed` or from the start; returns the exit code."""
     from captioning.system.runtime import Runtime
+    from captioning.training.guards import locked, plain_faults
     from prepare_dataset import prepare_dataset
-    from training_run import TrainingRun
 
     if config.HF_UPLOAD_BEST_CHECKPOINTS:
         from captioning.sharing.repository import check_token
@@ -116,63 +128,325 @@ def train(config: Config, resumed: Path | None = None) -> int:
         if runtime.is_main:
             prepare_dataset(config)
         runtime.barrier()
-        return TrainingRun(config, runtime, resumed).train()
-
-
-@contextmanager
-def locked(run_dir: Path, is_main: bool = True) -> Iterator[None]:
-    """Hold a run's folder. Raises `UserError` where another process trains in it.
-
-    A record lock: worker processes, which outlive a killed run by seconds, do not inherit it.
-    """
-    if not is_main:
-        yield
-        return
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file = (run_dir / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"{run_dir} cannot be written to: {error.strerror}. Choose another place: "
-            "--OUTPUT_DIR FOLDER"
-        ) from None
-    with file:
+        trainer = build_trainer(config, runtime, resumed)
+        code = 1
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            code = trainer.run()
+        finally:
+            trainer.folder.close(wait_seconds=UPLOAD_SECONDS if code == EXIT_DONE else 0.0)
+            trainer.log.close(finished=code == EXIT_DONE)
+        return code
+
+
+def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = None) -> "Trainer":
+    """All parts of a run, made from the settings or from the checkpoint that it goes on from."""
+    from captioning.sharing.uploader import BestUploader
+    from captioning.streaming.shards import find_sources
+    from captioning.tracking.energy import EnergyMeter
+    from captioning.tracking.provenance import data_fingerprint, provenance
+    from captioning.tracking.run_log import RunLog
+    from captioning.training.sharding import shard
+    from checkpoint import RunFolder, read_checkpoint
+    from trainer import Trainer
+
+    checkpoint = read_checkpoint(resumed) if resumed else None
+    stream = find_sources(config.STREAM) if config.STREAM else []
+    state = starting_state(config, stream, checkpoint)
+    records = read_splits(config)
+    pipeline = build_pipeline(config, runtime, records, stream, checkpoint)
+    steps, validation = open_data(config, pipeline, records, stream, state)
+    if config.SHARDING == "on":
+        shard(pipeline.encoder, runtime)
+    optimization = build_optimization(config, pipeline, steps.length(0), checkpoint)
+    record = provenance(
+        asdict(config), device=runtime.description, data=data_fingerprint(config.dataset_dir)
+    )
+    log = RunLog(
+        config.run_dir,
+        config,
+        resumed_step=state.step if checkpoint else None,
+        wandb_run_id=state.wandb_run_id,
+        provenance=record,
+        is_main=runtime.is_main,
+        best_as_artifact=config.WANDB_LOG_BEST,
+    )
+    uploads = config.HF_UPLOAD_BEST_CHECKPOINTS and runtime.is_main
+    folder = RunFolder(
+        config,
+        pipeline,
+        optimizer=optimization.optimizer,
+        average=optimization.average,
+        metrics=checkpoint.metrics if checkpoint else {},
+        provenance=record,
+        energy=EnergyMeter(runtime.gpu_uuids, joules=state.joules),
+        uploader=BestUploader(config.HF_REPO_ID, private=config.HF_PRIVATE) if uploads else None,
+        say=log.say,
+        is_new=checkpoint is None,
+    )
+    log.start(facts_of(config, pipeline, records, steps, validation))
+    return Trainer(config, pipeline, optimization, steps, validation, folder, log, state)
+
+
+def starting_state(
+    config: Config, stream: Sequence["StreamSource"], checkpoint: "Checkpoint | None"
+) -> "TrainState":
+    """Where a run stands that begins, or goes on. Raises `UserError` where the data has changed."""
+    from captioning.sources.prepared import read_marker
+    from captioning.streaming.steps import stream_fingerprint
+    from captioning.tracking.provenance import data_fingerprint
+    from captioning.training.train_state import TrainState
+
+    folder = config.dataset_dir
+    marker = read_marker(folder)  # a folder that was found prepared has none
+    fingerprint = marker[0].fingerprint if marker else data_fingerprint(folder)["sha256"]
+    if stream:
+        fingerprint += stream_fingerprint(stream)
+    if checkpoint is None:
+        return TrainState(data_fingerprint=fingerprint)
+    state = checkpoint.state
+    if state is None:
+        raise UserError(f"{checkpoint.folder} cannot be trained on; name a `last` folder.")
+    if state.data_fingerprint != fingerprint:
+        raise UserError(
+            f"{config.STREAM or folder} is not the data that {checkpoint.folder} was trained on: "
+            "pictures, captions, shards or splits differ. Restore it, or begin another run: "
+            "--RUN_NAME NAME"
+        )
+    return state
+
+
+def read_splits(config: Config) -> Records:
+    """The splits that a run reads. Raises `UserError` where one is missing or empty."""
+    from captioning.sources.records import read_records
+
+    mend = f"python prepare_dataset.py --DATASET {config.DATASET}"
+    names = ("validation",) if config.STREAM else ("train", "validation")
+    records = {name: read_records(config.dataset_dir / name, mend=mend) for name in names}
+    for name, part in records.items():
+        if not part:
             raise UserError(
-                f"{run_dir} is being trained in by another process. Wait for it, or begin another "
-                "run: --RUN_NAME NAME"
-            ) from None
-        yield
+                f"{config.dataset_dir / name} holds no pictures; training needs a train and a "
+                "validation split. Prepare the data again with other VALIDATION_FRACTION and "
+                "TEST_FRACTION."
+            )
+    return records
 
 
-@contextmanager
-def plain_faults(run_dir: Path) -> Iterator[None]:
-    """Make a sentence of what the machine does to a run: disk, memory, a worker that dies."""
+def build_pipeline(
+    config: Config,
+    runtime: "Runtime",
+    records: Records,
+    stream: Sequence["StreamSource"] = (),
+    checkpoint: "Checkpoint | None" = None,
+) -> "CaptionPipeline":
+    """Encoder, model and tokenizer: those of the checkpoint, or new ones of the settings."""
     import torch
 
-    go_on = "go on with the same command and --RESUME_CHECKPOINT_PATH auto"
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FAULTS:
-            raise
-        place = error.filename or run_dir
-        raise UserError(f"{place}: {error.strerror}. Mend that, then {go_on}") from None
-    except torch.OutOfMemoryError:
-        raise UserError(
-            "out of memory, though training computes as few captions at a time as it can. End "
-            f"what else uses the device, then {go_on}; or begin another run with fewer "
-            "--CAPTIONS_PER_STEP or a smaller model"
-        ) from None
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise UserError(
-            f"a worker process that reads pictures died ({str(error).split('. ')[0]}), mostly for "
-            f"want of memory. Lower --NUM_WORKERS, then {go_on}"
-        ) from None
+    from checkpoint import load_pipeline
+    from encoder import VisionEncoder
+    from model import CaptionModel
+    from pipeline import CaptionPipeline
+    from tokenizer import train_tokenizer
+
+    if checkpoint is not None:
+        return load_pipeline(checkpoint, runtime, training=config)
+    tokenizer = train_tokenizer(
+        captions_for_vocabulary(records, stream),
+        config.VOCAB_SIZE,
+        lowercase=config.LOWERCASE_CAPTIONS,
+    )
+    encoder = VisionEncoder.from_settings(config)
+    encoder.prepare_training(config)
+    torch.manual_seed(config.RANDOM_SEED)
+    model = CaptionModel.from_config(
+        config,
+        patches=encoder.num_tokens,
+        feature_dim=encoder.feature_dim,
+        vocab_size=len(tokenizer),
+    )
+    return CaptionPipeline(
+        encoder.to(runtime.device),
+        model.to(runtime.device),
+        tokenizer,
+        runtime,
+        config.MAX_SEQ_LEN,
+    )
+
+
+def captions_for_vocabulary(records: Records, stream: Sequence["StreamSource"]) -> list[str]:
+    """What the vocabulary is trained on: captions of the training pictures, none held out."""
+    from captioning.streaming.held_out import vocabulary_captions
+
+    if stream:
+        held_out = [text for record in records["validation"] for text in record.captions]
+        return vocabulary_captions(stream, without=frozenset(held_out))
+    return [text for record in records["train"] for text in record.captions]
+
+
+def open_data(
+    config: Config,
+    pipeline: "CaptionPipeline",
+    records: Records,
+    stream: Sequence["StreamSource"],
+    state: "TrainState",
+) -> tuple["TrainingSteps", "Split"]:
+    """The steps of training, and what is validated on. Features that are missing are made first;
+    as many rows as fit are held on the device."""
+    from captioning.store.rows import FeatureStore
+    from captioning.vision.mirroring import mirrored_records
+    from dataset import CaptionDataset, PreparedSteps, Split
+    from features import open_stores, training_pictures, worker_count
+
+    encoder, runtime = pipeline.encoder, pipeline.runtime
+    stores = open_stores(config, encoder, runtime, records)
+    tokenizer, max_length = pipeline.tokenizer, config.MAX_SEQ_LEN
+    captions = CaptionDataset(records["validation"], tokenizer, max_length)
+    validation = Split(records["validation"], captions, stores["validation"])
+    held = [stores["validation"]]
+    steps: TrainingSteps
+    if stream:
+        steps = open_stream(config, pipeline, stream, state)
+    else:
+        train = records["train"]
+        mirrored = mirrored_records(train)[0] if "flip" in config.AUGMENTATION else ()
+        pictures = training_pictures(
+            config, encoder, runtime, train, stores["train"], epoch=state.epoch
+        )
+        held = [*pictures.stores, *held]
+        steps = PreparedSteps(
+            train,
+            CaptionDataset(train, tokenizer, max_length, mirrored=mirrored),
+            pictures,
+            runtime,
+            batch_size=config.BATCH_SIZE,
+            seed=config.RANDOM_SEED,
+            captions_per_step=config.CAPTIONS_PER_STEP,
+            num_workers=worker_count(config.NUM_WORKERS),
+        )
+    for store in held:
+        if isinstance(store, FeatureStore):
+            store.hold_on_device()
+    return steps, validation
+
+
+def open_stream(
+    config: Config,
+    pipeline: "CaptionPipeline",
+    stream: Sequence["StreamSource"],
+    state: "TrainState",
+) -> "TrainingSteps":
+    """The steps of a stream, from where the run stands."""
+    from captioning.streaming.held_out import held_out_hashes
+    from captioning.streaming.steps import StreamSettings, StreamSteps
+    from dataset import step_of
+    from features import stream_features, worker_count
+
+    make_step = partial(
+        step_of,
+        tokenizer=pipeline.tokenizer,
+        max_length=config.MAX_SEQ_LEN,
+        runtime=pipeline.runtime,
+    )
+    return StreamSteps(
+        stream,
+        pipeline.encoder.preprocessor,
+        make_step,
+        pipeline.runtime,
+        StreamSettings(
+            batch_size=config.BATCH_SIZE,
+            steps_per_epoch=config.STREAM_STEPS_PER_EPOCH,
+            seed=config.RANDOM_SEED,
+            captions_per_step=config.CAPTIONS_PER_STEP,
+            max_bad_fraction=config.MAX_BAD_FRACTION,
+            num_workers=worker_count(config.NUM_WORKERS),
+            augmentation=frozenset(config.AUGMENTATION.split(",")) - {"none"},
+        ),
+        held_out=held_out_hashes(config.dataset_dir),
+        features=stream_features(config, pipeline.encoder, pipeline.runtime),
+        position=state.data_position,
+    )
+
+
+def build_optimization(
+    config: Config,
+    pipeline: "CaptionPipeline",
+    steps_per_epoch: int,
+    checkpoint: "Checkpoint | None" = None,
+) -> "Optimization":
+    """Optimizer, gradients, schedules and average, new or as the checkpoint has them."""
+    import torch
+
+    from captioning.training.weight_average import WeightAverage
+    from checkpoint import load_average, load_optimizer
+    from optimization import Gradients, Optimization, Schedule, build_optimizer, caption_loss
+
+    model, encoder, runtime = pipeline.model, pipeline.encoder, pipeline.runtime
+    optimizer = build_optimizer(
+        model,
+        encoder,
+        learning_rate=config.LEARNING_RATE,
+        encoder_learning_rate=config.ENCODER_LEARNING_RATE,
+        encoder_layer_decay=config.ENCODER_LAYER_DECAY,
+        weight_decay=config.WEIGHT_DECAY,
+        betas=(config.ADAM_BETA1, config.ADAM_BETA2),
+        eps=config.ADAM_EPS,
+    )
+    average = None
+    if config.EMA_DECAY:
+        average = WeightAverage({"model": model, "encoder": encoder}, config.EMA_DECAY)
+    if checkpoint is not None:
+        load_optimizer(optimizer, pipeline, checkpoint.folder)
+        if average is not None:
+            load_average(average, checkpoint.folder)
+    is_compiled = config.COMPILE == "on" or (
+        config.COMPILE == "auto" and runtime.device.type == "cuda"
+    )
+    total = steps_per_epoch * config.NUM_EPOCHS
+    encoder_warmup = config.ENCODER_WARMUP_STEPS
+    return Optimization(
+        optimizer,
+        Gradients(
+            model,
+            encoder,
+            runtime,
+            label_smoothing=config.LABEL_SMOOTHING,
+            loss_function=torch.compile(caption_loss, dynamic=True)
+            if is_compiled
+            else caption_loss,
+        ),
+        Schedule(total, config.WARMUP_STEPS),
+        Schedule(
+            total,
+            config.WARMUP_STEPS if encoder_warmup < 0 else encoder_warmup,
+            start_step=total * config.ENCODER_START_EPOCH // config.NUM_EPOCHS,
+        ),
+        average,
+    )
+
+
+def facts_of(
+    config: Config,
+    pipeline: "CaptionPipeline",
+    records: Records,
+    steps: "TrainingSteps",
+    validation: "Split",
+) -> "RunFacts":
+    """What the screen and Weights & Biases are told of a run when it begins."""
+    from captioning.tracking.events import RunFacts
+
+    train, length = records.get("train"), steps.length(0)
+    passing = config.BATCH_SIZE * length
+    return RunFacts(
+        device=pipeline.runtime.description,
+        trained_parameters=pipeline.parameters(trained=True),
+        frozen_parameters=pipeline.parameters(trained=False),
+        train_pictures=len(train) if train else 0,
+        train_captions=sum(len(one.captions) for one in train) if train else passing,
+        validation_pictures=len(validation.records),
+        vocabulary=len(pipeline.tokenizer),
+        steps_per_epoch=length,
+        epochs=config.NUM_EPOCHS,
+    )
 
 
 if __name__ == "__main__":

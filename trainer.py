@@ -6,11 +6,10 @@ run that goes on from a checkpoint makes, bit for bit, the steps that it would h
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,44 +17,22 @@ from attention import write_strip
 from captioner import Captioner
 from captioning.decoding import SearchOptions
 from captioning.sources.images import load_image
-from captioning.sources.records import Record
+from captioning.streaming.steps import StreamSteps
 from captioning.system.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
 from captioning.system.stopping import Stopped, StopRequest
-from captioning.tracking.events import Sample
 from captioning.tracking.run_log import RunLog
 from captioning.training.sharding import put_together
 from captioning.training.train_state import TrainState
-from captioning.training.weight_average import WeightAverage
-from checkpoint import save_checkpoint
+from checkpoint import RunFolder
 from config import Config
-from dataset import CaptionDataset, PictureRows, Step
-from gradients import BatchTooLargeError, Gradients, LossFunction, caption_loss
-from optimization import Schedule, StepResult, set_learning_rate, train_step
+from dataset import PreparedSteps, Split, Step
+from optimization import BatchTooLargeError, Optimization, StepResult, train_step
 from pipeline import CaptionPipeline
-from training_steps import Epoch, TrainingSteps
 from validation import validate
 
+TrainingSteps = PreparedSteps | StreamSteps[Step]
 NEVER = 2**62
 """The step of what has not happened."""
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a checkpoint says of itself."""
-
-    card: str
-    """The model card."""
-    examples: Mapping[str, Path]
-    """Pictures that the card shows, by the name that it gives them."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """A split, ready to be measured with."""
-
-    records: Sequence[Record]
-    captions: CaptionDataset
-    pictures: PictureRows
 
 
 class Trainer:
@@ -65,38 +42,17 @@ class Trainer:
         self,
         config: Config,
         pipeline: CaptionPipeline,
-        optimizer: torch.optim.Optimizer,
+        optimization: Optimization,
         steps: TrainingSteps,
         validation: Split,
+        folder: RunFolder,
         log: RunLog,
         state: TrainState,
-        *,
-        metrics: Mapping[str, Any],
-        describe: Callable[[Mapping[str, Any], TrainState, Sequence[Sample]], Description],
-        on_best: Callable[[Path, Mapping[str, Any]], None],
-        joules: Callable[[], float | None] = lambda: None,
-        average: WeightAverage | None = None,
-        loss_function: LossFunction = caption_loss,
     ) -> None:
-        """Go on from `state`, where the last validation gave `metrics`.
-
-        `describe` makes a checkpoint's model card of its metrics and captions, `on_best` is told
-        of each new best, `joules` measures the energy so far. With an
-        `average` of the weights that is what is validated and kept as `best`.
-        """
-        self.config, self.pipeline, self.optimizer = config, pipeline, optimizer
-        self.steps, self.validation, self.log, self.state = steps, validation, log, state
-        self._describe, self._on_best, self._joules = describe, on_best, joules
-        self._average = average
-        self._gradients = Gradients(
-            pipeline.model,
-            pipeline.encoder,
-            pipeline.runtime,
-            label_smoothing=config.LABEL_SMOOTHING,
-            loss_function=loss_function,
-        )
-        self.schedule = Schedule(len(steps.epoch(0)) * config.NUM_EPOCHS, config.WARMUP_STEPS)
-        self.encoder_schedule = self._encoder_schedule()
+        """Go on from `state` with the steps of its epoch that are left."""
+        self.config, self.pipeline, self.optimization = config, pipeline, optimization
+        self.steps, self.validation, self.folder = steps, validation, folder
+        self.log, self.state = log, state
         device = pipeline.runtime.device
         self._loss_sum = torch.tensor(pipeline.runtime.own(state.loss_sums), device=device)
         self._bad_step = torch.tensor(NEVER, device=device)
@@ -105,8 +61,6 @@ class Trainer:
         self._saved_at = self._logged_at = time.monotonic()
         self._waited_seconds = 0.0
         self._captions_since_log = 0
-        self._metrics = dict(metrics)
-        self._samples: Sequence[Sample] = ()
 
     def run(self) -> int:
         """Train to the last epoch, or to a signal; returns the exit code."""
@@ -127,21 +81,22 @@ class Trainer:
         )
         return EXIT_TERMINATED if self._stopped_by == signal.SIGTERM else EXIT_INTERRUPTED
 
-    def _encoder_schedule(self) -> Schedule:
-        config, total = self.config, self.schedule.total_steps
-        warmup = config.ENCODER_WARMUP_STEPS
-        return Schedule(
-            total,
-            config.WARMUP_STEPS if warmup < 0 else warmup,
-            start_step=total * config.ENCODER_START_EPOCH // config.NUM_EPOCHS,
-        )
-
     def _run_epoch(self) -> None:
+        optimization, length = self.optimization, self.steps.length(self.state.epoch)
         self.pipeline.encoder.thaw(self.state.epoch >= self.config.ENCODER_START_EPOCH)
-        epoch = self.steps.epoch(self.state.epoch)
-        for step in self._remaining(epoch):
-            self._count(self._step(step))
-            is_last = self.state.step_in_epoch == len(epoch)
+        for step in self._remaining():
+            self._learning_rate = optimization.set_rates(self.state.step)
+            self.pipeline.runtime.seed_step(self.config.RANDOM_SEED, self.state.step)
+            result = train_step(
+                optimization.gradients,
+                optimization.optimizer,
+                step,
+                clip_norm=self.config.GRAD_CLIP_VALUE,
+            )
+            if optimization.average is not None:
+                optimization.average.update(self.state.step + 1)
+            self._count(result)
+            is_last = self.state.step_in_epoch == length
             if self.state.step % self.config.LOG_INTERVAL == 0:
                 self._log_step()
             if self._must_stop():
@@ -165,9 +120,10 @@ class Trainer:
             f"Out of memory: going on with MICRO_BATCH_SIZE {half}; the batch stays the same."
         )
 
-    def _remaining(self, epoch: Epoch) -> Iterator[Step]:
+    def _remaining(self) -> Iterator[Step]:
         """The steps that this epoch still has; notes how long each is waited for."""
-        waiting = epoch.steps(
+        waiting = self.steps.iterate(
+            self.state.epoch,
             self.state.step_in_epoch,
             micro_batch_size=self.state.micro_batch_size or self.config.MICRO_BATCH_SIZE,
         )
@@ -178,20 +134,6 @@ class Trainer:
             if step is None:
                 return
             yield step
-
-    def _step(self, step: Step) -> StepResult:
-        self._learning_rate = set_learning_rate(
-            self.optimizer,
-            self.schedule.factor(self.state.step),
-            self.encoder_schedule.factor(self.state.step),
-        )
-        self.pipeline.runtime.seed_step(self.config.RANDOM_SEED, self.state.step)
-        result = train_step(
-            self._gradients, self.optimizer, step, clip_norm=self.config.GRAD_CLIP_VALUE
-        )
-        if self._average is not None:
-            self._average.update(self.state.step + 1)
-        return result
 
     def _count(self, result: StepResult) -> None:
         """Note a step without waiting for the device."""
@@ -235,7 +177,7 @@ class Trainer:
         if step == NEVER:
             return
         number = self.state.step_in_epoch - (self.state.step - step) - 1
-        names = self.steps.epoch(self.state.epoch).names(number)
+        names = self.steps.names(self.state.epoch, number)
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise UserError(
             f"the loss of step {step} (epoch {self.state.epoch + 1}, batch {number + 1}: {shown}) "
@@ -250,7 +192,8 @@ class Trainer:
         is_final = epoch == self.config.NUM_EPOCHS
         if epoch % self.config.VALIDATION_INTERVAL == 0 or is_final:
             try:
-                with self._average.applied() if self._average is not None else nullcontext():
+                average = self.optimization.average
+                with average.applied() if average is not None else nullcontext():
                     self._validate()
             except Stopped:  # the run that goes on begins with this validation
                 return
@@ -271,7 +214,7 @@ class Trainer:
                 check_stop=self._stop.check,
             )
             strip = self._draw_attention()
-        self._metrics, self._samples = dict(result.metrics), result.samples
+        self.folder.note_validation(result.metrics, result.samples)
         by_loss = self.config.BEST_METRIC == "loss"
         score = -result.metrics["validation_loss"] if by_loss else result.metrics["CIDEr"]
         is_best = self.state.best_score is None or score > self.state.best_score
@@ -283,9 +226,8 @@ class Trainer:
             attention_strip=strip,
             is_best=is_best,
         )
-        if is_best and self._save(self.config.run_dir / "best"):
+        if is_best and self.folder.save_best(self.state):
             self.state = replace(self.state, best_score=score, best_step=self.state.step)
-            self._on_best(self.config.run_dir / "best", result.metrics)
 
     def _draw_attention(self) -> Path | None:
         """What each word of the first validation picture's caption looks at, as `attention.png`."""
@@ -321,46 +263,15 @@ class Trainer:
             loss_sums=self.pipeline.runtime.gather([self._loss_sum.item()]),
             trained_seconds=seconds,
             wandb_run_id=self.log.wandb_run_id,
-            joules=self._joules() or 0.0,
+            joules=self.folder.energy.joules() or 0.0,
             data_position=self.steps.position(),
         )
         self.log.sync()
-        self._save(self.config.run_dir / "last", with_state=True, is_final=is_final)
+        self.folder.save_last(self.state, is_final=is_final)
 
     def _trained_seconds(self) -> float:
         """How long the run has trained, validated and saved, over all its sessions."""
         return self.state.trained_seconds + time.monotonic() - self._saved_at
-
-    def _save(self, folder: Path, *, with_state: bool = False, is_final: bool = False) -> bool:
-        """Write a checkpoint; gives whether the disk took it."""
-        description = self._describe(self._metrics, self.state, self._samples)
-        is_missing = False
-        try:
-            save_checkpoint(
-                folder,
-                self.pipeline,
-                self.config,
-                metrics=self._metrics | {"step": self.state.step},
-                card=description.card,
-                examples=description.examples,
-                optimizer=self.optimizer if with_state else None,
-                average=self._average if with_state else None,
-                state=self.state if with_state else None,
-                keep=self.config.KEEP_CHECKPOINTS if with_state else 0,
-            )
-        except OSError as error:
-            if self.config.STOP_ON_SAVE_ERROR or is_final:
-                raise UserError(
-                    f"{folder} could not be saved: {error.strerror or error}. The checkpoint "
-                    "before it is still there. Free some space and go on with the same command and "
-                    "--RESUME_CHECKPOINT_PATH auto"
-                ) from None
-            self.log.say(
-                f"WARNING: {folder} could not be saved: {error.strerror or error}. The checkpoint "
-                "before it is still there; training goes on and tries again."
-            )
-            is_missing = True
-        return not self.pipeline.runtime.most(is_missing)
 
 
 def search_options(beam_size: int) -> SearchOptions:

@@ -9,10 +9,12 @@ import torch
 from captioning.decoding import SearchOptions
 from captioning.metrics import score_captions
 from captioning.sources.records import Record
+from captioning.store.rows import PictureRows
 from captioning.tracking.events import Sample
-from dataset import CaptionDataset, PictureRows
-from gradients import caption_loss
-from pipeline import CaptionPipeline, TextCaption, encode, in_shared_batches
+from dataset import CaptionDataset
+from encoder import encode
+from optimization import caption_loss
+from pipeline import CaptionPipeline, TextCaption, in_shared_batches
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,12 @@ from captioning.system.tensors import read_tensors, save_tensors
 from captioning.training.weight_average import WeightAverage
 from checkpoint import load_encoder, read_checkpoint
 from config import Config
-from dataset import CaptionDataset
-from gradients import Gradients
+from dataset import CaptionDataset, PreparedSteps
 from model import CaptionModel, DecoderBlock
-from optimization import Schedule, build_optimizer, set_learning_rate, train_step
+from optimization import Gradients, Schedule, build_optimizer, set_learning_rate, train_step
 from pipeline import CaptionPipeline
 from tokenizer import train_tokenizer
 from trainer import search_options
-from training_steps import PreparedSteps
 from validation import validate
 
 SMALL = {
@@ -262,10 +260,10 @@ class Bench:
             seed=config.RANDOM_SEED,
             captions_per_step=2,
         )
-        epochs = [data.epoch(number) for number in range(self.options.epochs)]
-        schedule = Schedule(sum(map(len, epochs)), config.WARMUP_STEPS)
+        epochs = range(self.options.epochs)
+        schedule = Schedule(sum(map(data.length, epochs)), config.WARMUP_STEPS)
         pipeline.model.train()
-        for number, step in enumerate(step for epoch in epochs for step in epoch.steps()):
+        for number, step in enumerate(step for epoch in epochs for step in data.iterate(epoch)):
             set_learning_rate(optimizer, schedule.factor(number))
             RUNTIME.seed_step(config.RANDOM_SEED, number)
             train_step(gradients, optimizer, step, clip_norm=config.GRAD_CLIP_VALUE)

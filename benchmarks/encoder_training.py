@@ -31,9 +31,8 @@ from captioning.system.runtime import Runtime
 from config import Config
 from dataset import CaptionDataset, StepDataset
 from encoder import VisionEncoder
-from gradients import Gradients
 from model import CaptionModel
-from optimization import build_optimizer
+from optimization import Gradients, build_optimizer
 from tokenizer import train_tokenizer
 
 WAYS: dict[str, dict[str, Any]] = {

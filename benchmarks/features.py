@@ -33,11 +33,11 @@ import transformers
 from PIL import Image
 
 from captioning.sources.images import load_image
+from captioning.store.building import RowMaker, build_features
 from captioning.system.errors import UserError, run_command
 from captioning.system.options import parse_options
 from captioning.system.runtime import Runtime
 from encoder import VisionEncoder
-from feature_building import RowMaker, build_features
 from features import CPU_BATCH_SIZE, GPU_BATCH_SIZE, worker_count
 
 SAMPLE = "flickr8k_sample/images"

@@ -31,9 +31,15 @@ from captioning.training.packing import Packing
 from config import Config
 from dataset import Batch, CaptionDataset, Step, StepDataset
 from encoder import VisionEncoder
-from gradients import Gradients, caption_loss
 from model import CaptionModel
-from optimization import Schedule, build_optimizer, set_learning_rate, train_step
+from optimization import (
+    Gradients,
+    Schedule,
+    build_optimizer,
+    caption_loss,
+    set_learning_rate,
+    train_step,
+)
 from pipeline import CaptionPipeline
 from tokenizer import CaptionTokenizer, train_tokenizer
 from validation import validation_loss

@@ -44,17 +44,17 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.features import Options as PictureOptions
 from benchmarks.features import find_images
 from captioning.sources.images import load_image
+from captioning.store.building import RowMaker
+from captioning.streaming.cache import ENCODED_TOGETHER, StreamFeatures
 from captioning.streaming.lanes import Position, lane_count, lanes_of, read_blocks
+from captioning.streaming.reader import PIECE_SAMPLES, StreamReader
 from captioning.streaming.shards import find_sources
 from captioning.system.errors import run_command
 from captioning.system.options import parse_options
 from captioning.system.runtime import Runtime
 from captioning.vision.preprocessing import ImagePreprocessor
 from encoder import VisionEncoder
-from feature_building import RowMaker
 from features import worker_count
-from stream_cache import ENCODED_TOGETHER, StreamFeatures
-from stream_reader import PIECE_SAMPLES, StreamReader
 
 
 @dataclass(frozen=True, kw_only=True)

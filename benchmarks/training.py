@@ -42,9 +42,8 @@ from captioning.training.packing import Packing
 from captioning.training.weight_average import WeightAverage
 from config import Config
 from dataset import Batch, CaptionDataset, Step, StepDataset
-from gradients import Gradients, caption_loss
 from model import CaptionModel
-from optimization import build_optimizer, train_step
+from optimization import Gradients, build_optimizer, caption_loss, train_step
 from tokenizer import CaptionTokenizer, train_tokenizer
 
 PATCHES, FEATURES = 50, 768

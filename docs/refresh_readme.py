@@ -20,12 +20,8 @@ from captioning.system.options import settings_table  # noqa: E402
 from config import Config  # noqa: E402
 
 ORDER = {
-    "What is trained": (
-        "config prepare_dataset tokenizer encoder feature_building stream_cache features dataset "
-        "training_steps stream_reader stream_steps model pipeline"
-    ),
-    "How": "gradients optimization attention checkpoint captioner validation trainer training_run "
-    "train",
+    "What is trained": ("config prepare_dataset tokenizer encoder features dataset model"),
+    "How": "optimization pipeline attention checkpoint captioner validation trainer train",
     "What comes of it": "generate_options generate evaluation evaluate compare hub",
 }
 """The modules in reading order: each imports only those above it. Names under a heading."""

@@ -7,7 +7,7 @@ is, unless a store is told to hold its rows on the device.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,13 @@ COPIED_ROWS = 256
 
 Alter = Callable[[int, Image.Image], Image.Image]
 """What is done to picture 0, 1, ... before it is prepared."""
+
+
+class PictureRows(Protocol):
+    """What turns row numbers of pictures into what the model reads."""
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """(B,) -> (B, P, F) features, or (B, 3, H, W) uint8 pixels."""
 
 
 class FeatureStore:

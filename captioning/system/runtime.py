@@ -86,6 +86,13 @@ class Runtime:
         processes = f"{self.world_size} x " if self.world_size > 1 else ""
         return f"{processes}{name}, {precision}"
 
+    @property
+    def gpu_uuids(self) -> list[str]:
+        """The names by which meters of energy know this process's GPU."""
+        if self.device.type != "cuda":
+            return []
+        return [str(torch.cuda.get_device_properties(self.device).uuid)]
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Run matrix products in `dtype`."""
         if self.dtype is torch.float32:

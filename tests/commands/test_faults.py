@@ -36,7 +36,7 @@ import validation
 from captioning.store import rows as feature_store
 from captioning.system import tensors as tensor_files
 from captioning.system.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, EXIT_TERMINATED, UserError
-from tests.commands.test_train import ROOT, Killed, run_killed
+from tests.helpers.processes import ROOT
 from tests.helpers.small_runs import (
     NOT_EXACT,
     SETTINGS,
@@ -45,6 +45,7 @@ from tests.helpers.small_runs import (
     lines_of,
     run,
 )
+from tests.helpers.steps import Killed, run_killed
 from trainer import Trainer
 
 SAVES = {"SAVE_INTERVAL_STEPS": 3}
@@ -76,7 +77,7 @@ def leftovers(folder: Path) -> list[str]:
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes the kernel refuse files above 20 KB during saves of `name` number `numbers`."""
-    original = trainer.save_checkpoint
+    original = checkpoint.save_checkpoint
     _, hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(name: str, *numbers: int) -> None:
@@ -91,7 +92,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (hard_limit, hard_limit))
 
-        monkeypatch.setattr(trainer, "save_checkpoint", save)
+        monkeypatch.setattr(checkpoint, "save_checkpoint", save)
 
     return fill
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import train
-from checkpoint import read_checkpoint
+from checkpoint import RunFolder, read_checkpoint
 from tests.helpers.small_runs import (
     NOT_EXACT,
     arguments,
@@ -29,8 +29,14 @@ from tests.helpers.small_runs import (
 from trainer import Trainer
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.commands.test_soak", "training_run", "scenes", "transformers"])
-STAGES = {"_step": "step", "_validate": "validation", "_save": "save"}
+FORKS.set_forkserver_preload(
+    ["tests.commands.test_soak", "trainer", "captioning.scenes", "transformers"]
+)
+STAGES = {
+    (Trainer, "_run_epoch"): "step",
+    (Trainer, "_validate"): "validation",
+    (RunFolder, "_save"): "save",
+}
 SETTINGS = {
     "NUM_EPOCHS": 40,
     "VALIDATION_INTERVAL": 4,
@@ -89,13 +95,13 @@ def live(words: list[str], folder: Path) -> None:
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
         page = mmap.mmap(stage.fileno(), mmap.PAGESIZE)
-        for method, name in STAGES.items():
-            setattr(Trainer, method, noting(page, name, getattr(Trainer, method)))
+        for (owner, method), name in STAGES.items():
+            setattr(owner, method, noting(page, name, getattr(owner, method)))
         raise SystemExit(train.main(words))
 
 
 def noting(page: mmap.mmap, name: str, method: object) -> object:
-    def noted(self: Trainer, *arguments: object, **named: object) -> object:
+    def noted(self: object, *arguments: object, **named: object) -> object:
         before = page[:16]
         page[:16] = name.encode().ljust(16)
         try:

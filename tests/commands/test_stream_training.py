@@ -10,16 +10,16 @@ import torch
 
 import train
 from captioning.sources.records import read_records
+from captioning.streaming.shards import find_sources
+from captioning.streaming.steps import StreamSteps
 from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
 from config import parse_config
 from prepare_dataset import prepare_dataset
-from stream_steps import StreamSteps
-from tests.commands.test_train import run_killed
 from tests.helpers.processes import run_together
 from tests.helpers.small_runs import NOT_EXACT, arguments, differences, lines_of, run, write_encoder
+from tests.helpers.steps import run_killed
 from tests.helpers.streams import write_parquet, write_shards, write_webdataset
-from training_run import TrainingRun
 
 STREAM = {
     "DATASET": "streamed",
@@ -105,21 +105,22 @@ def test_a_run_reads_its_stream_as_set_and_nothing_that_is_held_out(place: Path)
     changes = {"RANDOM_SEED": 5, "CAPTIONS_PER_STEP": 1, "MAX_BAD_FRACTION": 0.25}
     config = parse_config(arguments(place, RUN_NAME="read", **settings(place), **changes))
     prepare_dataset(config)
-    run = TrainingRun(config, Runtime(torch.device("cpu")))
-    assert isinstance(run.steps, StreamSteps)
+    steps = train.build_trainer(config, Runtime(torch.device("cpu"))).steps
+    assert isinstance(steps, StreamSteps)
     seen = set()
-    for number, _ in enumerate(run.steps.epoch(0).steps()):
-        seen |= set(run.steps.names(number))
+    for number, _ in enumerate(steps.iterate(0)):
+        seen |= set(steps.names(0, number))
     numbers = {int(name.rsplit(": ")[-1].removeprefix("row ")) for name in seen if "tars" in name}
     assert len(numbers) > 20
     assert not numbers & set(range(6))
     assert not {f"{place / 'rows' / 'a.parquet'}: row {number}" for number in (0, 1)} & seen
-    read = run.steps._settings
+    read = steps._settings
     assert (read.seed, read.captions_per_step, read.max_bad_fraction) == (5, 1, 0.25)
-    assert (read.batch_size, read.steps_per_epoch, read.max_length) == (12, 7, 40)
-    held_out = {text for record in run.records["validation"] for text in record.captions}
+    assert (read.batch_size, read.steps_per_epoch) == (12, 7)
+    records = train.read_splits(config)
+    held_out = {text for record in records["validation"] for text in record.captions}
     assert len(held_out) == 8
-    assert not held_out & set(run._vocabulary_captions())
+    assert not held_out & set(train.captions_for_vocabulary(records, find_sources(config.STREAM)))
 
 
 def test_other_shards_are_not_the_data_of_the_run(place: Path) -> None:

@@ -25,30 +25,10 @@ from tests.helpers.small_runs import (
     write_data,
     write_encoder,
 )
+from tests.helpers.steps import before_each_step, run_killed
 from trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it."""
-
-
-def run_killed(place: Path, after: int, **changes: object) -> None:
-    """Train until just after the update of step `after`, and vanish."""
-    original = Trainer._step
-
-    def step(self: Trainer, batches: object) -> object:
-        if self.state.step == after:
-            raise Killed
-        return original(self, batches)  # type: ignore[arg-type]
-
-    Trainer._step = step  # type: ignore[method-assign,assignment]
-    try:
-        with pytest.raises(Killed):
-            train.main(arguments(place, **changes))
-    finally:
-        Trainer._step = original  # type: ignore[method-assign]
 
 
 def test_a_run_leaves_whole_checkpoints_and_numbers(place: Path) -> None:
@@ -216,18 +196,13 @@ def test_other_data_is_refused(place: Path, tmp_path: Path) -> None:
 
 def test_lower_case_holds_from_training_to_captions(place: Path) -> None:
     seen: set[str] = set()
-    original = Trainer._step
 
-    def noted(self: Trainer, step: Step) -> object:
-        decode = self.pipeline.tokenizer.decode
+    def note(trainer: Trainer, step: Step) -> None:
+        decode = trainer.pipeline.tokenizer.decode
         seen.update(decode([token]) for batch in step.batches for token in batch.targets.tolist())
-        return original(self, step)
 
-    Trainer._step = noted  # type: ignore[method-assign,assignment]
-    try:
+    with before_each_step(note):
         folder = run(place, RUN_NAME="lower", LOWERCASE_CAPTIONS=True, NUM_EPOCHS=1)
-    finally:
-        Trainer._step = original  # type: ignore[method-assign]
     assert any(token.isalpha() for token in seen)
     assert {token.lower() for token in seen} == seen
     captioner = Captioner.from_pretrained(folder / "best")
@@ -280,20 +255,16 @@ def test_older_checkpoints_are_kept_as_asked(place: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_batch(place: Path) -> None:
-    original = Trainer._step
-
-    def step(self: Trainer, batches: object) -> object:
-        if self.state.step == 3:
+    def break_weights(trainer: Trainer, step: Step) -> None:
+        if trainer.state.step == 3:
             with torch.no_grad():
-                self.pipeline.model.decoder.norm.weight.fill_(float("nan"))
-        return original(self, batches)  # type: ignore[arg-type]
+                trainer.pipeline.model.decoder.norm.weight.fill_(float("nan"))
 
-    Trainer._step = step  # type: ignore[method-assign,assignment]
-    try:
-        with pytest.raises(UserError, match=r"loss of step 4 \(epoch 1, batch 4: scene_"):
-            train.main(arguments(place, RUN_NAME="nan", SAVE_INTERVAL_STEPS=2))
-    finally:
-        Trainer._step = original  # type: ignore[method-assign]
+    with (
+        before_each_step(break_weights),
+        pytest.raises(UserError, match=r"loss of step 4 \(epoch 1, batch 4: scene_"),
+    ):
+        train.main(arguments(place, RUN_NAME="nan", SAVE_INTERVAL_STEPS=2))
     state = place / "checkpoints" / "nan" / "last" / "trainer_state.json"
     assert '"step": 2' in state.read_text()
 

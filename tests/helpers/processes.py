@@ -62,7 +62,7 @@ def write_script(path: Path, before: str) -> Path:
     """train.py, with something done before it."""
     path.write_text(
         "import os, signal, sys, time\n"
-        "import torch, gradients, train, trainer\n"
+        "import torch, optimization, train, trainer\n"
         "from captioning.system.errors import UserError, run_command\n"
         "from trainer import Trainer\n"
         "rank, attempt = int(os.environ['RANK']), os.environ['TORCHELASTIC_RESTART_COUNT']\n"

@@ -21,14 +21,12 @@ from captioning.system.runtime import Runtime
 from captioning.training.sharding import clip_gradients, is_part, shard, whole
 from captioning.vision.towers import blocks_of
 from config import Config, parse_config
-from dataset import CaptionDataset
+from dataset import CaptionDataset, PreparedSteps
 from encoder import VisionEncoder
-from gradients import Gradients
 from model import CaptionModel
-from optimization import build_optimizer
+from optimization import Gradients, build_optimizer
 from tests.helpers.small_runs import arguments
 from tokenizer import train_tokenizer
-from training_steps import PreparedSteps
 
 WAYS: dict[str, dict[str, object]] = {
     "fp32": {},
@@ -77,7 +75,7 @@ def steps_of(config: Config, runtime: Runtime) -> dict[str, Tensor]:
     model.train()
     gradients = Gradients(model, encoder, runtime, label_smoothing=0.1)
     losses = []
-    for step, _ in zip(steps.epoch(0).steps(micro_batch_size=7), range(STEPS), strict=False):
+    for step, _ in zip(steps.iterate(0, micro_batch_size=7), range(STEPS), strict=False):
         losses.append(runtime.sum_over_processes(gradients.add(step)) / step.num_tokens)
         clip_gradients([*model.parameters(), *encoder.parameters()], 1.0)
         optimizer.step()

@@ -19,11 +19,11 @@ from PIL import Image
 from captioning.sources.images import load_image
 from captioning.sources.records import SPLITS, Record, write_records
 from captioning.store import files as feature_files
+from captioning.store.building import Contents, RowMaker, build_features
 from captioning.store.files import StoreContent, StoreFiles
 from captioning.store.rows import FeatureStore, LivePictures
 from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
-from feature_building import Contents, RowMaker, build_features
 from features import main
 from tests.helpers.small_encoder import SmallEncoder, write_pictures
 from tests.helpers.tiny_encoders import FAMILIES
@@ -241,7 +241,7 @@ SLOW_BUILD = """
 import sys, time
 from pathlib import Path
 import feature_files, torch
-from feature_building import RowMaker, build_features
+from captioning.store.building import RowMaker, build_features
 from captioning.system.runtime import Runtime
 from tests.helpers.small_encoder import SmallEncoder
 
@@ -422,7 +422,7 @@ SHARED_BUILD = """
 import sys, time
 from pathlib import Path
 from captioning.store import files as feature_files
-from feature_building import RowMaker, build_features
+from captioning.store.building import RowMaker, build_features
 from captioning.system.runtime import Runtime
 from tests.helpers.small_encoder import SmallEncoder
 

@@ -10,18 +10,19 @@ from torch import Tensor, nn
 
 from captioner import Captioner
 from captioning.system.errors import UserError
+from captioning.system.runtime import Runtime
 from captioning.vision import lora
 from captioning.vision.tower_features import FeatureChoice
 from checkpoint import ADAPTERS
 from config import Config
 from encoder import VisionEncoder
 from generate import main as generate
-from optimization import Schedule, build_optimizer, set_learning_rate
+from optimization import Schedule, StepResult, build_optimizer, set_learning_rate
 from tests.helpers.small_runs import arguments, run, weights_of
 from tests.helpers.tiny_encoders import FAMILIES
 from tests.story.test_encoder import saved, some_pixels
+from train import build_optimization
 from trainer import Trainer
-from training_run import TrainingRun
 
 RATE, DECAY = 1e-2, 0.5
 LORA_FAMILIES = ["clip", "vit", "blip", "siglip", "dinov2-registers", "swin", "convnext"]
@@ -106,9 +107,7 @@ def test_rates_count_from_the_last_trained_block(tmp_path: Path) -> None:
 
 
 def test_a_run_s_settings_reach_its_optimizer(tmp_path: Path) -> None:
-    run = object.__new__(TrainingRun)
-    run.checkpoint = None
-    run.config = Config(
+    config = Config(
         LEARNING_RATE=0.25,
         ENCODER_TRAINED_BLOCKS=2,
         ENCODER_LEARNING_RATE=0.125,
@@ -119,8 +118,9 @@ def test_a_run_s_settings_reach_its_optimizer(tmp_path: Path) -> None:
         ADAM_EPS=1e-5,
     )
     encoder = ready(saved(tmp_path, "clip"), blocks=2)
-    run.pipeline = SimpleNamespace(model=nn.Linear(2, 2), encoder=encoder)
-    groups = run._optimizer().param_groups
+    runtime = Runtime(torch.device("cpu"))
+    pipeline = SimpleNamespace(model=nn.Linear(2, 2), encoder=encoder, runtime=runtime)
+    groups = build_optimization(config, pipeline, 10).optimizer.param_groups
     assert {(one["peak_lr"], one["is_encoder"]) for one in groups} == {
         (0.25, False),
         (0.125, True),
@@ -145,12 +145,14 @@ def test_the_encoder_has_a_schedule_of_its_own() -> None:
 
 
 def test_a_run_s_settings_reach_the_encoder_s_schedule() -> None:
-    trainer = object.__new__(Trainer)
-    trainer.schedule = Schedule(400, 3)
+    runtime = Runtime(torch.device("cpu"))
+    parts = SimpleNamespace(model=nn.Linear(2, 2), encoder=nn.Linear(2, 2), runtime=runtime)
     settings = {"ENCODER_TRAINED_BLOCKS": 1, "ENCODER_START_EPOCH": 1, "NUM_EPOCHS": 4}
     for wanted, found in ((7, 7), (0, 0), (-1, 3)):
-        trainer.config = Config(WARMUP_STEPS=3, ENCODER_WARMUP_STEPS=wanted, **settings)
-        assert trainer._encoder_schedule() == Schedule(400, found, start_step=100)
+        config = Config(WARMUP_STEPS=3, ENCODER_WARMUP_STEPS=wanted, **settings)
+        optimization = build_optimization(config, parts, 100)
+        assert optimization.schedule == Schedule(400, 3)
+        assert optimization.encoder_schedule == Schedule(400, found, start_step=100)
 
 
 def test_set_learning_rate_knows_whose_group_it_is(tmp_path: Path) -> None:
@@ -278,22 +280,19 @@ def test_batch_norm_is_not_counted_twice(tmp_path: Path) -> None:
         ready(saved(tmp_path, "resnet"), GRADIENT_CHECKPOINTING=True)
 
 
-def test_the_encoder_joins_in_at_its_epoch(place: Path) -> None:
+def test_the_encoder_joins_in_at_its_epoch(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, dict[str, Tensor], float]] = []
-    original = Trainer._step
+    count = Trainer._count
 
-    def step(self: Trainer, step: object) -> object:
-        result = original(self, step)  # type: ignore[arg-type]
+    def note_and_count(self: Trainer, result: StepResult) -> None:
         state = {k: v.clone() for k, v in self.pipeline.encoder.state_dict().items()}
-        rate = next(g["lr"] for g in self.optimizer.param_groups if g["is_encoder"])
+        groups = self.optimization.optimizer.param_groups
+        rate = next(group["lr"] for group in groups if group["is_encoder"])
         seen.append((self.state.epoch, state, rate))
-        return result
+        count(self, result)
 
-    Trainer._step = step  # type: ignore[method-assign,assignment]
-    try:
-        run(place, RUN_NAME="two stages", ENCODER_TRAINED_BLOCKS=1, ENCODER_START_EPOCH=1)
-    finally:
-        Trainer._step = original  # type: ignore[method-assign]
+    monkeypatch.setattr(Trainer, "_count", note_and_count)
+    run(place, RUN_NAME="two stages", ENCODER_TRAINED_BLOCKS=1, ENCODER_START_EPOCH=1)
     first = VisionEncoder.from_pretrained(str(place / "tiny-clip")).state_dict()
     for epoch, state, rate in seen:
         same = all(torch.equal(value, first[key]) for key, value in state.items())

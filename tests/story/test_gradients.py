@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from captioning.system.runtime import Runtime
 from dataset import Step, StepDataset
-from gradients import BatchTooLargeError, Gradients, caption_loss
+from optimization import BatchTooLargeError, Gradients, caption_loss
 from tests.helpers.one_of_many import OneOfMany, one_of
 from tests.helpers.processes import run_together
 from tests.helpers.small_runs import (

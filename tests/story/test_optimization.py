@@ -10,8 +10,15 @@ from torch import nn
 
 from captioning.system.runtime import Runtime
 from dataset import Batch, Step, StepDataset
-from gradients import BatchTooLargeError, Gradients, caption_loss
-from optimization import Schedule, build_optimizer, set_learning_rate, train_step
+from optimization import (
+    BatchTooLargeError,
+    Gradients,
+    Schedule,
+    build_optimizer,
+    caption_loss,
+    set_learning_rate,
+    train_step,
+)
 from tests.story.test_dataset import TOKENIZER, make_captions
 from tests.story.test_model import FEATURES, PATCHES, make_model
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from captioning.sources.images import load_image
+from captioning.store.building import RowMaker
 from captioning.streaming import lanes as stream_lanes
+from captioning.streaming.cache import BlockWriter, StreamFeatures, _room_in
 from captioning.streaming.lanes import Position, lanes_of
+from captioning.streaming.reader import StreamPicture, StreamReader
 from captioning.streaming.shards import find_sources
 from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
-from feature_building import RowMaker
-from stream_cache import BlockWriter, StreamFeatures, _room_in
-from stream_reader import StreamPicture, StreamReader
 from tests.helpers.one_of_many import OneOfMany, one_of
 from tests.helpers.small_encoder import SmallEncoder
 from tests.helpers.streams import picture, write_shards, write_tar
@@ -30,9 +30,9 @@ CPU = Runtime(torch.device("cpu"))
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three blocks a shard of ten, on disk before the next is begun."""
     monkeypatch.setattr(stream_lanes, "BLOCK_SAMPLES", 4)
-    monkeypatch.setattr("stream_cache.BLOCK_SAMPLES", 4)
-    monkeypatch.setattr("stream_cache.ENCODED_TOGETHER", 3)
-    monkeypatch.setattr("feature_building.WAITING_WRITES", 0)
+    monkeypatch.setattr("captioning.streaming.cache.BLOCK_SAMPLES", 4)
+    monkeypatch.setattr("captioning.streaming.cache.ENCODED_TOGETHER", 3)
+    monkeypatch.setattr("captioning.store.building.WAITING_WRITES", 0)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_features_are_the_same_bits_whatever_is_kept(
 def test_the_same_pictures_are_encoded_together_however_they_arrive(
     tmp_path: Path, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream_reader.PIECE_SAMPLES", piece)
+    monkeypatch.setattr("captioning.streaming.reader.PIECE_SAMPLES", piece)
     sizes: list[int] = []
 
     class Watched(SmallEncoder):

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from captioning.sources.images import load_image
 from captioning.streaming.lanes import Position, lanes_of
+from captioning.streaming.reader import StreamReader
 from captioning.streaming.shards import find_sources
 from captioning.system.errors import UserError
-from stream_reader import StreamReader
 from tests.helpers.streams import picture, write_shards, write_tar
 
 

@@ -13,8 +13,9 @@ import torch
 
 from captioning.sources.images import load_image
 from captioning.streaming.shards import find_sources
+from captioning.streaming.steps import StreamSettings, StreamSteps, stream_fingerprint
 from captioning.system.errors import UserError
-from stream_steps import StreamSettings, StreamSteps, stream_fingerprint
+from dataset import Step, step_of
 from tests.helpers.one_of_many import OneOfMany, one_of
 from tests.helpers.streams import (
     captions,
@@ -32,7 +33,6 @@ SETTINGS = StreamSettings(
     steps_per_epoch=5,
     seed=7,
     captions_per_step=0,
-    max_length=40,
     max_bad_fraction=0.01,
     num_workers=0,
 )
@@ -46,29 +46,30 @@ def stream(
     position: str = "",
     kind: type[OneOfMany] = OneOfMany,
     **changes: Any,
-) -> StreamSteps:
+) -> StreamSteps[Step]:
     runtime = one_of(processes, rank, kind)
     settings = replace(SETTINGS, **changes)
-    return StreamSteps(find_sources(text), pixels, TOKENIZER, runtime, settings, position=position)
+    make = partial(step_of, tokenizer=TOKENIZER, max_length=40, runtime=runtime)
+    return StreamSteps(find_sources(text), pixels, make, runtime, settings, position=position)
 
 
-def numbers(steps: StreamSteps, first: int, stop: int) -> list[int]:
+def numbers(steps: StreamSteps[Step], first: int, stop: int) -> list[int]:
     """The pictures of some steps."""
     found = []
     for step in range(first, stop):
         steps.step(step, 0)
-        found += [int(name.rsplit(": ")[-1].removeprefix("row ")) for name in steps.names(step)]
+        found += [int(name.rsplit(": ")[-1].removeprefix("row ")) for name in steps.names(0, step)]
     return found
 
 
 def test_the_captions_of_a_picture_share_a_step(tmp_path: Path) -> None:
     steps = stream(write_shards(tmp_path, shards=3, each=10))
-    for number, step in enumerate(steps.epoch(0).steps()):
+    for number, step in enumerate(steps.iterate(0)):
         (batch,) = step.batches
         assert (step.captions, batch.captions) == (12, 12)
         assert step.num_tokens == batch.num_tokens
         assert batch.content.shape == (6, 3, 24, 24)
-        names = steps.epoch(0).names(number)
+        names = steps.names(0, number)
         for row, name in enumerate(names):
             own = picture(int(name.rsplit(": ")[-1]))
             assert batch.content[row].equal(pixels(load_image(own)))
@@ -77,8 +78,8 @@ def test_the_captions_of_a_picture_share_a_step(tmp_path: Path) -> None:
 
 def test_a_micro_batch_is_a_part_of_the_same_step(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path)
-    (whole,) = islice(stream(pattern).epoch(0).steps(), 1)
-    (parts,) = islice(stream(pattern).epoch(0).steps(micro_batch_size=4), 1)
+    (whole,) = islice(stream(pattern).iterate(0), 1)
+    (parts,) = islice(stream(pattern).iterate(0, micro_batch_size=4), 1)
     assert [batch.captions for batch in parts.batches] == [4, 4, 4]
     assert torch.cat([batch.content for batch in parts.batches]).equal(whole.batches[0].content)
 
@@ -86,8 +87,8 @@ def test_a_micro_batch_is_a_part_of_the_same_step(tmp_path: Path) -> None:
 def test_a_step_that_did_not_fit_is_given_once_more(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path)
     steps, other = stream(pattern), stream(pattern)
-    first = next(steps.epoch(0).steps())
-    again = next(steps.epoch(0).steps(micro_batch_size=4))
+    first = next(steps.iterate(0))
+    again = next(steps.iterate(0, micro_batch_size=4))
     assert torch.cat([b.content for b in again.batches]).equal(first.batches[0].content)
     assert numbers(steps, 1, 4) == numbers(other, 0, 4)[6:]
 
@@ -178,7 +179,7 @@ def test_other_processes_share_what_has_passed(tmp_path: Path) -> None:
 def test_sources_are_drawn_anew_by_each_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream_steps.DRAWS", 12)
+    monkeypatch.setattr("captioning.streaming.steps.DRAWS", 12)
     text = f"{write_shards(tmp_path / 'a')}; {write_shards(tmp_path / 'b', first=100)}"
     drawn = [[n < 100 for n in numbers(stream(text, rank, 2), 0, 8)] for rank in range(2)]
     assert len(drawn[0]) == 24

@@ -26,12 +26,13 @@ from tests.helpers.small_runs import (
 
 SAVES = {"SAVE_INTERVAL_STEPS": 3}
 AT_STEP = """
-step_of = Trainer._step
-def step(self, *arguments):
-    if self.state.step == {number} and rank == {rank} and attempt == "0":
-        {what}
-    return step_of(self, *arguments)
-Trainer._step = step
+remaining = Trainer._remaining
+def interrupted(self):
+    for step in remaining(self):
+        if self.state.step == {number} and rank == {rank} and attempt == "0":
+            {what}
+        yield step
+Trainer._remaining = interrupted
 """
 
 
@@ -174,13 +175,12 @@ def test_memory_that_one_process_lacks_halves_the_micro_batch_of_all(
     place: Path, tmp_path: Path
 ) -> None:
     before = """
-loss_of = gradients.caption_loss
+loss_of = optimization.caption_loss
 def limited(model, features, batch, label_smoothing):
     if rank == 1 and batch.captions > 6 and model.training:
         raise torch.OutOfMemoryError("out of memory")
     return loss_of(model, features, batch, label_smoothing)
-import training_run
-training_run.caption_loss = limited
+optimization.caption_loss = limited
 """
     settings = {"DECODER_DROPOUT": 0, "NUM_EPOCHS": 1}
     script = write_script(tmp_path / "t.py", before)

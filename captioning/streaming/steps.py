@@ -8,26 +8,28 @@ next picture's do not fit. Every process fills its own part of a step, from shar
 import json
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from captioning.sources.records import Record
+from captioning.streaming.cache import StreamFeatures
 from captioning.streaming.lanes import Position, lane_count, lanes_of, read_blocks
+from captioning.streaming.reader import Preprocess, StreamPicture, StreamReader
 from captioning.streaming.shards import StreamSource
 from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
-from dataset import CaptionDataset, Step, StepDataset
-from stream_cache import StreamFeatures
-from stream_reader import Preprocess, StreamPicture, StreamReader
-from tokenizer import CaptionTokenizer
 
+Step = TypeVar("Step")
+StepMaker = Callable[[Sequence[Record], Tensor, int, int], Step]
+"""Makes a step of pictures with their captions, of their contents (B, ...), of the captions that
+this process has of a step at most, and of the captions of a micro-batch at most (0 = all)."""
 FEWEST_JUDGED = 1000
 """As many pictures are taken to have passed at least when the share of bad ones is judged."""
 DRAWS = 1024
@@ -47,7 +49,6 @@ class StreamSettings:
     seed: int
     captions_per_step: int
     """Captions of a picture that are trained on in one pass (0 = all)."""
-    max_length: int
     max_bad_fraction: float
     num_workers: int
     augmentation: frozenset[str] = frozenset()
@@ -65,14 +66,14 @@ class _Standing:
     """Pictures taken of each source."""
 
 
-class StreamSteps:
-    """The steps of a stream, from a position on; stands in for `PreparedSteps`."""
+class StreamSteps(Generic[Step]):
+    """The steps of a stream, from a position on."""
 
     def __init__(
         self,
         sources: Sequence[StreamSource],
         preprocess: Preprocess,
-        tokenizer: CaptionTokenizer,
+        make_step: StepMaker[Step],
         runtime: Runtime,
         settings: StreamSettings,
         *,
@@ -83,7 +84,7 @@ class StreamSteps:
         """`features` keeps those of what passes, if they are kept; `position` is what `position()`
         once gave, of as many processes or of others."""
         self._features = features
-        self._tokenizer, self._runtime, self._settings = tokenizer, runtime, settings
+        self._make_step, self._runtime, self._settings = make_step, runtime, settings
         weights = np.array([source.weight for source in sources])
         self._bounds = np.cumsum(weights / weights.sum())
         saved = json.loads(position) if position else None
@@ -95,9 +96,19 @@ class StreamSteps:
         self._last: tuple[int, list[StreamPicture]] = (-1, [])
         self._names: deque[tuple[int, list[str]]] = deque(maxlen=REMEMBERED_STEPS)
 
-    def epoch(self, number: int) -> "StreamEpoch":
-        """The next STREAM_STEPS_PER_EPOCH steps, wherever in a pass they begin."""
-        return StreamEpoch(self, number, self._settings.steps_per_epoch)
+    def length(self, epoch: int) -> int:
+        """Steps of an epoch, which is a stretch of the stream between two validations."""
+        return self._settings.steps_per_epoch
+
+    def iterate(self, epoch: int, first: int = 0, *, micro_batch_size: int = 0) -> Iterator[Step]:
+        """The steps of an epoch from `first` on, which must be the next, or the last given."""
+        for step in range(first, self._settings.steps_per_epoch):
+            yield self.step(epoch * self._settings.steps_per_epoch + step, micro_batch_size)
+
+    def names(self, epoch: int, step: int) -> list[str]:
+        """The pictures of one of the last steps of this process, as shard and key."""
+        number = epoch * self._settings.steps_per_epoch + step
+        return next((names for given, names in self._names if given == number), [])
 
     def position(self) -> str:
         """Where every process stands after the step given last."""
@@ -117,10 +128,6 @@ class StreamSteps:
             self._last = (number, pictures)
             self._names.append((number, [picture.name for picture in pictures]))
         return self._step_of(pictures, micro_batch_size)
-
-    def names(self, number: int) -> list[str]:
-        """The pictures of one of the last steps of this process."""
-        return next((names for step, names in self._names if step == number), [])
 
     @property
     def _share(self) -> int:
@@ -233,48 +240,8 @@ class StreamSteps:
 
     def _step_of(self, pictures: list[StreamPicture], micro_batch_size: int) -> Step:
         records = [Record(Path(picture.name), picture.captions) for picture in pictures]
-        captions = CaptionDataset(records, self._tokenizer, self._settings.max_length)
-        content = torch.stack(
-            [picture.content for picture in pictures if picture.content is not None]
-        )
-        plan = captions.plan(self._share)
-        step = StepDataset(captions, plan, _Held(content), micro_batch_size)[0]
-        assert isinstance(step, Step)
-        whole = torch.tensor([step.num_tokens, step.captions])
-        num_tokens, total = self._runtime.sum_over_processes(whole).tolist()
-        return replace(step, num_tokens=num_tokens, captions=total)
-
-
-@dataclass(frozen=True)
-class StreamEpoch:
-    """A stretch of a stream between two validations."""
-
-    whole: StreamSteps
-    number: int
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
-
-    def steps(self, first: int = 0, *, micro_batch_size: int = 0) -> Iterator[Step]:
-        """The steps from `first` on, which must be the next, or the last that was given."""
-        for step in range(first, self.length):
-            yield self.whole.step(self.number * self.length + step, micro_batch_size)
-
-    def names(self, step: int) -> list[str]:
-        """The pictures of a step, as shard and key."""
-        return self.whole.names(self.number * self.length + step)
-
-
-@dataclass(frozen=True)
-class _Held:
-    """The pictures of a step, in memory."""
-
-    content: Tensor
-
-    def rows(self, indices: Tensor) -> Tensor:
-        """(B,) -> (B, 3, H, W) uint8 pixels, or (B, P, F) features."""
-        return self.content[indices]
+        contents = [picture.content for picture in pictures if picture.content is not None]
+        return self._make_step(records, torch.stack(contents), self._share, micro_batch_size)
 
 
 def stream_fingerprint(sources: Sequence[StreamSource]) -> str:

@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from captioning.sources.images import load_image
 from captioning.store.rows import Alter
+from captioning.streaming.cache import StreamFeatures
 from captioning.streaming.lanes import BLOCK_SAMPLES, Block, Lane, LaneSample, Position
 from captioning.streaming.shards import StreamedSample
 from captioning.system.errors import UserError
 from captioning.system.runtime import leave_signals_to_main
 from captioning.vision.augmentation import draws_of
 from captioning.vision.mirroring import mirrored_captions
-from stream_cache import StreamFeatures
 
 Preprocess = Callable[[Image.Image], Tensor]
 PIECE_SAMPLES = 16

@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captioning.store.building import RowMaker, WritesBehind
 from captioning.streaming.lanes import BLOCK_BYTES, BLOCK_SAMPLES, Block, read_blocks
 from captioning.streaming.shards import REMOTE, StreamedSample
 from captioning.system.errors import UserError
-from feature_building import RowMaker, WritesBehind
 
 ENCODED_TOGETHER = 64
 """Pictures of a block; the same on every device."""

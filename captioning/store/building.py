@@ -1,6 +1,6 @@
 """Fills a store: decodes each picture once, in worker processes, and encodes it meanwhile.
 
-Reads pictures, writes the files that `feature_files.py` describes. Batches are cut the same way
+Reads pictures, writes the files that `files.py` describes. Batches are cut the same way
 however often a build is interrupted and however many processes share it, so that the rows are the
 same, byte for byte.
 
@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,7 +30,6 @@ from captioning.system.errors import UserError
 from captioning.system.progress import Progress
 from captioning.system.runtime import Runtime, leave_signals_to_main
 from captioning.vision.augmentation import Draws
-from encoder import VisionEncoder
 
 Contents = Literal["features", "pixels"]
 
@@ -70,7 +69,7 @@ class RowMaker:
 
     def __init__(
         self,
-        encoder: VisionEncoder,
+        encoder: Any,
         runtime: Runtime,
         *,
         contents: Contents = "features",
