@@ -189,7 +189,7 @@ class RunFolder:
                 keep=self._config.KEEP_CHECKPOINTS if with_state else 0,
             )
         except OSError as error:
-            if self._config.STOP_ON_SAVE_ERROR or is_final:
+            if is_final:
                 raise UserError(
                     f"{folder} could not be saved: {error.strerror or error}. The checkpoint "
                     "before it is still there. Free some space and go on with the same command and "
@@ -227,7 +227,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     state_file = folder / STATE
     return Checkpoint(
         folder=folder,
-        config=load_config(folder / "config.toml"),
+        config=load_config(folder / "config.toml", to_train=False),
         tokenizer=tokenizer,
         encoder_name=encoder["name"],
         encoder_revision=encoder["revision"],

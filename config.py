@@ -1,221 +1,275 @@
-"""Every setting of the project: its name, default and meaning.
+"""Every setting of the project: its name, default, meaning and rule.
 
 A value comes from the default here, then from `--config FILE.toml`, then from a flag. Flags are
 read in either case, with dashes or underscores: `--BATCH_SIZE 64`, `--batch-size 64`. Secrets
 (API keys, tokens) never enter a `Config`; they stay in the environment.
 
     config = parse_config(["--config", "presets/demo.toml", "--NUM_EPOCHS", "3"])
+
+What is true of a setting stands beside its type: what it must be, and its roles.
 """
 
+import math
 import os
+import re
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from captioning.system.errors import UserError
-from captioning.system.options import check_value, parse_options, unknown_name
-from captioning.system.setting_rules import problems_of
+from captioning.system.older_settings import from_older
+from captioning.system.options import (
+    Rule,
+    at_least,
+    between,
+    check_value,
+    kind_of,
+    notes_of,
+    parse_options,
+    to_toml,
+    unknown_name,
+)
 
 CONFIG_FLAG = "--config"
 COMPARE_TABLE = "compare"
-"""A file with this table describes several runs (`comparison_plan.py`)."""
+"""A file with this table describes several runs (`compare.py`)."""
+
+
+class Role(Enum):
+    """What is true of a setting besides its rule."""
+
+    NO_EFFECT = "says where and how a run computes and logs, not what comes out; it may change"
+    MAY_CHANGE = "a run may go on with another value"
+    PER_RUN = "a comparison gives it to each run"
+    SHARED = "must be the same for all models of a comparison"
+    ON_CARD = "the model card shows it"
+    OF_TRAINED_ENCODER = "means nothing while the encoder is frozen"
+
+
+NO_EFFECT, MAY_CHANGE, PER_RUN = Role.NO_EFFECT, Role.MAY_CHANGE, Role.PER_RUN
+SHARED, ON_CARD, OF_TRAINED_ENCODER = Role.SHARED, Role.ON_CARD, Role.OF_TRAINED_ENCODER
+
+
+def is_layers(text: str) -> bool:
+    """Whether `text` names layers: "last", "-2", "-1,-4"; none twice."""
+    parts = text.replace("last", "-1").split(",")
+    is_named = all(re.fullmatch(r"-[1-9]\d{0,3}", part) for part in parts)
+    return is_named and len(set(parts)) == len(parts)
+
+
+def is_augmentation(text: str) -> bool:
+    """Whether `text` names kinds of augmentation, none twice, or none at all."""
+    kinds = text.split(",")
+    is_named = set(kinds) <= {"crop", "flip", "colour"}
+    return text == "none" or (is_named and len(set(kinds)) == len(kinds))
+
+
+def bytes_of(text: str) -> int | None:
+    """ "500GB" -> 500,000,000,000; None for what is no size."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])B", text)
+    return int(float(found[1]) * 1000 ** (1 + "KMGT".index(found[2]))) if found else None
+
+
+POSITIVE = Rule(lambda value: value > 0, "above 0")
+FRACTION = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
+SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
+SEED = between(0, 2**63)
+EVEN = Rule(lambda value: value >= 2 and value % 2 == 0, "even and at least 2")
+DATASET_NAME = Rule(lambda text: text and not {".", ".."} & set(text.split("/")), "a name")
+NOT_EMPTY = Rule(bool, "the name of a vision model")
+FILE_NAME = Rule(
+    lambda text: not set("/\\\0") & set(text) and text not in (".", ".."),
+    "a plain name, without slashes",
+)
+LAYERS = Rule(is_layers, "last, or places from the end such as -2 or -1,-4, none twice")
+KINDS_OF_AUGMENTATION = Rule(is_augmentation, 'none, or some of "crop,flip,colour"')
+CACHE = Rule(lambda text: text in ("on", "off") or bytes_of(text), "on, off, or a size as 500GB")
+INTERVAL = Rule(
+    lambda text: re.fullmatch(r"\d+|\d+(\.\d+)?m", text),
+    'minutes such as "10m", steps such as "500", or 0',
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The settings of one run."""
 
-    # Data
-    DATASET: str = "flickr30k"
-    """flickr30k, flickr8k, coco, demo, or a Hub data set id; with IMAGE_DIR and CAPTIONS_FILE any
-    name for your own pictures."""
-    DATASET_SOURCE: str = ""
-    """Where DATASET comes from, if not from its usual place: a Hub data set id, or a folder or zip
-    on disk that holds the pictures and their captions file."""
-    DATASET_REVISION: str = ""
-    """Branch, tag or commit of the Hub data set ("" = its usual one)."""
-    DATA_DIR: str = "data"
-    """Folder in which prepared data sets lie, one folder each."""
-    IMAGE_DIR: str = ""
+    # Every day
+    DATASET: Annotated[str, DATASET_NAME, SHARED] = "flickr30k"
+    """flickr30k, flickr8k, coco, demo, or a Hub data set id (user/name or user/name@revision); with
+    IMAGE_DIR and CAPTIONS_FILE any name for your own pictures."""
+    IMAGE_DIR: Annotated[str, MAY_CHANGE, SHARED] = ""
     """Folder or zip with your own pictures; needs CAPTIONS_FILE."""
-    CAPTIONS_FILE: str = ""
+    CAPTIONS_FILE: Annotated[str, MAY_CHANGE, SHARED] = ""
     """Captions of the pictures in IMAGE_DIR: JSON, JSON Lines, CSV, results.csv or token file."""
-    STREAM: str = ""
-    """Train on shards as they pass: "shards/*.tar", a folder, a Hub data set; several as
-    "a/*.tar = 3; b/*.parquet = 1" with their weights. DATASET then is what is validated on."""
-    STREAM_STEPS_PER_EPOCH: int = 1000
-    """Steps of an epoch of a stream, which itself has no end."""
-    STREAM_HELD_OUT: int = 1000
-    """First pictures of a stream that are kept from training, half for validation, half for test,
-    where DATASET is not there yet and no known one."""
-    STREAM_CACHE_GB: float = 0.0
-    """Room on disk for features of a stream's pictures, so that what has passed once is neither
-    fetched, decoded nor encoded again (0 = none are kept; a frozen encoder only)."""
-    VALIDATION_FRACTION: float = 0.1
-    """Share of the pictures for validation, where the source has no splits."""
-    TEST_FRACTION: float = 0.1
-    """Share of the pictures for the test split, where the source has no splits."""
-    MAX_BAD_FRACTION: float = 0.01
+    ENCODER_MODEL_NAME: Annotated[str, NOT_EMPTY] = "openai/clip-vit-base-patch32"
+    """Vision model of the Hub (user/name or user/name@revision) or a local folder; "random:FOLDER"
+    builds the config.json in FOLDER with random weights."""
+    RUN_NAME: Annotated[str, FILE_NAME, NO_EFFECT, PER_RUN] = ""
+    """Name of the run's folder ("" = data set and encoder)."""
+    RESUME_CHECKPOINT_PATH: Annotated[str, NO_EFFECT, PER_RUN] = ""
+    """Checkpoint folder to go on from; "auto" = the newest of this run, or a fresh start."""
+    NUM_EPOCHS: Annotated[int, at_least(1), MAY_CHANGE, ON_CARD] = 15
+    """Times that each pair is trained on."""
+    BATCH_SIZE: Annotated[int, at_least(1), ON_CARD] = 256
+    """Captions (picture-caption pairs) a step, over all processes."""
+    LEARNING_RATE: Annotated[float, POSITIVE, ON_CARD] = 5e-4
+    """Peak learning rate of projection and decoder."""
+    BEAM_SIZE: Annotated[int, at_least(1), MAY_CHANGE, SHARED] = 3
+    """Beams in validation and evaluation (1 = greedy)."""
+    DEVICE: Annotated[str, NO_EFFECT] = "auto"
+    """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
+    HF_REPO_ID: Annotated[str, NO_EFFECT] = ""
+    """Hub model repository for the best checkpoints, as user/name."""
+
+    # Data
+    DATASET_SOURCE: Annotated[str, MAY_CHANGE, SHARED] = ""
+    """Where DATASET comes from, if not from its usual place: a Hub data set id (user/name or
+    user/name@revision), or a folder or zip on disk that holds the pictures and their captions
+    file."""
+    DATA_DIR: Annotated[str, NO_EFFECT, SHARED] = "data"
+    """Folder in which prepared data sets lie, one folder each."""
+    HELD_OUT_FRACTION: Annotated[float, between(0, 0.5), SHARED] = 0.1
+    """Share of the pictures for validation, and as many for test, where the source has no
+    splits."""
+    MAX_BAD_FRACTION: Annotated[float, FRACTION, NO_EFFECT, SHARED] = 0.01
     """Share of missing, unreadable or caption-less pictures above which preparation, or a
     stream, refuses."""
-
-    # Run
-    OUTPUT_DIR: str = "checkpoints"
-    """Folder in which runs lie, one folder each."""
-    RUN_NAME: str = ""
-    """Name of the run's folder ("" = data set and encoder)."""
-    RANDOM_SEED: int = 42
-    """Seed of initial weights, splits, batch order, dropout and sampling."""
-    DEVICE: str = "auto"
-    """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
-    PRECISION: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the model; auto is bf16 on GPUs that have it, fp32 elsewhere."""
-    COMPILE: Literal["auto", "on", "off"] = "auto"
-    """torch.compile for the training step; auto is on for CUDA (not measured yet), else off."""
-    NUM_WORKERS: int = -1
+    STREAM: Annotated[str, SHARED] = ""
+    """Train on shards as they pass: "shards/*.tar", a folder, a Hub data set; several as
+    "a/*.tar = 3; b/*.parquet = 1" with their weights. DATASET then is what is validated on; where
+    it is not there yet, the first pictures of the stream become it."""
+    STREAM_STEPS_PER_EPOCH: Annotated[int, at_least(1), SHARED] = 1000
+    """Steps of an epoch of a stream, which itself has no end."""
+    FEATURE_CACHE: Annotated[str, CACHE] = "on"
+    """on = encode each picture once and keep its features on disk (a frozen encoder only); off; or
+    a size such as 500GB: as much room for features of a stream's pictures, so that what has passed
+    once is neither fetched, decoded nor encoded again."""
+    FEATURE_VIEWS: Annotated[int, at_least(1)] = 1
+    """Views of each training picture in the feature cache: itself and FEATURE_VIEWS - 1 altered by
+    AUGMENTATION, of which each epoch draws one."""
+    AUGMENTATION: Annotated[str, KINDS_OF_AUGMENTATION] = "none"
+    """What alters training pictures, some of "crop,flip,colour"; a flip swaps left and right in
+    their captions, and is left out where that cannot be done for certain. Needs pictures that are
+    read each time (a trained encoder, a stream, or FEATURE_CACHE off) or FEATURE_VIEWS."""
+    NUM_WORKERS: Annotated[int, at_least(-1), NO_EFFECT] = -1
     """Processes that decode pictures (-1 = one a core, 8 at most; 0 = in the main process)."""
 
     # Encoder
-    ENCODER_MODEL_NAME: str = "openai/clip-vit-base-patch32"
-    """Vision model of the Hub or a local folder; "random:FOLDER" builds the config.json in FOLDER
-    with random weights."""
-    ENCODER_REVISION: str = ""
-    """Branch, tag or commit of the encoder on the Hub ("" = main)."""
     IMAGE_PROCESSOR_NAME: str = ""
     """Image processor of the Hub or a local folder ("" = the encoder's own)."""
-    ENCODER_IMAGE_SIZE: int = 0
+    ENCODER_IMAGE_SIZE: Annotated[int, at_least(0)] = 0
     """Side in pixels of the pictures that the encoder reads (0 = its image processor's own); its
     positions are interpolated."""
-    ENCODER_LAYERS: str = "last"
+    ENCODER_LAYERS: Annotated[str, LAYERS] = "last"
     """Layers of the encoder whose outputs are the features: last, or places from the end, such as
     "-2"; several ("-1,-4") are put side by side."""
     ENCODER_TOKENS: Literal["all", "patches", "cls"] = "all"
     """all tokens of the encoder, its patches alone, or its class token alone (where it has none,
     its pooled vector)."""
-    ENCODER_TRAINED_BLOCKS: int = 0
+    ENCODER_TRAINED_BLOCKS: Annotated[int, at_least(-1)] = 0
     """Last blocks of the encoder that are trained too (0 = frozen, -1 = the whole encoder)."""
-    ENCODER_LEARNING_RATE: float = 1e-5
+    ENCODER_LEARNING_RATE: Annotated[float, at_least(0)] = 1e-5
     """Peak learning rate of the encoder's trained blocks."""
-    ENCODER_LAYER_DECAY: float = 1.0
+    ENCODER_LAYER_DECAY: Annotated[float, SHARE, OF_TRAINED_ENCODER] = 1.0
     """Each trained block of the encoder learns at this share of the next block's rate."""
-    ENCODER_WARMUP_STEPS: int = -1
-    """Steps of warm-up of the encoder's learning rate (-1 = as WARMUP_STEPS)."""
-    ENCODER_START_EPOCH: int = 0
+    ENCODER_START_EPOCH: Annotated[int, at_least(0), OF_TRAINED_ENCODER] = 0
     """Epochs that the decoder is trained alone, before the encoder's blocks join in."""
-    ENCODER_LORA_RANK: int = 0
+    ENCODER_LORA_RANK: Annotated[int, at_least(0), OF_TRAINED_ENCODER] = 0
     """Train LoRA adapters of this rank beside the linear layers of the trained blocks, instead of
     the blocks themselves (0 = off; pip install -e .[lora])."""
-    SHARDING: Literal["off", "on"] = "off"
-    """Share a trained encoder's weights, gradients and moments out over the processes (FSDP2)."""
-    GRADIENT_CHECKPOINTING: bool = False
+    GRADIENT_CHECKPOINTING: Annotated[bool, NO_EFFECT, OF_TRAINED_ENCODER] = False
     """Compute the activations of the encoder's trained blocks a second time instead of keeping
     them: less memory, slower."""
-    CACHE_FEATURES: bool = True
-    """Encode each picture once and keep its features on disk (a frozen encoder only)."""
+    SHARDING: Annotated[Literal["off", "on"], NO_EFFECT, OF_TRAINED_ENCODER] = "off"
+    """Share a trained encoder's weights, gradients and moments out over the processes (FSDP2)."""
 
-    FEATURE_VIEWS: int = 1
-    """Views of each training picture in the feature cache: itself and FEATURE_VIEWS - 1 altered by
-    AUGMENTATION, of which each epoch draws one."""
-    AUGMENTATION: str = "none"
-    """What alters training pictures, some of "crop,flip,colour"; a flip swaps left and right in
-    their captions, and is left out where that cannot be done for certain. Needs pictures that are
-    read each time (a trained encoder, a stream, or CACHE_FEATURES false) or FEATURE_VIEWS."""
-
-    # Model
-    PROJECTION_DIM: int = 512
+    # Decoder
+    PROJECTION_DIM: Annotated[int, at_least(1), ON_CARD] = 512
     """Width of the memory that cross-attention reads."""
-    DECODER_EMBED_DIM: int = 512
+    DECODER_EMBED_DIM: Annotated[int, EVEN, ON_CARD] = 512
     """Width of the decoder."""
-    DECODER_LAYERS: int = 6
+    DECODER_LAYERS: Annotated[int, at_least(1), ON_CARD] = 6
     """Blocks of the decoder."""
-    DECODER_HEADS: int = 8
+    DECODER_HEADS: Annotated[int, at_least(1), ON_CARD] = 8
     """Attention heads of a block; divides DECODER_EMBED_DIM."""
-    DECODER_FF_DIM: int = 2048
+    DECODER_FF_DIM: Annotated[int, at_least(1), ON_CARD] = 2048
     """Hidden width of a block's feed-forward network."""
-    DECODER_DROPOUT: float = 0.1
+    DECODER_DROPOUT: Annotated[float, between(0, 1)] = 0.1
     """Share of activations dropped in training."""
-    POSITIONS: Literal["sinusoidal", "learned"] = "sinusoidal"
-    """How the decoder knows a token's place."""
-    VOCAB_SIZE: int = 10_000
+    VOCAB_SIZE: Annotated[int, at_least(260)] = 10_000
     """Entries of the BPE vocabulary at most (fewer where the captions hold fewer)."""
-    LOWERCASE_CAPTIONS: bool = False
-    """Read and write captions in lower case."""
-    MAX_SEQ_LEN: int = 64
+    MAX_SEQ_LEN: Annotated[int, at_least(3), ON_CARD] = 64
     """Tokens of a caption at most, <START> and <END> counted."""
 
-    # Training
-    BATCH_SIZE: int = 256
-    """Captions (picture-caption pairs) a step, over all processes."""
-    MICRO_BATCH_SIZE: int = 0
-    """Captions computed at a time; smaller ones are accumulated to BATCH_SIZE (0 = all at once)."""
-    CAPTIONS_PER_STEP: int = 0
+    # Optimization
+    RANDOM_SEED: Annotated[int, SEED, PER_RUN, ON_CARD] = 42
+    """Seed of initial weights, splits, batch order, dropout and sampling."""
+    CAPTIONS_PER_STEP: Annotated[int, at_least(0)] = 0
     """Captions of a picture that share a step (0 = all of them)."""
-    NUM_EPOCHS: int = 15
-    """Times that each pair is trained on."""
-    LEARNING_RATE: float = 5e-4
-    """Peak learning rate of projection and decoder."""
-    WEIGHT_DECAY: float = 0.05
+    MICRO_BATCH_SIZE: Annotated[int, at_least(0)] = 0
+    """Captions computed at a time; smaller ones are accumulated to BATCH_SIZE (0 = all at once)."""
+    WEIGHT_DECAY: Annotated[float, at_least(0), ON_CARD] = 0.05
     """AdamW's decay; matrices only."""
-    ADAM_BETA1: float = 0.9
+    ADAM_BETA1: Annotated[float, between(0, 1)] = 0.9
     """AdamW's decay of the gradient's mean."""
-    ADAM_BETA2: float = 0.98
+    ADAM_BETA2: Annotated[float, between(0, 1)] = 0.98
     """AdamW's decay of the gradient's square."""
-    ADAM_EPS: float = 1e-8
+    ADAM_EPS: Annotated[float, POSITIVE] = 1e-8
     """AdamW's term against division by zero."""
-    WARMUP_STEPS: int = 1000
+    WARMUP_STEPS: Annotated[int, at_least(0), ON_CARD] = 1000
     """Steps of linear warm-up (at most a tenth of the run), before the cosine."""
-    GRAD_CLIP_VALUE: float = 1.0
+    GRAD_CLIP_VALUE: Annotated[float, at_least(0)] = 1.0
     """Largest norm of the gradient (0 = no clipping)."""
-    LABEL_SMOOTHING: float = 0.1
+    LABEL_SMOOTHING: Annotated[float, between(0, 1), ON_CARD] = 0.1
     """Share of the target's probability spread over the vocabulary."""
-    EMA_DECAY: float = 0.0
+    EMA_DECAY: Annotated[float, between(0, 1), ON_CARD] = 0.0
     """Decay of the moving average of the weights that is validated and kept as `best` (0 = off)."""
+    PRECISION: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the model; auto is bf16 on GPUs that have it, fp32 elsewhere."""
+    COMPILE: Annotated[Literal["auto", "on", "off"], NO_EFFECT] = "auto"
+    """torch.compile for the training step; auto is on for CUDA (not measured yet), else off."""
 
-    # Validation and generation
-    VALIDATION_INTERVAL: int = 1
+    # Validation and checkpoints
+    VALIDATION_INTERVAL: Annotated[int, at_least(1), MAY_CHANGE] = 1
     """Epochs between validations."""
-    VALIDATION_IMAGES: int = 500
+    VALIDATION_IMAGES: Annotated[int, at_least(-1), MAY_CHANGE, SHARED] = 500
     """Validation pictures that are captioned and scored each time (0 = none, -1 = all)."""
     BEST_METRIC: Literal["CIDEr", "loss"] = "CIDEr"
     """What decides which checkpoint is `best`."""
-    BEAM_SIZE: int = 3
-    """Beams in validation and evaluation (1 = greedy)."""
-
-    # Checkpoints and logging
-    RESUME_CHECKPOINT_PATH: str = ""
-    """Checkpoint folder to go on from; "auto" = the newest of this run, or a fresh start."""
-    SAVE_INTERVAL_STEPS: int = 0
-    """Steps between saves of `last` (0 = off); each epoch's end saves it anyway."""
-    SAVE_INTERVAL_MINUTES: float = 10.0
-    """Minutes between saves of `last` (0 = off)."""
-    KEEP_CHECKPOINTS: int = 0
+    OUTPUT_DIR: Annotated[str, NO_EFFECT, PER_RUN] = "checkpoints"
+    """Folder in which runs lie, one folder each."""
+    SAVE_INTERVAL: Annotated[str, INTERVAL, NO_EFFECT] = "10m"
+    """Between saves of `last`, besides each epoch's end: minutes ("10m") or steps ("500"); 0 =
+    none."""
+    KEEP_CHECKPOINTS: Annotated[int, at_least(0), NO_EFFECT] = 0
     """Older `last` checkpoints to keep as step-N folders."""
-    STOP_ON_SAVE_ERROR: bool = False
-    """Stop where a checkpoint cannot be written (disk full); otherwise warn and try again later."""
-    LOG_INTERVAL: int = 50
+
+    # Logs and uploads
+    LOG_INTERVAL: Annotated[int, at_least(1), NO_EFFECT] = 50
     """Steps between lines of metrics.jsonl."""
-    WANDB_PROJECT: str = "image-captioning"
+    WANDB_PROJECT: Annotated[str, NO_EFFECT] = "image-captioning"
     """Weights & Biases project."""
-    WANDB_ENTITY: str = ""
+    WANDB_ENTITY: Annotated[str, NO_EFFECT] = ""
     """Weights & Biases user or team ("" = your default)."""
-    WANDB_RUN_NAME: str = ""
+    WANDB_RUN_NAME: Annotated[str, NO_EFFECT] = ""
     """Name of the run on Weights & Biases ("" = RUN_NAME)."""
-    WANDB_MODE: Literal["auto", "online", "offline", "disabled"] = "auto"
+    WANDB_MODE: Annotated[Literal["auto", "online", "offline", "disabled"], NO_EFFECT] = "auto"
     """auto = online where an API key is found, else offline."""
-    WANDB_LOG_BEST: bool = False
-    """Keep the best checkpoint as an artifact on Weights & Biases."""
-    HF_REPO_ID: str = ""
-    """Hub model repository for the best checkpoints, as user/name."""
-    HF_UPLOAD_BEST_CHECKPOINTS: bool = False
-    """Upload each new best checkpoint to HF_REPO_ID."""
-    HF_PRIVATE: bool = False
-    """Make HF_REPO_ID private if it has to be made."""
+    HF_UPLOAD_BEST_CHECKPOINTS: Annotated[bool, NO_EFFECT] = False
+    """Upload each new best checkpoint to HF_REPO_ID, which is made, public, where it is missing."""
 
     def __post_init__(self) -> None:
-        problems = list(problems_of(self))
+        problems = [
+            problem
+            for field in fields(self)
+            for problem in check_value(field, getattr(self, field.name))
+        ]
+        problems += _combinations(self)
         if problems:
             raise UserError(*problems)
 
@@ -224,13 +278,18 @@ class Config:
         """RUN_NAME, or a name made of the data set and the encoder."""
         if self.RUN_NAME:
             return self.RUN_NAME
-        encoder = self.ENCODER_MODEL_NAME.rstrip("/").rsplit("/", 1)[-1].removeprefix("random:")
+        encoder = self.encoder[0].rstrip("/").rsplit("/", 1)[-1].removeprefix("random:")
         return f"{self.dataset_name}-{encoder}"
+
+    @property
+    def encoder(self) -> tuple[str, str]:
+        """Name and revision ("" = its usual one) of ENCODER_MODEL_NAME."""
+        return split_revision(self.ENCODER_MODEL_NAME)
 
     @property
     def dataset_name(self) -> str:
         """DATASET as a folder name."""
-        return self.DATASET.replace("/", "--")
+        return split_revision(self.DATASET)[0].replace("/", "--")
 
     @property
     def dataset_dir(self) -> Path:
@@ -241,6 +300,48 @@ class Config:
     def run_dir(self) -> Path:
         """The run's folder."""
         return Path(self.OUTPUT_DIR) / self.run_name
+
+    @property
+    def stores_features(self) -> bool:
+        """Whether pictures are encoded once and for all."""
+        return self.FEATURE_CACHE != "off" and self.ENCODER_TRAINED_BLOCKS == 0
+
+    @property
+    def feature_cache_bytes(self) -> int:
+        """Room for features of a stream's pictures, 0 where none are kept."""
+        return bytes_of(str(self.FEATURE_CACHE)) or 0
+
+    @property
+    def save_interval(self) -> tuple[int, float]:
+        """Steps and minutes between saves of `last`; 0 for what is not asked for."""
+        if self.SAVE_INTERVAL.endswith("m"):
+            return 0, float(self.SAVE_INTERVAL[:-1])
+        return int(self.SAVE_INTERVAL), 0.0
+
+
+def settings_with(*roles: Role) -> frozenset[str]:
+    """Names of the settings that have one of some roles."""
+    return frozenset(
+        field.name for field in fields(Config) if set(roles) & set(notes_of(field, Role))
+    )
+
+
+def result_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide a run's result, but for its seed."""
+    without = settings_with(NO_EFFECT, PER_RUN)
+    return {
+        field.name: getattr(config, field.name)
+        for field in fields(Config)
+        if field.name not in without
+    }
+
+
+def split_revision(name: str) -> tuple[str, str]:
+    """ "user/name@revision" -> name and revision ("" = its usual one); a path stays whole."""
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?@[\w./-]+", name) and not os.path.exists(name):
+        name, _, revision = name.partition("@")
+        return name, revision
+    return name, ""
 
 
 def parse_config(
@@ -258,13 +359,20 @@ def parse_config(
     return parse_options(Config, argv, default=defaults, description=description)
 
 
-def load_config(path: str | os.PathLike[str], *, base: Config | None = None) -> Config:
-    """`base` (the defaults) with the values of a TOML file, as `dump_config` or a preset has it."""
+def load_config(
+    path: str | os.PathLike[str], *, base: Config | None = None, to_train: bool = True
+) -> Config:
+    """`base` (the defaults) with the values of a TOML file, as `dump_config` or a preset has it.
+
+    Settings of version 0.1 are read as `from_older` says; `to_train` is false for a model that is
+    only captioned with.
+    """
     values = read_toml(path)
     if isinstance(values.get(COMPARE_TABLE), dict):
         raise UserError(
             f"{path} describes a comparison of several runs: python compare.py --config {path}"
         )
+    values = from_older(values, vars(Config()), place=str(path), to_train=to_train)
     return with_values(base or Config(), values, place=str(path))
 
 
@@ -289,7 +397,7 @@ def with_values(base: Config, values: Mapping[str, Any], *, place: str) -> Confi
         if name not in known:
             problems.append(f"{place}: {unknown_name(key, known)}")
             continue
-        if known[name].type is float and type(value) is int:
+        if kind_of(known[name]) is float and type(value) is int:
             value = float(value)
         problems += [f"{place}: {problem}" for problem in check_value(known[name], value)]
         accepted[name] = value
@@ -303,17 +411,8 @@ def with_values(base: Config, values: Mapping[str, Any], *, place: str) -> Confi
 
 def dump_config(config: Config) -> str:
     """`config` as TOML that `load_config` reads back to an equal `Config`."""
-    lines = (f"{field.name} = {_toml(getattr(config, field.name))}" for field in fields(config))
+    lines = (f"{field.name} = {to_toml(getattr(config, field.name))}" for field in fields(config))
     return "\n".join(lines) + "\n"
-
-
-def _toml(value: str | bool | float) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, str):
-        return repr(value)
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
 
 
 def _take_preset(argv: list[str]) -> tuple[str, list[str]]:
@@ -334,3 +433,77 @@ def _preset_advice() -> str:
     folder = Path(__file__).parent / "presets"
     names = ", ".join(sorted(f"presets/{path.name}" for path in folder.glob("*.toml")))
     return f" Presets: {names}." if names else ""
+
+
+def _combinations(config: Config) -> Iterator[str]:
+    yield from _encoder_combinations(config)
+    numbers = (config.DECODER_EMBED_DIM, config.DECODER_HEADS)
+    if all(isinstance(n, int) and n > 0 for n in numbers) and numbers[0] % numbers[1]:
+        yield (
+            f"DECODER_HEADS is {config.DECODER_HEADS}; it must divide DECODER_EMBED_DIM "
+            f"({config.DECODER_EMBED_DIM}). Try --DECODER_HEADS {math.gcd(*numbers)}."
+        )
+    if bool(config.IMAGE_DIR) != bool(config.CAPTIONS_FILE):
+        missing = "CAPTIONS_FILE" if config.IMAGE_DIR else "IMAGE_DIR"
+        yield f"IMAGE_DIR and CAPTIONS_FILE go together; add --{missing} PATH."
+    if config.STREAM and config.IMAGE_DIR:
+        yield "STREAM and IMAGE_DIR both say what to train on; leave one out."
+    if config.feature_cache_bytes and not config.STREAM:
+        yield (
+            f"FEATURE_CACHE is {config.FEATURE_CACHE!r}, and a size is about a stream; write on, "
+            "or say which with --STREAM."
+        )
+    elif config.feature_cache_bytes and config.ENCODER_TRAINED_BLOCKS:
+        yield (
+            f"FEATURE_CACHE {config.FEATURE_CACHE} keeps features, which a trained encoder "
+            "(ENCODER_TRAINED_BLOCKS) changes; leave it out."
+        )
+    elif config.feature_cache_bytes and config.AUGMENTATION != "none":
+        yield (
+            f"AUGMENTATION is {config.AUGMENTATION!r}, and FEATURE_CACHE {config.FEATURE_CACHE} "
+            "keeps features of pictures as they are; leave one of them out."
+        )
+    if config.BEST_METRIC == "CIDEr" and config.VALIDATION_IMAGES == 0:
+        yield "BEST_METRIC CIDEr needs captions; add --VALIDATION_IMAGES 500 or --BEST_METRIC loss."
+    if config.HF_UPLOAD_BEST_CHECKPOINTS and not config.HF_REPO_ID:
+        yield "HF_UPLOAD_BEST_CHECKPOINTS needs a repository; add --HF_REPO_ID user/name."
+
+
+def _encoder_combinations(config: Config) -> Iterator[str]:
+    if config.ENCODER_TRAINED_BLOCKS == 0:
+        for field in fields(config):
+            is_of_it = field.name in settings_with(OF_TRAINED_ENCODER)
+            if is_of_it and getattr(config, field.name) != field.default:
+                yield (
+                    f"{field.name} is about a trained encoder, and ENCODER_TRAINED_BLOCKS is 0; "
+                    "leave it out, or add --ENCODER_TRAINED_BLOCKS -1."
+                )
+    for name in ("ENCODER_LORA_RANK", "EMA_DECAY"):
+        if config.SHARDING == "on" and getattr(config, name):
+            yield f"SHARDING cannot be combined with {name} yet; leave one of them out."
+    if config.ENCODER_TRAINED_BLOCKS and 0 < config.NUM_EPOCHS <= config.ENCODER_START_EPOCH:
+        yield (
+            f"ENCODER_START_EPOCH is {config.ENCODER_START_EPOCH}, and NUM_EPOCHS "
+            f"{config.NUM_EPOCHS}; the encoder would never be trained."
+        )
+    reads_cache = config.stores_features and not config.STREAM
+    if config.FEATURE_VIEWS > 1 and config.STREAM:
+        yield (
+            f"FEATURE_VIEWS is {config.FEATURE_VIEWS}; of a stream there are no views, and "
+            "AUGMENTATION alters its pictures each time that they pass. Leave it out."
+        )
+    elif config.FEATURE_VIEWS > 1 and not reads_cache:
+        yield (
+            f"FEATURE_VIEWS is {config.FEATURE_VIEWS}; without cached features there are no views "
+            "of them, and AUGMENTATION alters pictures each time that they are read. Leave it out."
+        )
+    elif config.FEATURE_VIEWS > 1 and config.AUGMENTATION == "none":
+        yield (
+            f"FEATURE_VIEWS is {config.FEATURE_VIEWS}, and AUGMENTATION none; the views would be "
+            "the same. Add --AUGMENTATION crop,flip."
+        )
+    elif config.AUGMENTATION != "none" and config.FEATURE_VIEWS == 1 and reads_cache:
+        yield (
+            f"AUGMENTATION is {config.AUGMENTATION!r}, and features are read from a cache; add "
+            "--FEATURE_VIEWS 8 to keep that many views of a picture there, or --FEATURE_CACHE off."
+        )

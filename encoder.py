@@ -142,8 +142,8 @@ class VisionEncoder(nn.Module):
     ) -> "VisionEncoder":
         """The encoder that a `Config` names, or that of another name, read as it says."""
         return cls.from_pretrained(
-            name or config.ENCODER_MODEL_NAME,
-            revision=revision if name else config.ENCODER_REVISION,
+            name or config.encoder[0],
+            revision=revision if name else config.encoder[1],
             processor_name=config.IMAGE_PROCESSOR_NAME,
             image_size=config.ENCODER_IMAGE_SIZE,
             choice=choice_of(config),

@@ -45,13 +45,13 @@ def open_stores(
     """What gives the rows of each split's pictures; `records` are those of the splits wanted.
 
     Stores, of which all that is missing is made first: of features, or of pixels where part of the
-    encoder is trained. With CACHE_FEATURES false, pictures that are decoded each time.
+    encoder is trained. With FEATURE_CACHE off, pictures that are decoded each time.
     """
     from captioning.store.building import RowMaker
     from captioning.store.rows import LivePictures
 
     images = {split: [record.image for record in part] for split, part in records.items()}
-    if not config.CACHE_FEATURES:
+    if config.FEATURE_CACHE == "off":
         return {split: LivePictures(part, encoder.preprocessor) for split, part in images.items()}
     contents: Contents = "pixels" if config.ENCODER_TRAINED_BLOCKS else "features"
     maker = RowMaker(encoder.to(runtime.device), runtime, contents=contents)
@@ -78,7 +78,7 @@ def training_pictures(
     from captioning.vision.mirroring import mirrored_records
 
     images = [record.image for record in records]
-    start = config.ENCODER_START_EPOCH if config.CACHE_FEATURES else 0
+    start = 0 if config.FEATURE_CACHE == "off" else config.ENCODER_START_EPOCH
     maker = RowMaker(encoder.to(runtime.device), runtime, contents="features")
     early = _store(config, maker, images, label="train") if epoch < start else None
     pictures = TrainingPictures(
@@ -110,15 +110,15 @@ def training_pictures(
 def stream_features(
     config: Config, encoder: "VisionEncoder", runtime: "Runtime"
 ) -> "StreamFeatures | None":
-    """What keeps features of a stream's pictures, if STREAM_CACHE_GB says so."""
+    """What keeps features of a stream's pictures, if FEATURE_CACHE names room for them."""
     from captioning.store.building import RowMaker
     from captioning.streaming.cache import StreamFeatures
 
-    if not config.STREAM_CACHE_GB:
+    if not config.feature_cache_bytes:
         return None
     maker = RowMaker(encoder, runtime)
     folder = _features_dir(config, maker) / "stream"
-    return StreamFeatures(folder, maker, int(config.STREAM_CACHE_GB * 1e9))
+    return StreamFeatures(folder, maker, config.feature_cache_bytes)
 
 
 def _store(
@@ -150,8 +150,8 @@ def worker_count(wanted: int) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the stores of all splits and say where they are."""
     config = parse_config(argv, description="Encode each picture of a data set once.")
-    if not config.CACHE_FEATURES:
-        raise UserError("CACHE_FEATURES is false, which leaves nothing to build; leave it out.")
+    if config.FEATURE_CACHE == "off":
+        raise UserError("FEATURE_CACHE is off, which leaves nothing to build; leave it out.")
     mend = f"python prepare_dataset.py --DATASET {config.DATASET}"
     folder = config.dataset_dir
     splits = [split for split in SPLITS if (folder / split / METADATA_NAME).exists()] or SPLITS

@@ -139,6 +139,8 @@ class DecoderBlock(nn.Module):
 class TransformerDecoder(nn.Module):
     """The decoder of Vaswani et al. (2017), pre-norm, input and output embeddings tied."""
 
+    positions: Tensor
+
     def __init__(
         self,
         *,
@@ -150,15 +152,10 @@ class TransformerDecoder(nn.Module):
         memory_dim: int,
         max_length: int,
         dropout: float = 0.0,
-        positions: str = "sinusoidal",
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, dim)
-        if positions == "learned":
-            self.positions = nn.Parameter(torch.empty(max_length, dim))
-            nn.init.normal_(self.positions, std=0.02)
-        else:
-            self.register_buffer("positions", sinusoids(max_length, dim), persistent=False)
+        self.register_buffer("positions", sinusoids(max_length, dim), persistent=False)
         self.dropout = nn.Dropout(dropout)
         self.blocks: Sequence[DecoderBlock] = nn.ModuleList(  # type: ignore[assignment]
             DecoderBlock(dim, heads, ff_dim, memory_dim, dropout) for _ in range(layers)
@@ -252,7 +249,6 @@ class CaptionModel(nn.Module):
                 memory_dim=config.PROJECTION_DIM,
                 max_length=config.MAX_SEQ_LEN,
                 dropout=config.DECODER_DROPOUT,
-                positions=config.POSITIONS,
             ),
         )
 

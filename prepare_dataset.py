@@ -33,7 +33,7 @@ from captioning.sources.records import SPLITS
 from captioning.streaming.held_out import held_out_source
 from captioning.streaming.shards import find_sources
 from captioning.system.errors import EXIT_DONE, UserError, run_command
-from config import Config, parse_config
+from config import Config, parse_config, split_revision
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def prepare_dataset(config: Config) -> Summary:
     if config.IMAGE_DIR:
         return prepare_files(config)
     others = prepare_held_out if config.STREAM else prepare_hub
-    return PREPARERS.get(config.DATASET, others)(config)
+    return PREPARERS.get(split_revision(config.DATASET)[0], others)(config)
 
 
 def prepare_flickr30k(config: Config) -> Summary:
@@ -92,7 +92,7 @@ def prepare_held_out(config: Config) -> Summary:
     """The first pictures of a stream, for validation and test."""
 
     def hold_out(folder: Path) -> Summary:
-        source = held_out_source(find_sources(config.STREAM), config.STREAM_HELD_OUT)
+        source = held_out_source(find_sources(config.STREAM), config.HELD_OUT_FRACTION)
         return _write(config, folder, source)
 
     return _prepare(config, hold_out)
@@ -126,7 +126,7 @@ def _prepare(config: Config, make: Callable[[Path], Summary]) -> Summary:
     """`make` the data set unless it is there.
 
     One that is there is used as it is, unless settings name a source (IMAGE_DIR, DATASET_SOURCE,
-    DATASET_REVISION) and that is another one than it was made from, or its files have changed.
+    a revision) and that is another one than it was made from, or its files have changed.
     """
     try:
         return _prepare_unless_done(config, make)
@@ -139,7 +139,7 @@ def _prepare(config: Config, make: Callable[[Path], Summary]) -> Summary:
 
 def _prepare_unless_done(config: Config, make: Callable[[Path], Summary]) -> Summary:
     folder = config.dataset_dir
-    names_source = bool(config.IMAGE_DIR or config.DATASET_SOURCE or config.DATASET_REVISION)
+    names_source = bool(config.IMAGE_DIR or config.DATASET_SOURCE or _hub_place(config)[1])
     prepared = read_marker(folder)
     settings = _settings(config)
     if prepared and (not names_source or prepared[1]["source"] == settings["source"]):
@@ -160,12 +160,12 @@ def _prepare_unless_done(config: Config, make: Callable[[Path], Summary]) -> Sum
 
 def _settings(config: Config) -> dict[str, Any]:
     """What decides the content of a prepared data set, as prepared.json keeps it."""
-    places = [config.IMAGE_DIR, config.CAPTIONS_FILE, config.DATASET_SOURCE]
+    where, revision = _hub_place(config)
+    places = [config.IMAGE_DIR, config.CAPTIONS_FILE, where]
     paths = [os.path.abspath(place) if os.path.exists(place) else place for place in places]
-    fractions = [config.VALIDATION_FRACTION, config.TEST_FRACTION]
     return {
-        "source": [*paths, config.DATASET_REVISION, files_fingerprint(*paths)],
-        "splits": [config.RANDOM_SEED, *fractions],
+        "source": [*paths, revision, files_fingerprint(*paths)],
+        "splits": [config.RANDOM_SEED, *[config.HELD_OUT_FRACTION] * 2],
     }
 
 
@@ -174,10 +174,10 @@ def _nothing_to_do(
 ) -> str:
     text = f"{folder} is prepared, nothing to do: {summary}."
     if summary.has_own_splits and made["splits"] != asked["splits"]:
-        seed, validation, test = made["splits"]
+        seed, *shares = made["splits"]
         text += (
-            f"\nIts splits stay as they were drawn, with RANDOM_SEED {seed}, VALIDATION_FRACTION "
-            f"{validation:g} and TEST_FRACTION {test:g}; remove {folder} to draw them anew."
+            f"\nIts splits stay as they were drawn, with RANDOM_SEED {seed} and HELD_OUT_FRACTION "
+            f"{max(shares):g}; remove {folder} to draw them anew."
         )
     return text
 
@@ -196,16 +196,23 @@ def _adopt(folder: Path, names_source: bool) -> Summary:
 
 def _published(config: Config, place: HubPlace) -> Source:
     """DATASET_SOURCE, on disk or on the Hub, or the usual place on the Hub."""
-    where = os.path.expanduser(config.DATASET_SOURCE)
+    where, revision = _hub_place(config)
+    where = os.path.expanduser(where)
     path = Path(where)
     if not where:
-        return hub_source(place.names, config.DATASET_REVISION or place.revision)
+        return hub_source(place.names, revision or place.revision)
     if path.is_dir() and next(path.rglob("*.parquet"), None):
         return hub_source([where])
     is_path = path.is_absolute() or where.startswith(".") or where.count("/") != 1
     if path.exists() or is_path or path.suffix == ".zip":
         return files_source(where)
-    return hub_source([where], config.DATASET_REVISION)
+    return hub_source([where], revision)
+
+
+def _hub_place(config: Config) -> tuple[str, str]:
+    """DATASET_SOURCE ("" = the usual place of DATASET) and the revision that either names."""
+    where, revision = split_revision(config.DATASET_SOURCE)
+    return where, revision or split_revision(config.DATASET)[1]
 
 
 def _by_hub_name(config: Config) -> Source:
@@ -216,11 +223,11 @@ def _by_hub_name(config: Config) -> Source:
             f"{', '.join(PREPARERS)}; {f'did you mean {close[0]}? Else ' if close else ''}name a "
             "Hub data set (user/name), or your own pictures with --IMAGE_DIR and --CAPTIONS_FILE."
         )
-    return _published(config, HubPlace((config.DATASET,)))
+    return _published(config, HubPlace((split_revision(config.DATASET)[0],)))
 
 
 def _write(config: Config, folder: Path, source: Source) -> Summary:
-    rules = SplitRules(config.RANDOM_SEED, config.VALIDATION_FRACTION, config.TEST_FRACTION)
+    rules = SplitRules(config.RANDOM_SEED, *[config.HELD_OUT_FRACTION] * 2)
     workers = min(8, os.cpu_count() or 1) if config.NUM_WORKERS < 0 else config.NUM_WORKERS
     return write_prepared(
         folder, source, rules, max_bad_fraction=config.MAX_BAD_FRACTION, workers=workers

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from captioning.sources.records import read_records
 from captioning.system.errors import EXIT_DONE, UserError, run_command
@@ -115,17 +115,9 @@ class CaptionTokenizer:
         ]
 
 
-def train_tokenizer(
-    captions: Iterable[str], vocab_size: int, *, lowercase: bool = False
-) -> CaptionTokenizer:
-    """Train byte-level BPE (Sennrich et al., 2016; on bytes: Radford et al., 2019).
-
-    With `lowercase` whatever the vocabulary encodes becomes lower case, captions as well as words
-    to force or forbid: `tokenizer.json` itself says so.
-    """
+def train_tokenizer(captions: Iterable[str], vocab_size: int) -> CaptionTokenizer:
+    """Train byte-level BPE (Sennrich et al., 2016; on bytes: Radford et al., 2019)."""
     bpe = tokenizers.Tokenizer(models.BPE())
-    if lowercase:
-        bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -173,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(words: list[str]) -> int:
     config = parse_config(words, description="Train a vocabulary; writes tokenizer.json.")
     captions = training_captions(config)
-    tokenizer = train_tokenizer(captions, config.VOCAB_SIZE, lowercase=config.LOWERCASE_CAPTIONS)
+    tokenizer = train_tokenizer(captions, config.VOCAB_SIZE)
     path = config.dataset_dir / FILE_NAME
     tokenizer.save(path)
     sample = tokenizer.encode_all(captions[:10_000])

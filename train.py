@@ -10,14 +10,14 @@ beside them `metrics.jsonl`, `curves.png` and `provenance.json`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioning.system.errors import EXIT_DONE, UserError, run_command
 from captioning.system.processes import ending_together, is_main_process
-from config import Config, load_config, parse_config
+from config import MAY_CHANGE, NO_EFFECT, Config, load_config, parse_config, settings_with
 
 if TYPE_CHECKING:
     from captioning.sources.records import Record
@@ -33,15 +33,6 @@ if TYPE_CHECKING:
 
 Records = Mapping[str, Sequence["Record"]]
 """The pictures and captions of each split."""
-MAY_CHANGE = frozenset(
-    "DATA_DIR IMAGE_DIR CAPTIONS_FILE DATASET_SOURCE DATASET_REVISION MAX_BAD_FRACTION OUTPUT_DIR "
-    "RUN_NAME DEVICE COMPILE GRADIENT_CHECKPOINTING SHARDING NUM_WORKERS NUM_EPOCHS "
-    "VALIDATION_INTERVAL VALIDATION_IMAGES BEAM_SIZE RESUME_CHECKPOINT_PATH SAVE_INTERVAL_STEPS "
-    "SAVE_INTERVAL_MINUTES KEEP_CHECKPOINTS STOP_ON_SAVE_ERROR LOG_INTERVAL WANDB_PROJECT "
-    "WANDB_ENTITY WANDB_RUN_NAME WANDB_MODE WANDB_LOG_BEST HF_REPO_ID HF_UPLOAD_BEST_CHECKPOINTS "
-    "HF_PRIVATE".split()
-)
-"""Settings that a run may go on with at another value; any other would alter the model."""
 UPLOAD_SECONDS = 600.0
 """How long a finished run waits for the last upload; a stopped one does not."""
 DESCRIPTION = "Train a captioner on a pretrained vision encoder."
@@ -102,7 +93,7 @@ def refuse_changes(saved: Config, wanted: Config) -> None:
     changed = [
         f"{name} was {getattr(saved, name)!r} in the checkpoint and is {getattr(wanted, name)!r} "
         "now; it cannot change within a run. Leave it out, or begin another run: --RUN_NAME NAME"
-        for name in sorted({field.name for field in fields(Config)} - MAY_CHANGE)
+        for name in sorted(vars(saved).keys() - settings_with(NO_EFFECT, MAY_CHANGE))
         if getattr(saved, name) != getattr(wanted, name)
     ]
     if changed:
@@ -168,7 +159,6 @@ def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = Non
         wandb_run_id=state.wandb_run_id,
         provenance=record,
         is_main=runtime.is_main,
-        best_as_artifact=config.WANDB_LOG_BEST,
     )
     uploads = config.HF_UPLOAD_BEST_CHECKPOINTS and runtime.is_main
     folder = RunFolder(
@@ -179,7 +169,7 @@ def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = Non
         metrics=checkpoint.metrics if checkpoint else {},
         provenance=record,
         energy=EnergyMeter(runtime.gpu_uuids, joules=state.joules),
-        uploader=BestUploader(config.HF_REPO_ID, private=config.HF_PRIVATE) if uploads else None,
+        uploader=BestUploader(config.HF_REPO_ID) if uploads else None,
         say=log.say,
         is_new=checkpoint is None,
     )
@@ -226,8 +216,7 @@ def read_splits(config: Config) -> Records:
         if not part:
             raise UserError(
                 f"{config.dataset_dir / name} holds no pictures; training needs a train and a "
-                "validation split. Prepare the data again with other VALIDATION_FRACTION and "
-                "TEST_FRACTION."
+                "validation split. Prepare the data again with another HELD_OUT_FRACTION."
             )
     return records
 
@@ -250,11 +239,7 @@ def build_pipeline(
 
     if checkpoint is not None:
         return load_pipeline(checkpoint, runtime, training=config)
-    tokenizer = train_tokenizer(
-        captions_for_vocabulary(records, stream),
-        config.VOCAB_SIZE,
-        lowercase=config.LOWERCASE_CAPTIONS,
-    )
+    tokenizer = train_tokenizer(captions_for_vocabulary(records, stream), config.VOCAB_SIZE)
     encoder = VisionEncoder.from_settings(config)
     encoder.prepare_training(config)
     torch.manual_seed(config.RANDOM_SEED)
@@ -402,7 +387,6 @@ def build_optimization(
         config.COMPILE == "auto" and runtime.device.type == "cuda"
     )
     total = steps_per_epoch * config.NUM_EPOCHS
-    encoder_warmup = config.ENCODER_WARMUP_STEPS
     return Optimization(
         optimizer,
         Gradients(
@@ -417,7 +401,7 @@ def build_optimization(
         Schedule(total, config.WARMUP_STEPS),
         Schedule(
             total,
-            config.WARMUP_STEPS if encoder_warmup < 0 else encoder_warmup,
+            config.WARMUP_STEPS,
             start_step=total * config.ENCODER_START_EPOCH // config.NUM_EPOCHS,
         ),
         average,

@@ -248,7 +248,7 @@ class Trainer:
         return path
 
     def _save_is_due(self) -> bool:
-        steps, minutes = self.config.SAVE_INTERVAL_STEPS, self.config.SAVE_INTERVAL_MINUTES
+        steps, minutes = self.config.save_interval
         waited_minutes = (time.monotonic() - self._saved_at) / 60
         is_due = bool(steps and self.state.step % steps == 0) or 0 < minutes <= waited_minutes
         return bool(self.pipeline.runtime.most(is_due))

@@ -86,7 +86,6 @@ class Change:
     settings: dict[str, Any] = field(default_factory=dict)
     swap: Callable[[CaptionModel], None] = lambda model: None
     """What to change in the new model."""
-    lowercase: bool = False
 
 
 class PostNormBlock(DecoderBlock):
@@ -155,10 +154,8 @@ def changes(vocabularies: str) -> dict[str, Change]:
         "label smoothing 0.2": Change({"LABEL_SMOOTHING": 0.2}),
         "no dropout": Change({"DECODER_DROPOUT": 0.0}),
         "dropout 0.3": Change({"DECODER_DROPOUT": 0.3}),
-        "learned positions": Change({"POSITIONS": "learned"}),
         "projection of 1 layer": Change(swap=projection_depth(1)),
         "projection of 3 layers": Change(swap=projection_depth(3)),
-        "lower case": Change(lowercase=True),
         **{f"vocabulary {size}": Change({"VOCAB_SIZE": size}) for size in others},
     }
 
@@ -207,10 +204,7 @@ class Bench:
         began = time.monotonic()
         usual = changes(self.options.vocabularies)[BASE].settings
         config = Config(**(SMALL | usual | change.settings), RANDOM_SEED=seed)
-        records = {
-            split: [lowered(one) for one in some] if change.lowercase else some
-            for split, some in self.records.items()
-        }
+        records = self.records
         texts = [text for one in records["train"] for text in one.captions]
         tokenizer = train_tokenizer(texts, config.VOCAB_SIZE)
         torch.manual_seed(seed)
@@ -286,11 +280,6 @@ class Bench:
         texts = [text for one in records for text in one.captions]
         tokens = sum(len(ids) - 1 for ids in pipeline.tokenizer.encode_all(texts))
         return {"loss": metrics["validation_loss"] * tokens / len(texts), "CIDEr": metrics["CIDEr"]}
-
-
-def lowered(record: Record) -> Record:
-    """A record with its captions in lower case."""
-    return replace(record, captions=tuple(text.lower() for text in record.captions))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

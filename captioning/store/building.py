@@ -146,7 +146,7 @@ class RowMaker:
                 raise UserError(
                     f"{self._encoder.name} gives features of {picture} that are no numbers, "
                     f"or larger than {_dtype_name(rows.dtype)} can hold. Try "
-                    "--PRECISION fp32, or --CACHE_FEATURES false"
+                    "--PRECISION fp32, or --FEATURE_CACHE off"
                 )
         return rows.cpu().contiguous().view(torch.uint8).numpy().tobytes()
 

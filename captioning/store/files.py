@@ -225,7 +225,7 @@ class StoreFiles:
             raise UserError(
                 f"{self.rows} needs {needed_bytes / 1e9:.1f} GB, but {self.folder} has "
                 f"{free_bytes / 1e9:.1f} GB free. Free some, choose another --DATA_DIR, or do "
-                "without: --CACHE_FEATURES false"
+                "without: --FEATURE_CACHE off"
             )
 
 

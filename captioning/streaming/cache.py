@@ -138,7 +138,7 @@ class StreamFeatures:
         if not self._is_full:
             self._is_full = True
             print(
-                f"STREAM_CACHE_GB is used up by {self.kept.folder}; what is not in there is "
+                f"FEATURE_CACHE is used up by {self.kept.folder}; what is not in there is "
                 "encoded each time it passes.",
                 file=sys.stderr,
             )
@@ -225,7 +225,7 @@ def _room_in(folder: Path, limit_bytes: int) -> int:
     free = shutil.disk_usage(folder).free
     if room > free:
         raise UserError(
-            f"STREAM_CACHE_GB is {limit_bytes / 1e9:g}, of which {room / 1e9:.1f} GB are left to "
+            f"FEATURE_CACHE is {limit_bytes / 1e9:g}GB, of which {room / 1e9:.1f} GB are left to "
             f"fill, but {folder} has {free / 1e9:.1f} GB free. Lower it, or choose another "
             "--DATA_DIR."
         )

@@ -16,23 +16,28 @@ from captioning.sources.records import METADATA_NAME, read_records
 from captioning.streaming.shards import StreamedSample, StreamSource, read_samples
 from captioning.system.errors import UserError
 
+HELD_OUT_PICTURES = 1000
+"""First pictures of a stream that are kept from training, half for validation, half for test."""
 VOCABULARY_PICTURES = 20_000
 """Pictures whose captions the vocabulary is trained on, at most."""
 VOCABULARY_SHARDS = 16
 """Shards of a source that these come from, evenly apart."""
 
 
-def held_out_source(sources: Sequence[StreamSource], count: int) -> Source:
-    """The first `count` pictures with captions, of each source its share, for two splits."""
-    samples = [
-        sample
-        for source, most in zip(sources, _shares(sources, count), strict=True)
-        for sample in islice(_usable(source.shards), most)
-    ]
+def held_out_source(sources: Sequence[StreamSource], fraction: float) -> Source:
+    """The first pictures with captions, of each source its share, for two splits.
+
+    Of a source that has no more than its share, `fraction` is held out for each of the two.
+    """
+    samples = []
+    for source, most in zip(sources, _shares(sources, HELD_OUT_PICTURES), strict=True):
+        found = list(islice(_usable(source.shards), most + 1))
+        samples += found[:most] if len(found) > most else found[: round(len(found) * 2 * fraction)]
     if len(samples) < 2:
         raise UserError(
-            f"STREAM: {', '.join(source.text for source in sources)} holds {len(samples)} pictures "
-            "with captions; give more shards."
+            f"STREAM: {', '.join(source.text for source in sources)} holds too few pictures with "
+            f"captions: {len(samples)} would be held out, and validation and test need one each. "
+            "Give more shards."
         )
     pictures = [
         SourcePicture("", sample.captions, HELD_OUT[number % 2], partial(bytes, sample.data))

@@ -110,8 +110,7 @@ class Lane:
             if not has_given:
                 raise UserError(
                     f"STREAM: there is nothing to train on in {_listed(self.shards)}: every "
-                    "picture is held out, or there is none. Give more shards, or lower "
-                    "STREAM_HELD_OUT."
+                    "picture is held out, or there is none. Give more shards."
                 )
             position = Position(position.passes + 1)
 

@@ -1,25 +1,56 @@
 """Command lines made of a dataclass: one field, one flag, its docstring the help.
 
-`tyro` prints the help and builds the object. Around it stand what its users expect here: flags in
-either case and with dashes or underscores, switches that also take true or false, and all
-problems of a command line reported at once, in words, as one `UserError`.
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        # Every day                                   a heading of the help
+        limit: Annotated[int, at_least(0)] = 0        a rule, and the same in words
+        \"\"\"Pictures at most (0 = all).\"\"\"
+
+Flags are read in either case, with dashes or underscores; switches also take true or false; all
+problems of a command line are reported at once, in words, as one `UserError`. No library does that:
+argparse, tyro and pydantic stop at the first problem, so all of it is here.
 """
 
 import ast
 import dataclasses
 import difflib
 import inspect
-import itertools
 import json
+import math
+import shutil
+import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
 
 from captioning.system.errors import UserError
 
 Options = TypeVar("Options")
+Note = TypeVar("Note")
+Field = dataclasses.Field[Any]
+HELP_INDENT = " " * 6
 SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must satisfy: a test, and the same in words, for the sentence of an error."""
+
+    holds: Callable[[Any], object]
+    text: str
+
+
+def at_least(low: float) -> Rule:
+    """Numbers from `low` on."""
+    return Rule(lambda value: value >= low, f"at least {low:g}")
+
+
+def between(low: float, high: float) -> Rule:
+    """Numbers from `low` on that are below `high`."""
+    return Rule(lambda value: low <= value < high, f"at least {low:g} and below {high:g}")
 
 
 def parse_options(
@@ -36,17 +67,8 @@ def parse_options(
     name come from `default`, or from the dataclass.
     """
     if {"-h", "--help"} & set(argv):
-        import tyro
-
-        shown = tyro.cli(
-            options_type,
-            args=["--help"],
-            default=default,
-            description=description or None,
-            prog=prog,
-            use_underscores=True,
-        )
-        raise AssertionError(f"--help returned {shown!r}")
+        print(help_text(options_type, default, description, prog or sys.argv[0].split("/")[-1]))
+        raise SystemExit(0)
     known = {field.name: field for field in dataclasses.fields(typing.cast(Any, options_type))}
     problems: list[str] = []
     values: dict[str, Any] = {}
@@ -54,30 +76,56 @@ def parse_options(
         if name in values:
             problems.append(f"{_flag(name)} is given twice.")
         try:
-            values[name] = _convert(known[name], words)
+            value = _convert(known[name], words)
         except ValueError as error:
             problems.append(str(error))
+            continue
+        problems += check_value(known[name], value)
+        if _is_of_kind(value, kind_of(known[name])):  # else it would cause further problems
+            values[name] = value
     try:
         parsed = _build(options_type, default, values)
     except UserError as error:
         problems += error.problems
     if problems:
-        raise UserError(*problems)
+        raise UserError(*dict.fromkeys(problems))
     return parsed
 
 
-def check_value(field: dataclasses.Field[Any], value: object) -> Iterator[str]:
-    """The problem with a value's type, if it has one: `BATCH_SIZE is 'x'; it must be ...`."""
-    choices = typing.get_args(field.type) if typing.get_origin(field.type) is Literal else ()
-    if choices:
-        right, rule = value in choices, f"one of {', '.join(map(str, choices))}"
-    else:
-        right = type(value) is field.type
-        rule = {int: "a whole number", float: "a number", bool: "true or false"}.get(
-            typing.cast(Any, field.type), "text"
-        )
-    if not right:
-        yield f"{_shown(field.name)} is {value!r}; it must be {rule}."
+def check_value(field: Field, value: object) -> Iterator[str]:
+    """The problem with a value, if it has one: `BATCH_SIZE is 'x'; it must be ...`."""
+    kind = kind_of(field)
+    if not _is_of_kind(value, kind):
+        names = {int: "a whole number", float: "a number", bool: "true or false"}
+        choices = ", ".join(map(str, typing.get_args(kind)))
+        text = f"one of {choices}" if choices else names.get(kind, "text")
+        yield f"{_shown(field.name)} is {value!r}; it must be {text}."
+        return
+    finite = not isinstance(value, float) or math.isfinite(value)
+    for rule in notes_of(field, Rule):
+        if not (finite and rule.holds(value)):
+            yield f"{_shown(field.name)} is {value!r}; it must be {rule.text}."
+
+
+def _is_of_kind(value: object, kind: Any) -> bool:
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind)
+    return type(value) is (typing.get_origin(kind) or kind)
+
+
+def kind_of(field: Field) -> Any:
+    """The type of a field's value, without notes and without None."""
+    kind: Any = field.type
+    if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    parts = [part for part in typing.get_args(kind) if part is not type(None)]
+    is_optional = typing.get_origin(kind) in (types.UnionType, typing.Union) and len(parts) == 1
+    return parts[0] if is_optional else kind
+
+
+def notes_of(field: Field, kind: type[Note]) -> list[Note]:
+    """What stands beside a field's type in `Annotated`, of one kind."""
+    return [note for note in getattr(field.type, "__metadata__", ()) if isinstance(note, kind)]
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
@@ -104,7 +152,7 @@ def _build(options_type: type[Options], default: Options | None, values: dict[st
 
 
 def _flags(
-    argv: Sequence[str], known: dict[str, dataclasses.Field[Any]], problems: list[str]
+    argv: Sequence[str], known: dict[str, Field], problems: list[str]
 ) -> Iterator[tuple[str, list[str]]]:
     """(field name, its words) of each flag; words that belong to no flag become problems."""
     names = {_canonical(name): name for name in known}
@@ -121,7 +169,7 @@ def _flags(
         name, negated = names.get(_canonical(flag)), False
         if name is None and _canonical(flag).startswith("no-"):
             name, negated = names.get(_canonical(flag)[3:]), True
-        if name is None or (negated and known[name].type is not bool):
+        if name is None or (negated and kind_of(known[name]) is not bool):
             shown = [_shown(other) for other in known]
             problems.append(unknown_name(flag.lstrip("-"), shown))
         elif negated and not words:
@@ -130,10 +178,10 @@ def _flags(
             yield name, words
 
 
-def _convert(field: dataclasses.Field[Any], words: list[str]) -> Any:
+def _convert(field: Field, words: list[str]) -> Any:
     """The value of a flag; raises `ValueError` with a sentence."""
     shown = _flag(field.name)
-    kind = _without_none(field.type)
+    kind = kind_of(field)
     if typing.get_origin(kind) is tuple:
         if not words:
             raise ValueError(f"{shown} needs at least one value.")
@@ -148,8 +196,6 @@ def _convert(field: dataclasses.Field[Any], words: list[str]) -> Any:
         value = CONVERTERS.get(kind, str)(word)
     except (ValueError, OverflowError):
         value = word
-    for problem in check_value(_retyped(field, kind), value):
-        raise ValueError(problem)
     return value
 
 
@@ -169,20 +215,6 @@ def _whole(word: str) -> int:
 CONVERTERS: dict[Any, Callable[[str], Any]] = {bool: _switch, int: _whole, float: float}
 
 
-def _without_none(kind: Any) -> Any:
-    parts = [part for part in typing.get_args(kind) if part is not type(None)]
-    is_optional = typing.get_origin(kind) in (types.UnionType, typing.Union) and len(parts) == 1
-    return parts[0] if is_optional else kind
-
-
-def _retyped(field: dataclasses.Field[Any], kind: Any) -> dataclasses.Field[Any]:
-    if kind is field.type:
-        return field
-    plain: dataclasses.Field[Any] = dataclasses.field()
-    plain.name, plain.type = field.name, kind
-    return plain
-
-
 def _canonical(name: str) -> str:
     return name.lstrip("-").lower().replace("_", "-")
 
@@ -197,17 +229,87 @@ def _shown(name: str) -> str:
     return name if name.isupper() else _flag(name)
 
 
-def settings_table(options_type: type[Any]) -> str:
-    """The fields of a dataclass with their defaults and docstrings, as a Markdown table."""
-    body = ast.parse(inspect.getsource(options_type)).body[0]
+def to_toml(value: str | bool | float) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return repr(value)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
+
+
+@dataclass(frozen=True)
+class Described:
+    """A field with what the source says of it."""
+
+    heading: str
+    """The comment above its group, or ""."""
+    name: str
+    meaning: str
+    """Its docstring in one line."""
+
+
+def described_fields(options_type: type[Any]) -> Iterator[Described]:
+    """The fields of a dataclass in their order, read from its source."""
+    source = textwrap.dedent(inspect.getsource(options_type))
+    body = ast.parse(source).body[0]
     assert isinstance(body, ast.ClassDef)
-    lines = ["| setting | default | meaning |", "|---|---|---|"]
-    for field, text in itertools.pairwise(body.body):
+    lines, heading = source.splitlines(), ""
+    for before, field, text in zip(body.body, body.body[1:], body.body[2:], strict=False):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue
+        between_them = lines[before.end_lineno or 0 : field.lineno - 1]
+        heading = next((one.strip("# ") for one in between_them if "#" in one), heading)
         assert isinstance(text, ast.Expr)
-        meaning = " ".join(ast.literal_eval(text.value).split()).replace("|", "\\|")
-        default = getattr(options_type, field.target.id)
-        shown = json.dumps(default) if isinstance(default, str | bool) else f"{default:g}"
-        lines.append(f"| `{field.target.id}` | `{shown}` | {meaning} |")
+        yield Described(heading, field.target.id, " ".join(ast.literal_eval(text.value).split()))
+
+
+def help_text(options_type: type[Any], default: Any, description: str, prog: str) -> str:
+    """What `--help` prints: every flag with its default and its meaning, under their headings."""
+    known = {field.name: field for field in dataclasses.fields(options_type)}
+    width = max(shutil.get_terminal_size().columns, 40)
+    lines = [f"usage: {prog} [--FLAG VALUE ...]", "", *textwrap.wrap(description, width)]
+    heading = None
+    for one in described_fields(options_type):
+        if one.heading != heading:
+            heading = one.heading
+            lines += ["", f"{heading or 'Flags'}:"]
+        value = getattr(default, one.name, known[one.name].default)
+        shown = "" if value is dataclasses.MISSING else f"  (default: {_as_typed(value)})"
+        lines.append(f"  {_flag(one.name)} {_placeholder(known[one.name])}".rstrip() + shown)
+        indent = HELP_INDENT
+        lines += textwrap.wrap(one.meaning, width, initial_indent=indent, subsequent_indent=indent)
     return "\n".join(lines)
+
+
+def settings_table(options_type: type[Any]) -> str:
+    """The fields of a dataclass with defaults and docstrings, a Markdown table a heading."""
+    lines: list[str] = []
+    heading = None
+    for one in described_fields(options_type):
+        if one.heading != heading:
+            heading = one.heading
+            lines += ["", f"## {heading}", "", "| setting | default | meaning |", "|---|---|---|"]
+        default = getattr(options_type, one.name)
+        shown = json.dumps(default) if isinstance(default, str | bool) else f"{default:g}"
+        meaning = one.meaning.replace("|", "\\|")
+        lines.append(f"| `{one.name}` | `{shown}` | {meaning} |")
+    return "\n".join(lines).strip()
+
+
+def _placeholder(field: Field) -> str:
+    kind = kind_of(field)
+    if typing.get_origin(kind) is Literal:
+        return "|".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return "TEXT ..."
+    return {int: "NUMBER", float: "NUMBER", bool: "[true|false]"}.get(kind, "TEXT")
+
+
+def _as_typed(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(value) or '""'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value) or '""'

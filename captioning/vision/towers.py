@@ -315,7 +315,7 @@ def _explained(name: str, error: BaseException) -> UserError:
         return UserError(
             f"{name} has no weights in safetensors format, and pickled ones are never opened. "
             "Convert them (https://huggingface.co/docs/safetensors/convert-weights) or give the "
-            "revision that holds converted ones with --ENCODER_REVISION refs/pr/NUMBER."
+            f"revision that holds converted ones: --ENCODER_MODEL_NAME {name}@refs/pr/NUMBER."
         )
     if caused_by(hub.GatedRepoError):
         return UserError(
@@ -323,7 +323,7 @@ def _explained(name: str, error: BaseException) -> UserError:
             "hf auth login"
         )
     if caused_by(hub.RevisionNotFoundError):
-        return UserError(f"{name} has no such revision; check --ENCODER_REVISION.")
+        return UserError(f"{name} has no such revision; check what stands behind the @.")
     if caused_by(hub.RepositoryNotFoundError, hub.HFValidationError):
         return UserError(
             f"{name} is neither a folder nor a model of the Hub that you may read; check "

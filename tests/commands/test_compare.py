@@ -320,8 +320,8 @@ def test_a_comparison_must_be_named_and_be_one() -> None:
 
 
 def test_flags_are_shared_out() -> None:
-    line = "--config a.toml --NUM_EPOCHS 3 --seeds 1 2 --no-CACHE_FEATURES --models A B"
+    line = "--config a.toml --NUM_EPOCHS 3 --seeds 1 2 --no-GRADIENT_CHECKPOINTING --models A B"
     own, settings = compare.split_flags(line.split())
     assert own == "--config a.toml --seeds 1 2 --models A B".split()
-    assert settings == "--NUM_EPOCHS 3 --no-CACHE_FEATURES".split()
-    assert compare._given(settings) == {"NUM_EPOCHS": 3, "CACHE_FEATURES": False}
+    assert settings == "--NUM_EPOCHS 3 --no-GRADIENT_CHECKPOINTING".split()
+    assert compare._given(settings) == {"NUM_EPOCHS": 3, "GRADIENT_CHECKPOINTING": False}

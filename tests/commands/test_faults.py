@@ -48,8 +48,8 @@ from tests.helpers.small_runs import (
 from tests.helpers.steps import Killed, run_killed
 from trainer import Trainer
 
-SAVES = {"SAVE_INTERVAL_STEPS": 3}
-LIVE = {"CACHE_FEATURES": False}
+SAVES = {"SAVE_INTERVAL": 3}
+LIVE = {"FEATURE_CACHE": "off"}
 
 
 @pytest.fixture(scope="module")
@@ -107,21 +107,6 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
     assert "File too large" in output
     assert equals_whole(place, folder)
     assert leftovers(folder) == []
-
-
-def test_a_full_disk_stops_the_run_where_that_is_asked_for(
-    place: Path, full_disk: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    full_disk("last", 2)
-    changes = {"RUN_NAME": "full", "STOP_ON_SAVE_ERROR": True, **SAVES}
-    with pytest.raises(UserError, match="The checkpoint before it is still there"):
-        train.main(arguments(place, **changes))
-    folder = place / "checkpoints" / "full"
-    state = checkpoint.read_checkpoint(folder / "last").state
-    assert state is not None
-    assert state.step == 3
-    assert leftovers(folder) == []
-    assert equals_whole(place, go_on(place, "full"))
 
 
 def test_a_run_whose_last_checkpoint_is_lost_is_not_done(

@@ -41,13 +41,13 @@ SETTINGS = {
     "NUM_EPOCHS": 40,
     "VALIDATION_INTERVAL": 4,
     "BEAM_SIZE": 1,
-    "SAVE_INTERVAL_STEPS": 3,
+    "SAVE_INTERVAL": 3,
     "MICRO_BATCH_SIZE": 9,
     "KEEP_CHECKPOINTS": 1,
 }
 MODES = {
     "cached features": (50, {}),
-    "pictures in a worker": (10, {"CACHE_FEATURES": False, "NUM_WORKERS": 1, "NUM_EPOCHS": 12}),
+    "pictures in a worker": (10, {"FEATURE_CACHE": "off", "NUM_WORKERS": 1, "NUM_EPOCHS": 12}),
 }
 LONGEST_SECONDS = 600
 SAVE_SECONDS = 0.05

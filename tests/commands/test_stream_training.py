@@ -24,8 +24,7 @@ from tests.helpers.streams import write_parquet, write_shards, write_webdataset
 STREAM = {
     "DATASET": "streamed",
     "STREAM_STEPS_PER_EPOCH": 7,
-    "STREAM_HELD_OUT": 8,
-    "SAVE_INTERVAL_STEPS": 2,
+    "SAVE_INTERVAL": 2,
     "BATCH_SIZE": 12,
 }
 
@@ -38,6 +37,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shards(folder / "tars", shards=4, each=10)
     write_parquet(folder / "rows" / "a.parquet", range(100, 115))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def few_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight pictures, where real streams give a thousand."""
+    monkeypatch.setattr("captioning.streaming.held_out.HELD_OUT_PICTURES", 8)
 
 
 def settings(place: Path) -> dict[str, object]:
@@ -74,7 +79,7 @@ def test_two_processes_share_a_stream_and_go_on_exactly(place: Path) -> None:
 
 
 def test_kept_features_change_nothing_and_are_gone_on_with_exactly(place: Path) -> None:
-    changes = {**settings(place), "DATASET": "kept", "STREAM_CACHE_GB": 1}
+    changes = {**settings(place), "DATASET": "kept", "FEATURE_CACHE": "1GB"}
     run_killed(place, after=10, RUN_NAME="killed kept", **changes)
     (kept,) = (place / "data" / "kept" / "features").glob("*/stream")
     blocks = {path: path.read_bytes() for path in kept.glob("*/*.block")}
@@ -82,7 +87,7 @@ def test_kept_features_change_nothing_and_are_gone_on_with_exactly(place: Path) 
     killed = run(place, RUN_NAME="killed kept", RESUME_CHECKPOINT_PATH="auto", **changes)
     assert {path: path.read_bytes() for path in kept.glob("*/*.block")} == blocks
     rmtree(kept)
-    crowded = run(place, RUN_NAME="crowded", **{**changes, "STREAM_CACHE_GB": 1e-6})
+    crowded = run(place, RUN_NAME="crowded", **{**changes, "FEATURE_CACHE": "1KB"})
     assert len(list(kept.glob("*/*"))) == 0
     assert differences(killed / "last", crowded / "last") == []
 
@@ -155,13 +160,12 @@ def test_too_many_bad_pictures_stop_the_run_before_it_is_worth_nothing(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({}, "STREAM_CACHE_GB is about a stream"),
+        ({}, "a size is about a stream"),
         ({"STREAM": "x/*.tar", "ENCODER_TRAINED_BLOCKS": 1}, "a trained encoder"),
-        ({"STREAM": "x/*.tar", "CACHE_FEATURES": "false"}, "CACHE_FEATURES false forbids"),
-        ({"STREAM": "x/*.tar", "STREAM_CACHE_GB": -1}, "at least 0"),
+        ({"STREAM": "x/*.tar", "FEATURE_CACHE": "-1GB"}, "a size as 500GB"),
         ({"STREAM": "x/*.tar", "AUGMENTATION": "crop"}, "features of pictures as they are"),
         (
-            {"STREAM": "x/*.tar", "STREAM_CACHE_GB": 0, "FEATURE_VIEWS": 2},
+            {"STREAM": "x/*.tar", "FEATURE_CACHE": "on", "FEATURE_VIEWS": 2},
             "of a stream there are no views",
         ),
     ],
@@ -170,7 +174,7 @@ def test_features_of_a_stream_are_kept_where_they_can_be(
     place: Path, changes: dict[str, object], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        train.main(arguments(place, **{"STREAM_CACHE_GB": 1, **changes}))
+        train.main(arguments(place, **{"FEATURE_CACHE": "1GB", **changes}))
 
 
 def test_a_stream_and_own_pictures_exclude_each_other(place: Path) -> None:

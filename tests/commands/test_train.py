@@ -12,10 +12,8 @@ import pytest
 import torch
 
 import train
-from captioner import Captioner
 from captioning.system.errors import UserError
 from dataset import Step
-from generate_options import GenerateOptions, token_rules
 from tests.helpers.small_runs import (
     NOT_EXACT,
     arguments,
@@ -76,14 +74,13 @@ MODES = {
     "several layers": {"ENCODER_LAYERS": "-1,-3"},
     "cached": {},
     "accumulated": {"MICRO_BATCH_SIZE": 7},
-    "live": {"CACHE_FEATURES": False},
-    "live in workers": {"CACHE_FEATURES": False, "NUM_WORKERS": 2},
+    "live": {"FEATURE_CACHE": "off"},
+    "live in workers": {"FEATURE_CACHE": "off", "NUM_WORKERS": 2},
     "trained encoder": {"ENCODER_TRAINED_BLOCKS": 1, "ENCODER_LEARNING_RATE": "1e-3"},
-    "trained, live": {"ENCODER_TRAINED_BLOCKS": -1, "CACHE_FEATURES": False},
+    "trained, live": {"ENCODER_TRAINED_BLOCKS": -1, "FEATURE_CACHE": "off"},
     "layers at their own rates": {
         "ENCODER_TRAINED_BLOCKS": -1,
         "ENCODER_LAYER_DECAY": 0.5,
-        "ENCODER_WARMUP_STEPS": 2,
         "ENCODER_LEARNING_RATE": "1e-3",
         "GRADIENT_CHECKPOINTING": True,
     },
@@ -103,7 +100,7 @@ MODES = {
         "ENCODER_START_EPOCH": 1,
         "ENCODER_LEARNING_RATE": "1e-2",
     },
-    "augmented, live": {"CACHE_FEATURES": False, "AUGMENTATION": "crop,flip,colour"},
+    "augmented, live": {"FEATURE_CACHE": "off", "AUGMENTATION": "crop,flip,colour"},
     "augmented pixels in workers": {
         "ENCODER_TRAINED_BLOCKS": 1,
         "ENCODER_LEARNING_RATE": "1e-2",
@@ -131,7 +128,7 @@ SLOW = {
 def test_a_killed_run_goes_on_as_though_nothing_had_happened(place: Path, mode: str) -> None:
     if "ENCODER_LORA_RANK" in MODES[mode]:
         pytest.importorskip("peft")
-    settings = {**MODES[mode], "SAVE_INTERVAL_STEPS": 3}
+    settings = {**MODES[mode], "SAVE_INTERVAL": 3}
     whole = run(place, RUN_NAME=f"whole {mode}", **settings)
     name = f"killed {mode}"
     run_killed(place, 5, RUN_NAME=name, **settings)  # mid-epoch, two steps after a save
@@ -194,25 +191,6 @@ def test_other_data_is_refused(place: Path, tmp_path: Path) -> None:
     assert folder.exists()
 
 
-def test_lower_case_holds_from_training_to_captions(place: Path) -> None:
-    seen: set[str] = set()
-
-    def note(trainer: Trainer, step: Step) -> None:
-        decode = trainer.pipeline.tokenizer.decode
-        seen.update(decode([token]) for batch in step.batches for token in batch.targets.tolist())
-
-    with before_each_step(note):
-        folder = run(place, RUN_NAME="lower", LOWERCASE_CAPTIONS=True, NUM_EPOCHS=1)
-    assert any(token.isalpha() for token in seen)
-    assert {token.lower() for token in seen} == seen
-    captioner = Captioner.from_pretrained(folder / "best")
-    rules = [
-        token_rules(GenerateOptions(image=("a.jpg",), force=(word,)), captioner)
-        for word in ("boat", "BOAT")
-    ]
-    assert rules[0].forced_words == rules[1].forced_words
-
-
 def test_best_cannot_be_trained_on(place: Path) -> None:
     folder = run(place, RUN_NAME="best-only")
     with pytest.raises(UserError, match="name the `last` folder"):
@@ -248,7 +226,7 @@ def test_the_card_shows_pictures_only_where_they_were_drawn(place: Path) -> None
 
 
 def test_older_checkpoints_are_kept_as_asked(place: Path) -> None:
-    folder = run(place, RUN_NAME="kept3", KEEP_CHECKPOINTS=2, SAVE_INTERVAL_STEPS=2, NUM_EPOCHS=1)
+    folder = run(place, RUN_NAME="kept3", KEEP_CHECKPOINTS=2, SAVE_INTERVAL=2, NUM_EPOCHS=1)
     kept = sorted(path.name for path in folder.glob("step-*"))
     assert len(kept) == 2
     assert all((folder / name / "trainer_state.json").exists() for name in kept)
@@ -264,7 +242,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_batch(place:
         before_each_step(break_weights),
         pytest.raises(UserError, match=r"loss of step 4 \(epoch 1, batch 4: scene_"),
     ):
-        train.main(arguments(place, RUN_NAME="nan", SAVE_INTERVAL_STEPS=2))
+        train.main(arguments(place, RUN_NAME="nan", SAVE_INTERVAL=2))
     state = place / "checkpoints" / "nan" / "last" / "trainer_state.json"
     assert '"step": 2' in state.read_text()
 
@@ -332,7 +310,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     place: Path, number: signal.Signals, code: int
 ) -> None:
     name = f"signal {code}"
-    settings = {"RUN_NAME": name, "NUM_EPOCHS": 400, "SAVE_INTERVAL_STEPS": 5}
+    settings = {"RUN_NAME": name, "NUM_EPOCHS": 400, "SAVE_INTERVAL": 5}
     process = start(place, **settings)
     wait_for(place / "checkpoints" / name / "last" / "trainer_state.json", process)
     process.send_signal(number)
@@ -352,8 +330,8 @@ def test_a_signal_to_the_whole_group_is_answered_once(
     place: Path, number: signal.Signals, code: int
 ) -> None:
     name = f"group {code}"
-    settings = {"RUN_NAME": name, "NUM_EPOCHS": 400, "SAVE_INTERVAL_STEPS": 5}
-    process = start(place, **settings, CACHE_FEATURES=False, NUM_WORKERS=2)
+    settings = {"RUN_NAME": name, "NUM_EPOCHS": 400, "SAVE_INTERVAL": 5}
+    process = start(place, **settings, FEATURE_CACHE="off", NUM_WORKERS=2)
     wait_for(place / "checkpoints" / name / "last" / "trainer_state.json", process)
     os.killpg(process.pid, number)  # as a terminal does, and a scheduler
     output, _ = process.communicate(timeout=120)
@@ -369,7 +347,7 @@ def test_a_run_that_was_killed_goes_on_in_its_logs_and_in_its_wandb_run(place: P
     settings = {
         "RUN_NAME": folder.name,
         "NUM_EPOCHS": 400,
-        "SAVE_INTERVAL_STEPS": 5,
+        "SAVE_INTERVAL": 5,
         "WANDB_MODE": "offline",
     }
     process = start(place, **settings)

@@ -31,7 +31,7 @@ SETTINGS = {
     "LEARNING_RATE": "1e-3",
     "LOG_INTERVAL": "2",
     "VALIDATION_IMAGES": "3",
-    "SAVE_INTERVAL_MINUTES": "0",
+    "SAVE_INTERVAL": "0",
 }
 
 NOT_EXACT = ("pairs_per_second", "waiting_share", "memory_bytes", "time", "seconds", "elapsed")

@@ -376,9 +376,7 @@ def test_a_run_uploads_its_best_and_everybody_uses_it_by_name(hub: FakeHub, tmp_
     """Train, upload, then as a stranger: the card's three lines, the commands, offline too."""
     write_data(tmp_path)
     write_encoder(tmp_path)
-    words = arguments(
-        tmp_path, NUM_EPOCHS=1, HF_REPO_ID=REPO, HF_UPLOAD_BEST_CHECKPOINTS=True, HF_PRIVATE=True
-    )
+    words = arguments(tmp_path, NUM_EPOCHS=1, HF_REPO_ID=REPO, HF_UPLOAD_BEST_CHECKPOINTS=True)
     argv = f"sys.argv = ['train.py', *{words!r}]; import train; assert train.main() == 0"
     run = run_client(hub, tmp_path, f"import sys; {argv}", token=OWNER_TOKEN)
     assert run.returncode == 0, run.stderr
@@ -386,7 +384,6 @@ def test_a_run_uploads_its_best_and_everybody_uses_it_by_name(hub: FakeHub, tmp_
     (commit,) = hub.repositories[REPO].commits
     assert commit.files == travelling(best)
     assert "CIDEr" in commit.message
-    assert hub.repositories[REPO].private
 
     picture = next((tmp_path / "data" / "small" / "test").glob("*.jpg"))
     (tmp_path / "photo.jpg").write_bytes(picture.read_bytes())

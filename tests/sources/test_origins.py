@@ -27,7 +27,7 @@ def test_equal_names_in_two_folders(tmp_path: Path) -> None:
         (tmp_path / "images" / folder / "a.jpg").write_bytes(picture_bytes(i))
     captions = {"one/a.jpg": ["First."], "two/a.jpg": ["Second."]}
     (tmp_path / "captions.csv").write_text(json.dumps(captions))
-    config = config_for(tmp_path, VALIDATION_FRACTION=0.0, TEST_FRACTION=0.0)
+    config = config_for(tmp_path, HELD_OUT_FRACTION=0.0)
     prepare_dataset(config)
     assert splits_of(config) == {"train": {"a.jpg": ("First.",), "two__a.jpg": ("Second.",)}}
     assert ["two/a.jpg", "renamed", "two__a.jpg"] in problems_of(config.dataset_dir)
@@ -55,7 +55,7 @@ def test_names_without_folder_or_extension_are_found(tmp_path: Path) -> None:
     (tmp_path / "images" / "b.PNG").write_bytes(picture_bytes(2, "PNG"))
     captions = {"elsewhere/a.jpg": ["A."], "b": ["B."]}
     (tmp_path / "captions.csv").write_text(json.dumps(captions))
-    config = config_for(tmp_path, VALIDATION_FRACTION=0.0, TEST_FRACTION=0.0)
+    config = config_for(tmp_path, HELD_OUT_FRACTION=0.0)
     prepare_dataset(config)
     assert splits_of(config) == {"train": {"a.jpg": ("A.",), "b.PNG": ("B.",)}}
 

@@ -120,7 +120,7 @@ def test_strange_but_whole_pictures_are_kept_as_they_are(tmp_path: Path) -> None
     for name, (picture, more) in pictures.items():
         picture.save(tmp_path / "images" / name, **more)
     (tmp_path / "captions.csv").write_text(json.dumps({name: ["x"] for name in pictures}))
-    config = config_for(tmp_path, VALIDATION_FRACTION=0.0, TEST_FRACTION=0.0)
+    config = config_for(tmp_path, HELD_OUT_FRACTION=0.0)
     prepare_dataset(config)
     for name in pictures:
         kept = (config.dataset_dir / "train" / name).read_bytes()

@@ -65,7 +65,7 @@ def test_captions_of_all_kinds_survive(tmp_path: Path) -> None:
         (tmp_path / "images" / f"{i}.jpg").write_bytes(picture_bytes(i))
     content = {f"{i}.jpg": [caption] for i, caption in enumerate(captions)}
     (tmp_path / "captions.csv").write_text(json.dumps(content))
-    config = config_for(tmp_path, VALIDATION_FRACTION=0.0, TEST_FRACTION=0.0)
+    config = config_for(tmp_path, HELD_OUT_FRACTION=0.0)
     prepare_dataset(config)
     found = [c for captions in splits_of(config)["train"].values() for c in captions]
     assert found == [captions[0].strip(), *captions[1:3], "a b c d", captions[4]]
@@ -104,7 +104,7 @@ def test_identical_pictures_share_a_split(tmp_path: Path) -> None:
     rows = "".join(f"twin{i}.jpg,A twin.\n" for i in range(12))
     text = (tmp_path / "captions.csv").read_text()
     (tmp_path / "captions.csv").write_text(text + rows)
-    config = config_for(tmp_path, VALIDATION_FRACTION=0.3, TEST_FRACTION=0.3)
+    config = config_for(tmp_path, HELD_OUT_FRACTION=0.3)
     summary = prepare_dataset(config)
     assert (sum(summary.pictures.values()), summary.left_out) == (24, 0)
     assert_no_picture_in_two_splits(config.dataset_dir)

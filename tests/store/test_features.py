@@ -377,7 +377,7 @@ def test_too_little_disk_space_is_said_before_anything_is_written(
 ) -> None:
     usage = feature_files.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(feature_files.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(UserError, match="--CACHE_FEATURES false"):
+    with pytest.raises(UserError, match="--FEATURE_CACHE off"):
         build(images, SmallEncoder(), tmp_path)
     assert not (tmp_path / "train.bin").exists()
 

@@ -10,8 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioning.system.errors import UserError
-from captioning.system.setting_rules import RULES
-from config import Config, dump_config, load_config, parse_config
+from captioning.system.options import described_fields
+from config import (
+    MAY_CHANGE,
+    NO_EFFECT,
+    PER_RUN,
+    Config,
+    dump_config,
+    load_config,
+    parse_config,
+    result_settings,
+    settings_with,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,12 +40,13 @@ def test_a_flag_is_read_in_any_case_with_dashes_or_underscores() -> None:
 
 def test_switches_take_a_word_or_none() -> None:
     for argv, expected in (
-        (["--HF_PRIVATE"], True),
-        (["--hf-private", "true"], True),
-        (["--HF_PRIVATE=False"], False),
-        (["--no-HF_PRIVATE"], False),
+        (["--HF_UPLOAD_BEST_CHECKPOINTS"], True),
+        (["--hf-upload-best-checkpoints", "true"], True),
+        (["--HF_UPLOAD_BEST_CHECKPOINTS=False"], False),
+        (["--no-HF_UPLOAD_BEST_CHECKPOINTS"], False),
     ):
-        assert parse_config(argv).HF_PRIVATE is expected
+        config = parse_config(["--HF_REPO_ID", "user/name", *argv])
+        assert config.HF_UPLOAD_BEST_CHECKPOINTS is expected
 
 
 def test_numbers_keep_their_kind() -> None:
@@ -88,14 +99,14 @@ def test_any_bytes_are_settings_or_a_sentence(tmp_path_factory: object, content:
 def test_all_problems_are_reported_at_once() -> None:
     problems = problems_of(
         *("--batchsize", "64", "--NUM_EPOCHS", "many", "--LEARNING_RATE", "-1"),
-        *("--POSITIONS", "random", "--DECODER_HEADS", "7", "--HF_UPLOAD_BEST_CHECKPOINTS"),
+        *("--PRECISION", "fp8", "--DECODER_HEADS", "7", "--HF_UPLOAD_BEST_CHECKPOINTS"),
     )
     text = "\n".join(problems)
     assert len(problems) == 6
     assert "batchsize; did you mean BATCH_SIZE?" in text
     assert "NUM_EPOCHS is 'many'; it must be a whole number." in text
     assert "LEARNING_RATE is -1.0; it must be above 0." in text
-    assert "POSITIONS is 'random'; it must be one of sinusoidal, learned." in text
+    assert "PRECISION is 'fp8'; it must be one of auto, fp32, bf16." in text
     assert "must divide DECODER_EMBED_DIM (512). Try --DECODER_HEADS 1." in text
     assert "add --HF_REPO_ID" in text
 
@@ -107,11 +118,14 @@ def test_all_problems_are_reported_at_once() -> None:
         (["--BATCH_SIZE"], "takes one value, found nothing"),
         (["--BATCH_SIZE", "1", "2"], "takes one value, found 1 2"),
         (["--BATCH_SIZE", "1.5"], "whole number"),
-        (["--HF_PRIVATE", "maybe"], "true or false"),
+        (["--GRADIENT_CHECKPOINTING", "maybe"], "true or false"),
         (["--LEARNING_RATE", "nan"], "above 0"),
         (["--no-BATCH_SIZE"], "no setting no-BATCH_SIZE"),
         (["--IMAGE_DIR", "x"], "add --CAPTIONS_FILE"),
-        (["--VALIDATION_FRACTION", "0.6", "--TEST_FRACTION", "0.5"], "nothing to train on"),
+        (["--HELD_OUT_FRACTION", "0.5"], "at least 0 and below 0.5"),
+        (["--SAVE_INTERVAL", "5h"], 'minutes such as "10m", steps such as "500", or 0'),
+        (["--FEATURE_CACHE", "500"], "on, off, or a size as 500GB"),
+        (["--FEATURE_CACHE", "5GB"], "or say which with --STREAM"),
         (["--config"], "needs a file"),
         (["--config", "missing.toml"], "missing.toml cannot be read"),
         (["--VALIDATION_IMAGES", "0"], "BEST_METRIC CIDEr needs captions"),
@@ -121,7 +135,7 @@ def test_all_problems_are_reported_at_once() -> None:
         (["--AUGMENTATION", "crop"], "add --FEATURE_VIEWS 8"),
         (["--AUGMENTATION", "crop,crop", "--FEATURE_VIEWS", "2"], "some of"),
         (["--FEATURE_VIEWS", "4"], "the views would be the same"),
-        (["--FEATURE_VIEWS", "4", "--CACHE_FEATURES", "false"], "no views of them"),
+        (["--FEATURE_VIEWS", "4", "--FEATURE_CACHE", "off"], "no views of them"),
         (["--ENCODER_LAYERS", "first"], "last, or places from the end such as -2"),
         (["--ENCODER_LAYERS", "-1,last"], "none twice"),
     ],
@@ -133,7 +147,7 @@ def test_a_mistake_gets_one_sentence(argv: list[str], sentence: str) -> None:
 
 def test_a_presets_mistakes_name_the_file(tmp_path: Path) -> None:
     preset = tmp_path / "mine.toml"
-    preset.write_text('BATCHSIZE = 3\nNUM_EPOCHS = "x"\nHF_PRIVATE = 1\n')
+    preset.write_text('BATCHSIZE = 3\nNUM_EPOCHS = "x"\nHF_UPLOAD_BEST_CHECKPOINTS = 1\n')
     problems = problems_of("--config", str(preset))
     assert len(problems) == 3
     assert all(str(preset) in problem for problem in problems)
@@ -163,7 +177,19 @@ def test_every_setting_has_a_docstring_and_most_a_rule() -> None:
     for field in fields(Config):
         after = source.split(f"    {field.name}: ", 1)[1].split("\n", 1)[1].lstrip()
         assert after.startswith('"""'), field.name
-    assert set(RULES) <= {field.name for field in fields(Config)}
+    headings = {one.heading for one in described_fields(Config)}
+    assert len(headings) == 7
+    assert next(described_fields(Config)).heading == "Every day"
+
+
+def test_roles_say_what_a_run_may_go_on_with_and_what_alters_it() -> None:
+    assert {"NUM_EPOCHS", "DEVICE"} <= settings_with(NO_EFFECT, MAY_CHANGE)
+    assert not {"RANDOM_SEED", "BATCH_SIZE", "DATASET"} & settings_with(NO_EFFECT, MAY_CHANGE)
+    assert settings_with(PER_RUN) == {
+        *("RUN_NAME", "RANDOM_SEED", "OUTPUT_DIR", "RESUME_CHECKPOINT_PATH")
+    }
+    assert "RANDOM_SEED" not in result_settings(Config())
+    assert "NUM_EPOCHS" in result_settings(Config())
 
 
 def test_the_command_line_ends_with_2_and_without_a_traceback() -> None:

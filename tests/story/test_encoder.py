@@ -108,8 +108,7 @@ def test_settings_say_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         VisionEncoder, "from_pretrained", lambda name, **rest: asked.append({"name": name, **rest})
     )
     config = Config(
-        ENCODER_MODEL_NAME="a/b",
-        ENCODER_REVISION="c0ffee",
+        ENCODER_MODEL_NAME="a/b@c0ffee",
         IMAGE_PROCESSOR_NAME="a/c",
         ENCODER_IMAGE_SIZE=336,
         ENCODER_LAYERS="-2",

@@ -31,7 +31,7 @@ MODES = {
     "trained encoder": {
         "ENCODER_TRAINED_BLOCKS": -1,
         "ENCODER_LEARNING_RATE": "1e-3",
-        "CACHE_FEATURES": False,
+        "FEATURE_CACHE": "off",
         "CAPTIONS_PER_STEP": 2,
     },
 }
@@ -177,7 +177,7 @@ def test_an_encoder_in_parts_is_trained_like_a_whole_one(place: Path) -> None:
         "ENCODER_TRAINED_BLOCKS": -1,
         "ENCODER_LEARNING_RATE": "1e-3",
         "MICRO_BATCH_SIZE": 7,
-        "SAVE_INTERVAL_STEPS": 3,
+        "SAVE_INTERVAL": 3,
     }
     whole = run(place, RUN_NAME="not sharded", **settings)
     parts = run_together(place, RUN_NAME="sharded", SHARDING="on", **settings)

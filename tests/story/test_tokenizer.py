@@ -81,19 +81,6 @@ def test_training_twice_gives_the_same_vocabulary() -> None:
     assert train_tokenizer(CAPTIONS, 400).to_json() == TOKENIZER.to_json()
 
 
-def test_lower_case_is_a_property_of_the_vocabulary(tmp_path: Path) -> None:
-    lower = train_tokenizer([text.upper() for text in CAPTIONS], 400, lowercase=True)
-    assert (
-        lower.to_json()
-        == train_tokenizer([text.lower() for text in CAPTIONS], 400, lowercase=True).to_json()
-    )
-    lower.save(tmp_path / "tokenizer.json")
-    loaded = CaptionTokenizer.load(tmp_path)
-    assert loaded.encode("Two DOGS, Éà ΑΣ") == lower.encode("two dogs, éà ας".replace("ς", "σ"))
-    assert loaded.decode(loaded.encode("Two DOGS run")) == "two dogs run"
-    assert "Two" in TOKENIZER.decode(TOKENIZER.encode("Two DOGS run"))
-
-
 def test_what_is_no_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     broken = tmp_path / "tokenizer.json"
     with pytest.raises(UserError, match="is missing"):

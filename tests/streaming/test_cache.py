@@ -145,7 +145,7 @@ def test_features_are_the_same_bits_whatever_is_kept(
     assert same(stream.take(120), whole)
     kept = sum(path.stat().st_size for path in blocks_in(tmp_path / "kept"))
     assert kept <= room
-    assert capsys.readouterr().err.count("STREAM_CACHE_GB is used up") == (room != PLENTY)
+    assert capsys.readouterr().err.count("FEATURE_CACHE is used up") == (room != PLENTY)
     del stream
     gc.collect()
     assert not list((tmp_path / "kept").glob("*/*.part"))
@@ -200,7 +200,7 @@ def test_room_that_the_disk_does_not_have_is_told_at_once(
     pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5 * 10**8))
-    with pytest.raises(UserError, match=r"STREAM_CACHE_GB is 1, .* has 0\.5 GB free"):
+    with pytest.raises(UserError, match=r"FEATURE_CACHE is 1GB, .* has 0\.5 GB free"):
         Stream(pattern, tmp_path / "kept")
 
 

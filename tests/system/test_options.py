@@ -1,11 +1,12 @@
 """Options of commands: tuples, required values, optional values, help."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import pytest
 
 from captioning.system.errors import UserError
-from captioning.system.options import parse_options
+from captioning.system.options import at_least, parse_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,9 @@ class Some:
     """Beams."""
     json: bool = False
     """As JSON."""
+    # Further
+    limit: Annotated[int, at_least(0)] = 0
+    """Pictures at most."""
 
 
 def test_tuples_take_several_words_and_switches_none() -> None:
@@ -48,3 +52,14 @@ def test_help_shows_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "Pictures." in shown
     assert "What it does." in shown
+    assert shown.index("Flags:") < shown.index("--image") < shown.index("Further:")
+    assert shown.index("Further:") < shown.index("--limit NUMBER  (default: 0)")
+
+
+def test_a_rule_beside_the_type_is_kept_and_told_with_all_other_problems() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_options(Some, ["--image", "a", "--limit", "-1", "--json", "perhaps"])
+    assert caught.value.problems == (
+        "--limit is -1; it must be at least 0.",
+        "--json is 'perhaps'; it must be true or false.",
+    )

@@ -24,7 +24,7 @@ from tests.helpers.small_runs import (
     weights_of,
 )
 
-SAVES = {"SAVE_INTERVAL_STEPS": 3}
+SAVES = {"SAVE_INTERVAL": 3}
 AT_STEP = """
 remaining = Trainer._remaining
 def interrupted(self):

@@ -275,7 +275,7 @@ def test_pictures_read_anew_are_altered_by_the_run_s_seed(
         SmallEncoder(),
         RANDOM_SEED=5,
         AUGMENTATION="flip,colour",
-        CACHE_FEATURES=False,
+        FEATURE_CACHE="off",
     )
     may_flip = [number % 2 == 1 for number in range(COUNT)]
     expected = Augmentation("flip,colour", seed=5, may_flip=may_flip).draws(3)

@@ -73,7 +73,7 @@ def response(status: int) -> object:
     [
         (hub.GatedRepoError, "accept its terms at https://huggingface.co/a/b"),
         (hub.RepositoryNotFoundError, "neither a folder nor a model of the Hub"),
-        (hub.RevisionNotFoundError, "check --ENCODER_REVISION"),
+        (hub.RevisionNotFoundError, "check what stands behind the @"),
         (hub.LocalEntryNotFoundError, "hf download a/b"),
     ],
 )
