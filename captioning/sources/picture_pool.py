@@ -22,6 +22,7 @@ from captioning.sources.caption_fields import CONTROL, valid_unicode
 from captioning.sources.images import load_image
 from captioning.sources.origins import PICTURE_SUFFIXES, READ_ERRORS, SourcePicture
 from captioning.system.errors import UserError
+from captioning.system.files import atomic_write
 
 JOURNAL_NAME = "progress.jsonl"
 POOL_NAME = "pictures"
@@ -150,9 +151,8 @@ def _place(target: Path, data: bytes, path: Path | None) -> None:
             pass  # another file system, or one without links
         else:
             return
-    beside = target.with_name(f"{target.name}.tmp")
-    beside.write_bytes(data)
-    os.replace(beside, target)
+    with atomic_write(target) as file:
+        file.write(data)
 
 
 def _open_journal(folder: Path, key: str) -> io.TextIOWrapper:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from captioning.system.files import write_text
 from captioning.tracking.console import Console
 from captioning.tracking.curves import draw_curves
 from captioning.tracking.events import Follower, Outcome, RunFacts, Sample, Validation, Values
@@ -188,12 +189,7 @@ class JsonLines:
         kept = []
         if kept_until is not None and path.exists():
             kept = [line for line in self.read() if line["step"] <= kept_until]
-        beside = path.with_name(f"{path.name}.tmp")
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(map(_to_line, kept))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        write_text(path, "".join(map(_to_line, kept)))
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one line; a number that is not finite becomes null."""
