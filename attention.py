@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from captioning.system.errors import UserError
+from captioning.system.files import atomic_write
 from captioning.training.packing import Packing
 from captioning.vision.preprocessing import Region
 from captioning.vision.tower_features import FeatureShape
@@ -208,14 +209,10 @@ def write_strip(
     """Write `draw_strip` as a PNG, whole or not at all."""
     strip = draw_strip(image, words, font_file=font_file)
     path = Path(path)
-    beside = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
+        with atomic_write(path) as file:
             strip.save(file, "PNG")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from None
 

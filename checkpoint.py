@@ -29,13 +29,12 @@ from captioning.sharing.model_card import Example, Training, model_card
 from captioning.sharing.uploader import BestUploader
 from captioning.sources.images import load_image
 from captioning.system.errors import UserError
+from captioning.system.files import read_json, write_json
 from captioning.system.folders import (
     MANIFEST,
     UNFINISHED_SUFFIX,
     check_files,
-    read_json,
     read_manifest,
-    write_json,
     written_whole,
 )
 from captioning.system.runtime import Runtime

@@ -27,7 +27,7 @@ from captioning.system.errors import (
     UserError,
     run_command,
 )
-from captioning.system.folders import read_json
+from captioning.system.files import read_json
 from captioning.system.options import parse_options
 from config import Config, dump_config, load_config, parse_config
 

@@ -29,6 +29,7 @@ from captioning.system.errors import (
 )
 from captioning.system.options import parse_options
 from captioning.system.processes import ending_together, is_main_process
+from captioning.system.progress import Progress
 from generate_options import GenerateOptions, check_options, search_options, token_rules
 
 if TYPE_CHECKING:
@@ -79,15 +80,12 @@ def caption_all(
     captioner: "Captioner", inputs: Sequence["ImageInput"], options: GenerateOptions
 ) -> int:
     """Caption and print pictures batch by batch; returns how many could not be read."""
-    from tqdm import tqdm
-
     from captioning.sources.images import load_image
     from pipeline import each_shared_batch
 
     runtime = captioner.pipeline.runtime
     search = search_options(options, captioner.config.BEAM_SIZE)
     rules = token_rules(options, captioner)
-    is_shown = runtime.is_main and len(inputs) > 1
 
     def caption(numbers: Sequence[int]) -> list["Sequence[Caption] | str"]:
         """The captions of each picture, or what is wrong with it."""
@@ -103,13 +101,14 @@ def caption_all(
     _keep_any_file_name()
     done = broken = 0
     is_drawn = not options.attention
-    with tqdm(total=len(inputs), unit=" pictures", disable=None if is_shown else True) as bar:
+    is_shown = runtime.is_main and len(inputs) > 1
+    with Progress("captions", len(inputs), is_shown=is_shown, has_lines=False) as bar:
         for results in each_shared_batch(
             runtime, len(inputs), caption, batch_size=options.batch_size
         ):
             good = {n: one for n, one in enumerate(results, done) if not isinstance(one, str)}
             if runtime.is_main:
-                with tqdm.external_write_mode():  # takes the bar off the screen meanwhile
+                with bar.aside():
                     _print_results(inputs, done, results, options)
                     if good and not is_drawn:
                         number, captions = next(iter(good.items()))
@@ -118,7 +117,7 @@ def caption_all(
                         is_drawn = True
             done += len(results)
             broken += len(results) - len(good)
-            bar.update(len(results))
+            bar.advance(len(results))
     return broken
 
 

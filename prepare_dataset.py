@@ -33,6 +33,7 @@ from captioning.sources.records import SPLITS
 from captioning.streaming.held_out import held_out_source
 from captioning.streaming.shards import find_sources
 from captioning.system.errors import EXIT_DONE, UserError, run_command
+from captioning.system.progress import Progress
 from config import Config, parse_config, split_revision
 
 
@@ -102,13 +103,11 @@ def prepare_demo(config: Config) -> Summary:
     """Drawn scenes, without any download; their splits are by scene."""
 
     def draw(folder: Path) -> Summary:
-        from tqdm import tqdm
-
         from captioning.scenes import DEFAULT_COUNT, write_scenes
 
         shutil.rmtree(folder, ignore_errors=True)
-        with tqdm(total=DEFAULT_COUNT, desc="scenes", file=sys.stderr, disable=None) as bar:
-            write_scenes(folder, seed=config.RANDOM_SEED, progress=bar.update)
+        with Progress("scenes", DEFAULT_COUNT, unit="scenes", has_lines=False) as bar:
+            write_scenes(folder, seed=config.RANDOM_SEED, progress=bar.advance)
         return replace(summary_of(folder, "drawn scenes"), has_own_splits=True)
 
     return _prepare(config, draw)

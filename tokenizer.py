@@ -20,6 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from captioning.sources.records import read_records
 from captioning.system.errors import EXIT_DONE, UserError, run_command
+from captioning.system.files import write_text
 from captioning.system.options import parse_options
 from config import Config, parse_config
 
@@ -72,12 +73,7 @@ class CaptionTokenizer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `tokenizer.json`, whole or not at all."""
-        beside = f"{os.fspath(path)}.tmp"
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(self.to_json())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        write_text(path, self.to_json())
 
     def to_json(self) -> str:
         """The text of `tokenizer.json`."""

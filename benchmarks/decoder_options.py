@@ -11,7 +11,6 @@ label smoothing and is counted a caption, not a token, so that vocabularies can 
 
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -29,6 +28,7 @@ from captioning.sources.images import load_image
 from captioning.sources.records import Record, read_records
 from captioning.store.views import TrainingPictures
 from captioning.system.errors import UserError, run_command
+from captioning.system.files import write_json
 from captioning.system.options import parse_options
 from captioning.system.runtime import Runtime
 from captioning.system.tensors import read_tensors, save_tensors
@@ -302,9 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         change = changes(options.vocabularies)[name]
         found = bench.train(change, int(seed), is_base=name == BASE)
         results["runs"].setdefault(name, {})[seed] = found
-        beside = path.with_suffix(".tmp")
-        beside.write_text(json.dumps(results, indent=2) + "\n")
-        os.replace(beside, path)
+        write_json(path, results)
         print(name, seed, json.dumps(found), flush=True)
     print_table(results["runs"])
     return 0

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import train
 from captioning.sources.records import Record, read_records, write_records
 from captioning.system.errors import run_command
-from captioning.system.folders import write_json
+from captioning.system.files import write_json
 from captioning.system.options import parse_options
 from checkpoint import load_encoder, read_checkpoint
 

@@ -6,7 +6,6 @@ Reads the pictures that it shows and `templates/`; writes `comparison.html`, `co
 `comparison.json`. The page holds all that it needs and asks the network for nothing.
 """
 
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from captioning.reports.charts import (
 )
 from captioning.reports.gallery import embedded_picture
 from captioning.reports.report import page_environment
-from captioning.reports.results import write_text
+from captioning.system.files import write_json, write_text
 from captioning.tracking.console import count_text
 
 COLOURS = (1, 3, 4, 5, 6, 7, 8, 2)
@@ -97,8 +96,7 @@ def write_comparison(
     write_text(folder / "comparison.html", page)
     write_text(folder / "comparison.md", markdown(comparison, title=title, subtitle=subtitle))
     content = {"title": title, **comparison_json(comparison), **(more or {})}
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_text(folder / "comparison.json", text)
+    write_json(folder / "comparison.json", content)
 
 
 def render_comparison(comparison: Comparison, *, title: str, subtitle: str = "") -> str:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from captioning.reports.contents import GalleryItem
 from captioning.sources.images import load_image
+from captioning.system.files import atomic_write
 
 PAPER, INK, MAT = "#ffffff", "#1b1d22", "#ecece7"
 RIGHT_COLOUR, WRONG_COLOUR = "#1b7a4b", "#b3261e"
@@ -95,9 +96,5 @@ def _cell(item: GalleryItem, width: int, font: Font, font_size: int) -> Image.Im
 
 def _write_png(sheet: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
+    with atomic_write(path) as file:
         sheet.save(file, "PNG", optimize=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)

@@ -35,6 +35,7 @@ from captioning.reports.contents import (
     finite_values,
 )
 from captioning.reports.gallery import GROUPS, embedded_heat, embedded_picture, gallery_indexes
+from captioning.system.files import write_text
 
 __all__ = [
     "GalleryItem",
@@ -103,13 +104,7 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
     page = render_report(report)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    # A caption may hold half of a surrogate pair, which UTF-8 cannot write: it becomes "?".
-    with beside.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-        file.write(page)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    write_text(path, page)
 
 
 def page_environment() -> Environment:

@@ -5,7 +5,6 @@ whole.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from captioning.metrics.scoring import ScoreSheet
 from captioning.reports.contents import GalleryItem, ReportedScore
 from captioning.reports.report import Report, write_report
+from captioning.system.files import write_json, write_text
 
 
 def write_results(
@@ -27,8 +27,7 @@ def write_results(
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in captions)
     write_text(folder / "captions.jsonl", lines)
     write_report(folder / "report.html", report)
-    text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
-    write_text(folder / "metrics.json", text)
+    write_json(folder / "metrics.json", numbers)
 
 
 def caption_line(image: str, item: GalleryItem, **more: object) -> dict[str, Any]:
@@ -52,14 +51,3 @@ def reported_scores(sheet: ScoreSheet) -> tuple[ReportedScore, ...]:
         skipped = sheet.skipped.get(name, "")
         reported.append(ReportedScore(name=name, value=value, low=low, high=high, skipped=skipped))
     return tuple(reported)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file; whole or not at all."""
-    beside = path.with_name(path.name + ".tmp")
-    # A caption may hold half of a surrogate pair, which UTF-8 cannot write: it becomes "?".
-    with beside.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)

@@ -8,11 +8,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from captioning.tracking.energy import JOULES_PER_KWH
-from config import Config
 
+if TYPE_CHECKING:
+    from config import Config
+
+TEMPLATES_DIR = Path(__file__).parent / "templates"
 LIBRARY_NAME = "image-captioning-trainer"
 HUB_DATASETS = {"flickr30k": "nlphuji/flickr30k"}
 """Where data sets that are known by a short name come from."""
@@ -77,7 +82,7 @@ class Example:
 
 
 def model_card(
-    config: Config,
+    config: "Config",
     metrics: Mapping[str, Any],
     *,
     split: str = "validation",
@@ -90,23 +95,45 @@ def model_card(
     shown for drawn pictures only: others are not ours to publish.
     """
     training = training or Training()
+    record = training.provenance or {}
     scores = {name: metrics[name] for name in METRIC_TYPES if _is_number(metrics.get(name))}
-    sections = [
-        f"---\n{_front_matter(config, scores, split)}\n---",
-        f"# {_model_name(config)}",
-        _introduction(config),
-        _examples(examples) if config.DATASET == "demo" else "",
-        _usage(config),
-        _scores(scores, metrics, split),
-        _data(config, training),
-        _training(config, training),
-        _limits(config),
-        f"## Licence\n\n{_licence(config)}",
-    ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    loss = metrics.get("validation_loss")
+    encoder_states = {0: "frozen", -1: "trained along"}
+    blocks = config.ENCODER_TRAINED_BLOCKS
+    return _template().render(
+        config=config,
+        name=_model_name(config),
+        front_matter=_front_matter(config, scores, split),
+        encoder_state=encoder_states.get(blocks, f"its last {blocks} blocks trained"),
+        examples=examples if config.DATASET == "demo" else (),
+        checkpoint=config.HF_REPO_ID or config.run_dir / "best",
+        scores={**scores, "loss per token": loss} if _is_number(loss) else scores,
+        pictures=metrics.get("num_images"),
+        split=split,
+        dataset=_dataset_id(config),
+        training=training,
+        settings={name: getattr(config, name) for name in SHOWN_SETTINGS},
+        joules_per_kwh=JOULES_PER_KWH,
+        code=record.get("code"),
+        is_all_drawn=_is_all_drawn(config),
+        terms=DATA_TERMS.get(config.DATASET, "The training data's own terms apply."),
+        **{name: record.get(name) or {} for name in ("data", "hardware", "packages")},
+    )
 
 
-def _front_matter(config: Config, scores: Mapping[str, float], split: str) -> str:
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES_DIR),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["thousands"] = "{:,}".format
+    return environment.get_template("card.md")
+
+
+def _front_matter(config: "Config", scores: Mapping[str, float], split: str) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     dataset = _dataset_id(config)
@@ -136,110 +163,7 @@ def _front_matter(config: Config, scores: Mapping[str, float], split: str) -> st
     ).to_yaml()
 
 
-def _introduction(config: Config) -> str:
-    state = {0: "frozen", -1: "trained along"}.get(
-        config.ENCODER_TRAINED_BLOCKS, f"its last {config.ENCODER_TRAINED_BLOCKS} blocks trained"
-    )
-    return (
-        "Writes a one-sentence caption for a picture. The vision encoder "
-        f"`{config.ENCODER_MODEL_NAME}` ({state}) turns the picture into patch features; a "
-        f"transformer decoder of {config.DECODER_LAYERS} layers reads them through "
-        "cross-attention and writes the caption token by token."
-    )
-
-
-def _examples(examples: Sequence[Example]) -> str:
-    if not examples:
-        return ""
-    cells = [(f"![a drawn scene]({item.file_name})", item.caption) for item in examples]
-    rows = [f"| {picture} | {caption.replace('|', ' ')} |" for picture, caption in cells]
-    return "\n".join(["## Examples", "", "| picture | caption |", "|---|---|", *rows])
-
-
-def _usage(config: Config) -> str:
-    name = config.HF_REPO_ID or str(config.run_dir / "best")
-    return f"""## How to use it
-
-From a clone of the trainer, with its requirements installed:
-
-```python
-from generate import Captioner
-
-captioner = Captioner.from_pretrained("{name}")
-print(captioner("photo.jpg"))
-```
-
-or on the command line: `python generate.py --checkpoint {name} --image photo.jpg`"""
-
-
-def _scores(scores: Mapping[str, float], metrics: Mapping[str, Any], split: str) -> str:
-    rows = [f"| {name} | {value:.4f} |" for name, value in scores.items()]
-    loss = metrics.get("validation_loss")
-    if _is_number(loss):
-        rows.append(f"| loss per token | {loss:.4f} |")
-    if not rows:
-        return ""
-    pictures = metrics.get("num_images")
-    where = f"{pictures:,} pictures of the" if isinstance(pictures, int) else "The"
-    intro = f"{where} {split} split, raw values as coco-caption gives them."
-    return "\n".join(["## Scores", "", intro, "", "| metric | value |", "|---|---|", *rows])
-
-
-def _data(config: Config, training: Training) -> str:
-    data = (training.provenance or {}).get("data") or {}
-    dataset = _dataset_id(config)
-    source = f", from [{dataset}](https://huggingface.co/datasets/{dataset})" if dataset else ""
-    lines = [f"`{config.DATASET}`{source}."]
-    if config.STREAM:
-        held_out = f"validated on `{config.DATASET}`{source}"
-        lines = [f"Trained on a stream, `{config.STREAM}`; {held_out}."]
-    if data.get("pictures"):
-        counts = (f"{count:,} for {split}" for split, count in data["pictures"].items() if count)
-        lines.append(f"Pictures: {', '.join(counts)}. Splits are by picture.")
-    if data.get("sha256"):
-        lines.append(f"Fingerprint of names and captions: `{data['sha256'][:16]}`.")
-    return "## Data\n\n" + "\n".join(f"* {line}" for line in lines)
-
-
-def _training(config: Config, training: Training) -> str:
-    record = training.provenance or {}
-    hardware, code = record.get("hardware") or {}, record.get("code")
-    facts: list[tuple[str, str | None]] = [
-        ("trained parameters", _formatted("{:,}", training.trained_parameters)),
-        ("steps up to this checkpoint", _formatted("{:,}", training.step)),
-        ("time", _formatted("{:.2f} hours", training.seconds, 3600)),
-        ("device", hardware.get("device")),
-        ("processor", hardware.get("processor")),
-        ("energy", _energy(training)),
-        ("code", f"commit `{code['commit']}`{_dirty(code)}" if code else None),
-        ("torch", (record.get("packages") or {}).get("torch")),
-        ("transformers", (record.get("packages") or {}).get("transformers")),
-    ]
-    settings = [(name, str(getattr(config, name))) for name in SHOWN_SETTINGS]
-    rows = [f"| {name} | {value} |" for name, value in [*facts, *settings] if value]
-    return "\n".join(["## Training", "", "| | |", "|---|---|", *rows, "", "All in `config.toml`."])
-
-
-def _limits(config: Config) -> str:
-    seen = "drawn scenes of a few objects" if config.DATASET == "demo" else "its training pictures"
-    return f"""## Limits and biases
-
-* It describes what resembles {seen}; of other pictures it says something fluent and wrong.
-* It can name objects, numbers, colours and relations that are not there. Do not rely on it where a
-  wrong description does harm, and let a person check captions that others depend on.
-* It repeats the habits of the people who wrote the training captions, with their guesses at gender,
-  age, origin and occupation, and those of the encoder's pretraining.
-* It cannot read text in pictures, count beyond a few, or recognise who somebody is."""
-
-
-def _licence(config: Config) -> str:
-    terms = DATA_TERMS.get(config.DATASET, "The training data's own terms apply.")
-    if _is_all_drawn(config):
-        return f"Apache-2.0. {terms}"
-    return f"{terms} The encoder `{config.ENCODER_MODEL_NAME}` has a licence of its own."
-
-
-def _dataset_id(config: Config) -> str:
+def _dataset_id(config: "Config") -> str:
     """The Hub's id of the training data; empty where it came from files."""
     if config.IMAGE_DIR:
         return ""
@@ -254,27 +178,12 @@ def _is_hub_id(name: str) -> bool:
     return bool(HUB_ID.fullmatch(name)) and not Path(name).exists()
 
 
-def _is_all_drawn(config: Config) -> bool:
+def _is_all_drawn(config: "Config") -> bool:
     return config.DATASET == "demo" and config.ENCODER_MODEL_NAME.startswith("random:")
 
 
-def _model_name(config: Config) -> str:
+def _model_name(config: "Config") -> str:
     return config.HF_REPO_ID.rpartition("/")[2] or config.run_name
-
-
-def _energy(training: Training) -> str | None:
-    if training.joules is None:
-        return None
-    source = f" ({', '.join(training.energy_sources)})" if training.energy_sources else ""
-    return f"{training.joules / JOULES_PER_KWH:.3g} kWh{source}"
-
-
-def _formatted(text: str, number: float | None, unit: float = 1) -> str | None:
-    return None if number is None else text.format(number / unit if unit != 1 else number)
-
-
-def _dirty(code: Mapping[str, Any]) -> str:
-    return ", with changes" if code["dirty"] else ""
 
 
 def _is_number(value: object) -> bool:

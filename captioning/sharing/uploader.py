@@ -6,13 +6,14 @@ uploader.finish(timeout_seconds=600)            at the end of the run
 """
 
 import os
+import queue
 import shlex
 import shutil
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from captioning.sharing.repository import (
     is_refusal,
     make_repository,
 )
+from captioning.system.progress import Progress, say
 
 STAGING_NAME = ".uploads"
 RETRY_DELAYS_SECONDS = (5.0, 30.0, 120.0)
@@ -58,112 +60,102 @@ class BestUploader:
         check_token(repo_id)
         self._repo_id, self._private = repo_id, private
         self._retry_delays_seconds = retry_delays_seconds
-        self._changed = threading.Condition()
-        self._waiting: Upload | None = None
-        self._running: Upload | None = None
-        self._failed: Upload | None = None
+        self._waiting: queue.Queue[Upload] = queue.Queue()
+        self._newest: Upload | None = None
+        self._has_failed = False
         self.url = ""
         """The repository, once a checkpoint is there."""
-        # A daemon: a server that never answers must not keep the process from ending.
+        # A daemon, not the client's futures, whose threads Python waits for at exit: a server that
+        # never answers must not keep the process from ending.
         threading.Thread(target=self._work, name="hub-upload", daemon=True).start()
 
     def submit(self, folder: Path, metrics: Mapping[str, Any]) -> None:
         """Upload what `folder` holds now, in place of what still waits; returns at once."""
-        with self._changed:
-            if not (self._waiting or self._running):
-                # What lies there now is of a run that was killed.
-                shutil.rmtree(folder.parent / STAGING_NAME, ignore_errors=True)
-            try:
-                staged = _stage(folder)
-            except OSError as error:
-                _say(f"{folder} is not uploaded: {error}.")
-                return
-            if self._waiting:
-                _unstage(self._waiting)
-            self._waiting = Upload(staged, folder, commit_message(metrics))
-            self._changed.notify_all()
+        if not self._waiting.unfinished_tasks:
+            # What lies there now is of uploads that have ended, or of a run that was killed.
+            shutil.rmtree(folder.parent / STAGING_NAME, ignore_errors=True)
+        try:
+            staged = _stage(folder)
+        except OSError as error:
+            say(f"{folder} is not uploaded: {error}.")
+            return
+        with suppress(queue.Empty):
+            self._drop(self._waiting.get_nowait())
+        self._newest = Upload(staged, folder, commit_message(metrics))
+        self._waiting.put(self._newest)
 
     def finish(self, *, timeout_seconds: float) -> bool:
         """Wait, with a progress bar, until the newest has arrived; False if it has not."""
-        with self._changed:
-            self._wait(timeout_seconds)
-            late = self._waiting or self._running
-            failed = self._failed
-        if late:
-            _say(f"The upload to {self._repo_id} has not ended in {timeout_seconds:.0f} s.")
-            self._say_command(late)
-        return not (late or failed)
+        if self._newest is None:
+            return True
+        if not self._has_ended(timeout_seconds):
+            say(f"The upload to {self._repo_id} has not ended in {timeout_seconds:.0f} s.")
+            self._say_command(self._newest)
+            return False
+        shutil.rmtree(self._newest.staged.parent, ignore_errors=True)
+        return not self._has_failed
 
-    def _wait(self, timeout_seconds: float) -> None:
-        """Until nothing is on its way; `self._changed` is held."""
-        from tqdm import tqdm
-
-        if not (self._waiting or self._running):
-            return
-        started = time.monotonic()
-        bar = tqdm(
-            total=round(timeout_seconds),
-            desc=f"uploading to {self._repo_id}, {timeout_seconds:.0f} s at most",
+    def _has_ended(self, timeout_seconds: float) -> bool:
+        """Wait until nothing is on its way."""
+        started, shown = time.monotonic(), 0
+        with Progress(
+            f"uploading to {self._repo_id}, {timeout_seconds:.0f} s at most",
+            round(timeout_seconds),
+            has_lines=False,
             bar_format="{desc} |{bar}| {elapsed}",
-            disable=None,
-            leave=False,
-        )
-        with bar:
-            while self._waiting or self._running:
+            keeps_bar=False,
+        ) as bar:
+            while self._waiting.unfinished_tasks:
                 passed = time.monotonic() - started
                 if passed >= timeout_seconds:
-                    return
-                bar.update(round(passed) - bar.n)
-                self._changed.wait(min(timeout_seconds - passed, 1.0))
+                    return False
+                bar.advance(round(passed) - shown)
+                shown = round(passed)
+                time.sleep(min(timeout_seconds - passed, 0.1))
+        return True
 
     def _work(self) -> None:
         """The background thread."""
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()  # they would break the training's own
-        self._make_repository_early()
-        while True:
-            with self._changed:
-                while self._waiting is None:
-                    self._changed.wait()
-                upload, self._waiting = self._waiting, None
-                self._running, self._failed = upload, None
-            arrived = self._try_until_newer(upload)
-            with self._changed:
-                _unstage(upload)
-                self._running = None
-                self._failed = None if arrived or self._waiting else upload
-                self._changed.notify_all()
-
-    def _make_repository_early(self) -> None:
-        """So that a refusal is told now and not after hours; each upload tries again anyway."""
         try:
+            # So that a refusal is told now and not after hours; each upload tries again anyway.
             make_repository(self._repo_id, private=self._private)
         except Exception as error:
-            _say(f"Uploads may fail. {explain(error, self._repo_id)}")
+            say(f"Uploads may fail. {explain(error, self._repo_id)}")
+        newer = None
+        while True:
+            upload = newer or self._waiting.get()
+            newer = self._try_until_newer(upload)
+            self._drop(upload)
 
-    def _try_until_newer(self, upload: Upload) -> bool:
-        """Upload, and again after a failure, unless a newer one waits; whether it has arrived."""
+    def _try_until_newer(self, upload: Upload) -> Upload | None:
+        """Upload, and again after a failure, unless a newer one comes, which is given."""
         for delay_seconds in (*self._retry_delays_seconds, None):
             try:
                 make_repository(self._repo_id, private=self._private)
                 self.url = commit_checkpoint(upload.staged, self._repo_id, upload.message)
-                return True
+                self._has_failed = False
+                return None
             except Exception as error:
                 if delay_seconds is None or is_refusal(error):
-                    _say(f"Upload failed. {explain(error, self._repo_id)}")
+                    say(f"Upload failed. {explain(error, self._repo_id)}")
                     self._say_command(upload)
-                    return False
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None, delay_seconds)
-                if self._waiting:
-                    return False
+                    self._has_failed = True
+                    return None
+            with suppress(queue.Empty):
+                return self._waiting.get(timeout=delay_seconds)
         raise AssertionError("the last try returns")
+
+    def _drop(self, upload: Upload) -> None:
+        shutil.rmtree(upload.staged, ignore_errors=True)
+        self._waiting.task_done()
 
     def _say_command(self, upload: Upload) -> None:
         private = " --private" if self._private else ""
         folder = shlex.quote(str(upload.source))
-        _say(f"Upload it by hand: python hub.py upload {folder} {self._repo_id}{private}")
+        say(f"Upload it by hand: python hub.py upload {folder} {self._repo_id}{private}")
 
 
 def _stage(folder: Path) -> Path:
@@ -178,17 +170,3 @@ def _stage(folder: Path) -> Path:
         except OSError:  # a file system without links
             shutil.copyfile(path, staged / path.name)
     return staged
-
-
-def _unstage(upload: Upload) -> None:
-    shutil.rmtree(upload.staged, ignore_errors=True)
-    try:
-        upload.staged.parent.rmdir()
-    except OSError:
-        return  # another one waits there
-
-
-def _say(text: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(text, file=sys.stderr)

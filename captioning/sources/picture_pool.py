@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,8 @@ from captioning.sources.caption_fields import CONTROL, valid_unicode
 from captioning.sources.images import load_image
 from captioning.sources.origins import PICTURE_SUFFIXES, READ_ERRORS, SourcePicture
 from captioning.system.errors import UserError
+from captioning.system.files import atomic_write
+from captioning.system.progress import Progress
 
 JOURNAL_NAME = "progress.jsonl"
 POOL_NAME = "pictures"
@@ -53,23 +54,20 @@ def fill_pool(
     Decoding runs in threads: Pillow, zlib and hashing leave the interpreter free, so they scale
     like processes. Raises `UserError` when another process is at work in `folder`.
     """
-    from tqdm import tqdm
-
     pool = folder / POOL_NAME
     jobs = list(zip(range(len(pictures)), unique_names(pictures), pictures, strict=True))
     with _open_journal(folder, key) as journal, warnings.catch_warnings():
         # Set once for all threads: what Pillow warns of is either an error or no matter.
         warnings.simplefilter("ignore")
         done = {entry.index: entry for entry in _read_journal(journal) if _is_stored(pool, entry)}
-        bar = tqdm(total=len(pictures), desc="pictures", unit="", file=sys.stderr, disable=None)
+        bar = Progress("pictures", len(pictures), done=len(done), has_lines=False)
         with bar, ThreadPoolExecutor(max(1, workers)) as threads:
-            bar.update(len(done))
             todo = [job for job in jobs if job[0] not in done]
             for start in range(0, len(todo), CHUNK):
                 for entry in threads.map(lambda job: _store(pool, *job), todo[start:][:CHUNK]):
                     done[entry.index] = entry
                     journal.write(json.dumps(asdict(entry)) + "\n")
-                    bar.update()
+                    bar.advance()
                 journal.flush()
     return [done[index] for index in range(len(pictures))]
 
@@ -150,9 +148,8 @@ def _place(target: Path, data: bytes, path: Path | None) -> None:
             pass  # another file system, or one without links
         else:
             return
-    beside = target.with_name(f"{target.name}.tmp")
-    beside.write_bytes(data)
-    os.replace(beside, target)
+    with atomic_write(target) as file:
+        file.write(data)
 
 
 def _open_journal(folder: Path, key: str) -> io.TextIOWrapper:

@@ -19,6 +19,7 @@ from captioning.sources.picture_pool import JOURNAL_NAME, POOL_NAME, PooledPictu
 from captioning.sources.picture_splits import SplitRequest, assign_splits, find_leaks
 from captioning.sources.records import METADATA_NAME, SPLITS, Record, read_records, write_records
 from captioning.system.errors import UserError
+from captioning.system.files import sha256_of, write_text
 
 PREPARED_NAME = "prepared.json"
 PROBLEMS_NAME = "problems.tsv"
@@ -125,7 +126,7 @@ def summary_of(folder: Path, source: str, hashes: dict[str, str] | None = None) 
             continue
         for record in read_records(folder / split):
             name = record.image.relative_to(folder).as_posix()
-            sha256 = hashes[name] if hashes else _file_hash(record.image)
+            sha256 = hashes[name] if hashes else sha256_of(record.image)
             if home.setdefault(sha256, split) != split:
                 raise UserError(f"{record.image} is also in {folder / home[sha256]}; take one out.")
             pictures[split] += 1
@@ -137,12 +138,7 @@ def summary_of(folder: Path, source: str, hashes: dict[str, str] | None = None) 
 def write_marker(folder: Path, summary: Summary, settings: dict[str, Any]) -> None:
     """Write prepared.json, which says that the folder is whole; `settings` are kept in it."""
     content = {"format": FORMAT_VERSION, "settings": settings, "summary": asdict(summary)}
-    beside = folder / f"{PREPARED_NAME}.tmp"
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, folder / PREPARED_NAME)
+    write_text(folder / PREPARED_NAME, json.dumps(content, indent=2))
 
 
 def read_marker(folder: Path) -> tuple[Summary, dict[str, Any]] | None:
@@ -255,13 +251,7 @@ def _write_problems(folder: Path, problems: Sequence[Problem]) -> None:
     for problem in problems:
         fields = (problem.picture, problem.kind, problem.detail)
         lines.append("\t".join(" ".join(field.split()) for field in fields))
-    beside = folder / f"{PROBLEMS_NAME}.tmp"
-    beside.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    os.replace(beside, folder / PROBLEMS_NAME)
-
-
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    write_text(folder / PROBLEMS_NAME, "\n".join(lines) + "\n")
 
 
 def _hash(content: object) -> str:

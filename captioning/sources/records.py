@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.system.errors import UserError
+from captioning.system.files import atomic_write
 
 SPLITS = ("train", "validation", "test")
 METADATA_NAME = "metadata.jsonl"
@@ -59,15 +60,11 @@ def write_records(split_dir: str | os.PathLike[str], records: Iterable[Record]) 
     folder = Path(split_dir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / METADATA_NAME
-    beside = path.with_suffix(".jsonl.tmp")
-    with beside.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_write(path) as file:
         for record in records:
             name = record.image.relative_to(folder).as_posix()
             line = {"file_name": name, "captions": list(record.captions), **record.extra}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
     return path
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from captioning.system.errors import UserError
+from captioning.system.files import write_text
 
 FORMAT_VERSION = 1
 CHUNK_ROWS = 512
@@ -193,11 +194,7 @@ class StoreFiles:
         """Declare the store whole."""
         missing = self.missing_chunks(content)
         assert not missing, f"{self.rows} lacks the chunks {missing}"
-        beside = self._description.with_suffix(".json.tmp")
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump(content.description(), file, indent=2)
-            _sync(file)
-        os.replace(beside, self._description)
+        write_text(self._description, json.dumps(content.description(), indent=2))
         self._progress.unlink()
 
     def _fault(self, content: StoreContent) -> str:

@@ -5,8 +5,6 @@ renamed. The manifest names every file with its size and SHA-256, so a file that
 changed is found by name before anything is read from it.
 """
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.system.errors import UserError
+from captioning.system.files import read_json, sha256_of, write_json
 
 FORMAT_VERSION = 1
 MANIFEST = "checkpoint.json"
@@ -70,7 +69,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     for name, expected in manifest["files"].items():
         path = folder / name
         try:
-            size, sha256 = path.stat().st_size, _sha256(path)
+            size, sha256 = path.stat().st_size, sha256_of(path)
         except FileNotFoundError:
             raise UserError(f"{path} is missing, though {folder / MANIFEST} names it.") from None
         except OSError as error:
@@ -81,22 +80,6 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
             )
         if sha256 != expected["sha256"]:
             raise UserError(f"{path} is damaged: its SHA-256 is not the one that was written.")
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write readable JSON."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises `UserError` naming the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it must hold a JSON object.")
-    return value
 
 
 def _are_files(files: object) -> bool:
@@ -114,14 +97,13 @@ def _fits(entry: object, types: Mapping[str, type]) -> bool:
 def _write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
     paths = sorted(folder.iterdir())
     files = {
-        path.name: {"size": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
         for path in paths
         if path.name != UNCHECKED
     }
     for path in paths:
         _flush(path)
     write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, **about, "files": files})
-    _flush(folder / MANIFEST)
     _flush(folder)
 
 
@@ -134,11 +116,6 @@ def _put_in_place(finished: Path, folder: Path, keep_replaced_as: Path | None) -
     os.rename(finished, folder)
     _flush(folder.parent)
     shutil.rmtree(folder.with_name(folder.name + REPLACED_SUFFIX), ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

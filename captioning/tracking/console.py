@@ -10,10 +10,13 @@ import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from captioning.tracking.events import Follower, Outcome, RunFacts, Sample, Validation, Values
-from config import Config
+from captioning.system.progress import Progress
+from captioning.tracking.events import Outcome, RunFacts, Sample, Validation, Values
+
+if TYPE_CHECKING:
+    from config import Config
 
 BAR_COLUMNS = 80
 """Narrower terminals get plain lines."""
@@ -30,19 +33,20 @@ class Cell:
     rank: int = 0
 
 
-class Console(Follower):
+class Console:
     """Prints a run to `stream`, standard output by default."""
 
-    def __init__(self, config: Config, stream: TextIO | None = None) -> None:
+    def __init__(self, config: "Config", stream: TextIO | None = None) -> None:
         self._config = config
         self._stream = stream or sys.stdout
-        self._bar: Any = None
+        self._bar: Progress | None = None
         self._facts: RunFacts | None = None
         self._newest: Values = {}
         self._captions_done = 0
         self._epoch_started = time.monotonic()
 
     def start(self, facts: RunFacts, step: int) -> None:
+        """Print the header; training begins after `step` steps."""
         self._facts = facts
         config = self._config
         frozen = (
@@ -72,23 +76,23 @@ class Console(Follower):
         self._epoch_started = time.monotonic()
 
     def advance(self, captions: int) -> None:
+        """Move the bar, if there is one."""
         if self._facts is None or not self._has_bar:
             return
         if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=self._facts.train_captions,
-                initial=self._captions_done,
-                file=self._stream,
-                leave=False,
-                dynamic_ncols=True,
+            self._bar = Progress(
+                "",
+                self._facts.train_captions,
+                done=self._captions_done,
+                stream=self._stream,
                 bar_format="{desc}{percentage:3.0f}% |{bar}| {remaining}{postfix}",
+                keeps_bar=False,
             )
             self._captions_done = 0
-        self._bar.update(captions)
+        self._bar.advance(captions)
 
     def step(self, step: int, epoch: int, values: Values) -> None:
+        """Show the newest numbers beside the bar, or on a line."""
         self._newest = values
         shown = [
             Cell(f"loss {values['loss']:6.3f}"),
@@ -96,12 +100,13 @@ class Console(Follower):
             Cell(f"{values['pairs_per_second']:7,.0f} pairs/s", 2),
         ]
         if self._bar is not None:
-            self._bar.set_description_str(f"{self._place(epoch).text}  ", refresh=False)
-            self._bar.set_postfix_str("  ".join(cell.text for cell in shown))
+            newest = "  ".join(cell.text for cell in shown)
+            self._bar.describe(f"{self._place(epoch).text}  ", newest)
         else:
             self._print(self._line([self._place(epoch), Cell(f"step {step:7,}", 3), *shown]))
 
     def validation(self, event: Validation) -> None:
+        """Print the epoch's line and a few captions."""
         self._clear_bar()
         cells = [self._place(event.epoch)]
         if "loss" in self._newest:
@@ -120,10 +125,12 @@ class Console(Follower):
         self._epoch_started = time.monotonic()
 
     def say(self, text: str) -> None:
+        """Print a text, without breaking the bar."""
         self._clear_bar()
         self._print(text)
 
     def close(self, outcome: Outcome) -> None:
+        """Print where everything is and what to type next."""
         self._clear_bar()
         run_dir = self._config.run_dir
         ending = "Done" if outcome.finished else "Stopped"
@@ -215,7 +222,7 @@ def _scores(values: Values) -> list[tuple[str, float]]:
     return [(label, values[name]) for name, label in _SCORES if values.get(name) is not None]
 
 
-def _data(config: Config, facts: RunFacts) -> str:
+def _data(config: "Config", facts: RunFacts) -> str:
     if config.STREAM:
         return f"{config.STREAM}, {facts.train_captions:,} captions an epoch; {config.DATASET}"
     return (
@@ -224,7 +231,7 @@ def _data(config: Config, facts: RunFacts) -> str:
     )
 
 
-def _encoder(config: Config) -> str:
+def _encoder(config: "Config") -> str:
     if config.ENCODER_TRAINED_BLOCKS == 0:
         return f"{config.ENCODER_MODEL_NAME}, frozen"
     if config.ENCODER_TRAINED_BLOCKS < 0:

@@ -1,9 +1,10 @@
 """Learning curves: the lines of a run's `metrics.jsonl` drawn as `curves.png`."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from captioning.system.files import atomic_write
 
 TRAINING_COLOUR = "#9aa5b1"
 VALIDATION_COLOUR = "#1f6feb"
@@ -46,9 +47,8 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, *, title: str) -
         axes.margins(x=0.02)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(frameon=False, fontsize=9)
-    beside = path.with_suffix(".tmp.png")
-    figure.savefig(beside, dpi=130)
-    os.replace(beside, path)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=130)
 
 
 def _draw_loss(axes: Any, lines: Sequence[Mapping[str, Any]]) -> None:

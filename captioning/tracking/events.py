@@ -1,8 +1,4 @@
-"""What a training run tells those who follow it, and the shape of a follower.
-
-`run_log.RunLog` hands these to the console, the files of the run folder and Weights & Biases; each
-is a `Follower`, and one that is not wanted is simply not there.
-"""
+"""What a training run tells: `run_log.RunLog` hands it to files, screen and Weights & Biases."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -71,25 +67,3 @@ class Outcome:
     """Where further things are, as (label, place)."""
     commands: tuple[str, ...] = ()
     """What else is worth typing next."""
-
-
-class Follower:
-    """Hears of a run's events; does nothing with those that it does not override."""
-
-    def start(self, facts: RunFacts, step: int) -> None:
-        """Training begins after `step` steps (0, or where a resumed run goes on)."""
-
-    def advance(self, captions: int) -> None:
-        """A step has trained on that many captions."""
-
-    def step(self, step: int, epoch: int, values: Values) -> None:
-        """The steps since the last call, as measured."""
-
-    def validation(self, event: Validation) -> None:
-        """A validation is done."""
-
-    def say(self, text: str) -> None:
-        """There is something that the user should know."""
-
-    def close(self, outcome: Outcome) -> None:
-        """The run has ended."""

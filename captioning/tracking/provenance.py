@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.sources.records import METADATA_NAME, SPLITS
+from captioning.system.files import write_json
 
 PROVENANCE_NAME = "provenance.json"
 PACKAGES = (
@@ -87,13 +88,7 @@ def write_provenance(run_dir: Path, record: Mapping[str, Any], *, resumed: bool)
     is_same = bool(sessions) and sessions[-1]["started"] == record["started"]
     kept = sessions[:-1] if is_same else sessions if resumed else []
     run_dir.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump({"sessions": [*kept, record]}, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    write_json(path, {"sessions": [*kept, record]})
     return path
 
 

@@ -19,13 +19,16 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from captioning.system.files import write_text
 from captioning.tracking.console import Console
 from captioning.tracking.curves import draw_curves
-from captioning.tracking.events import Follower, Outcome, RunFacts, Sample, Validation, Values
+from captioning.tracking.events import Outcome, RunFacts, Sample, Validation, Values
 from captioning.tracking.wandb_log import WandbLog, setup_wandb
-from config import Config
+
+if TYPE_CHECKING:
+    from config import Config
 
 METRICS_NAME = "metrics.jsonl"
 SAMPLES_NAME = "samples.jsonl"
@@ -35,12 +38,12 @@ KEPT_SAMPLES = 8
 
 
 class RunLog:
-    """Tells a run's events to all that follow it. Only the main process has followers."""
+    """Tells a run's events to files, screen and W&B. Only the main process does."""
 
     def __init__(
         self,
         run_dir: Path,
-        config: Config,
+        config: "Config",
         *,
         resumed_step: int | None = None,
         wandb_run_id: str = "",
@@ -56,42 +59,41 @@ class RunLog:
         self._started = time.monotonic()
         self._step = resumed_step or 0
         self._best_metric = config.BEST_METRIC
-        self._files: RunFiles | None = None
-        self._wandb: WandbLog | None = None
-        self._followers: tuple[Follower, ...] = ()
+        self._is_open = is_main
+        self.wandb_run_id = ""
+        """Belongs in the checkpoint, so that a resumed run goes on there; "" without W&B."""
         if is_main:
             self._files = RunFiles(run_dir, config.run_name, resumed_step=resumed_step)
+            self._console = Console(config)
             self._wandb = WandbLog(
                 setup_wandb(config, run_id=wandb_run_id or None, provenance=provenance),
                 run_dir / SAMPLES_NAME,
                 best_folder=run_dir / "best" if best_as_artifact else None,
             )
-            self._followers = (self._files, Console(config), self._wandb)
-
-    @property
-    def wandb_run_id(self) -> str:
-        """Belongs in the checkpoint, so that a resumed run goes on there; "" without W&B."""
-        return self._wandb.run_id if self._wandb else ""
+            self.wandb_run_id = self._wandb.run_id
 
     def start(self, facts: RunFacts) -> None:
         """Training begins."""
-        for follower in self._followers:
-            follower.start(facts, self._step)
+        if self._is_open:
+            self._console.start(facts, self._step)
+            self._wandb.start(facts)
 
     def advance(self, captions: int) -> None:
         """A step has trained on that many captions; costs next to nothing."""
-        for follower in self._followers:
-            follower.advance(captions)
+        if self._is_open:
+            self._console.advance(captions)
 
     def say(self, text: str) -> None:
         """Tell the user something, without breaking the progress bar."""
-        for follower in self._followers:
-            follower.say(text)
+        if self._is_open:
+            self._console.say(text)
 
     def step(self, step: int, epoch: int, values: Values) -> None:
         """Log what was measured since the last call; `epoch` counts from 1."""
-        for follower in self._followers:
-            follower.step(step, epoch, values)
+        if self._is_open:
+            self._files.step(step, epoch, values)
+            self._console.step(step, epoch, values)
+            self._wandb.step(step, epoch, values)
 
     def validation(
         self,
@@ -107,6 +109,8 @@ class RunLog:
 
         The first few pictures are shown. `epoch` counts from 1.
         """
+        if not self._is_open:
+            return
         event = Validation(
             step=step,
             epoch=epoch,
@@ -116,18 +120,20 @@ class RunLog:
             attention_strip=attention_strip,
             is_best=is_best,
         )
-        for follower in self._followers:
-            follower.validation(event)
+        self._files.validation(event)
+        self._console.validation(event)
+        self._wandb.validation(event)
 
     def sync(self) -> None:
         """Have all lines on disk; call it before a checkpoint that promises to go on from here."""
-        if self._files:
+        if self._is_open:
             self._files.sync()
 
     def close(self, *, finished: bool, notes: Iterable[tuple[str, str]] = ()) -> None:
         """End the log; says where things are, `notes` as further (label, place), and what next."""
-        if not (self._files and self._wandb):
+        if not self._is_open:
             return
+        self._is_open = False
         places = [("W&B", self._wandb.place)] if self._wandb.place else []
         commands = [self._wandb.sync_command] if self._wandb.sync_command else []
         outcome = Outcome(
@@ -137,12 +143,12 @@ class RunLog:
             notes=(*notes, *places),
             commands=tuple(commands),
         )
-        for follower in self._followers:
-            follower.close(outcome)
-        self._followers = ()
+        self._files.close()
+        self._console.close(outcome)
+        self._wandb.close(outcome)
 
 
-class RunFiles(Follower):
+class RunFiles:
     """The log's files in the run's folder."""
 
     def __init__(self, run_dir: Path, title: str, *, resumed_step: int | None = None) -> None:
@@ -155,9 +161,11 @@ class RunFiles(Follower):
         self._validated = {line["step"] for line in self.metrics.read() if "loss" not in line}
 
     def step(self, step: int, epoch: int, values: Values) -> None:
+        """Write the line of the steps since the last call."""
         self.metrics.append({"step": step, "epoch": epoch, **values})
 
     def validation(self, event: Validation) -> None:
+        """Write the lines of a validation, unless they are there, and draw the curves."""
         if event.step in self._validated:
             return
         self._validated.add(event.step)
@@ -166,17 +174,17 @@ class RunFiles(Follower):
         for sample in event.samples:
             said = {"image": str(sample.image), "caption": sample.caption}
             self._samples.append({**place, **said, "references": list(sample.references)})
-        self.sync()
-        draw_curves(self.metrics.read(), self._curves, title=self._title)
-
-    def close(self, outcome: Outcome) -> None:
-        self.sync()
-        draw_curves(self.metrics.read(), self._curves, title=self._title)
+        self.close()
 
     def sync(self) -> None:
         """Have all lines on disk."""
         self.metrics.sync()
         self._samples.sync()
+
+    def close(self) -> None:
+        """Have all on disk, and the curves drawn."""
+        self.sync()
+        draw_curves(self.metrics.read(), self._curves, title=self._title)
 
 
 class JsonLines:
@@ -188,12 +196,7 @@ class JsonLines:
         kept = []
         if kept_until is not None and path.exists():
             kept = [line for line in self.read() if line["step"] <= kept_until]
-        beside = path.with_name(f"{path.name}.tmp")
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(map(_to_line, kept))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        write_text(path, "".join(map(_to_line, kept)))
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one line; a number that is not finite becomes null."""

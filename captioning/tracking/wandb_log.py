@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from captioning.system.errors import UserError
-from captioning.tracking.events import Follower, Outcome, RunFacts, Validation, Values
-from config import Config
+from captioning.tracking.events import Outcome, RunFacts, Validation, Values
+
+if TYPE_CHECKING:
+    from config import Config
 
 START_TIMEOUT_SECONDS = 30
 FINISH_TIMEOUT_SECONDS = 120
@@ -30,7 +32,7 @@ Action = Callable[[Any], None]
 
 
 def setup_wandb(
-    config: Config, *, run_id: str | None = None, provenance: Mapping[str, Any] | None = None
+    config: "Config", *, run_id: str | None = None, provenance: Mapping[str, Any] | None = None
 ) -> Any:
     """Start (or with `run_id` go on with) a W&B run of all settings; None where it is disabled.
 
@@ -77,7 +79,7 @@ def setup_wandb(
     return run
 
 
-class WandbLog(Follower):
+class WandbLog:
     """Sends a run's numbers, sample captions and pictures to a W&B run, or to none."""
 
     def __init__(self, run: Any, samples_file: Path, *, best_folder: Path | None = None) -> None:
@@ -98,18 +100,21 @@ class WandbLog(Follower):
         if run:
             self._thread.start()
 
-    def start(self, facts: RunFacts, step: int) -> None:
+    def start(self, facts: RunFacts) -> None:
+        """Send what is trained, on what, where."""
         self._send(lambda run: run.config.update({"facts": vars(facts)}, allow_val_change=True))
 
     def step(self, step: int, epoch: int, values: Values) -> None:
+        """Send what was measured since the last call."""
         numbers = {f"train/{name}": value for name, value in values.items()}
         self._send(lambda run: run.log({"step": step, "epoch": epoch, **numbers}))
 
     def validation(self, event: Validation) -> None:
+        """Send a validation's numbers, captions and pictures as they are now."""
         if self._run is None:
             return
         try:
-            line = self._validation_line(event)  # of the pictures and files as they are now
+            line = self._validation_line(event)
         except Exception as error:
             self._give_up(error)
             return
@@ -119,6 +124,8 @@ class WandbLog(Follower):
             self._send(lambda run: _put_best(run, best))
 
     def close(self, outcome: Outcome) -> None:
+        """End the W&B run; leaves it alone where that takes longer than the time-out."""
+
         def finish(run: Any) -> None:
             _put_best(run, outcome.best)
             if self._best_folder and self._best_folder.is_dir():

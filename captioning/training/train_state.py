@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
 from captioning.system.errors import UserError
-from captioning.system.folders import read_json
+from captioning.system.files import read_json
 
 STATE = "trainer_state.json"
 

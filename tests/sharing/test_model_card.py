@@ -107,3 +107,19 @@ def test_the_data_set_is_named_where_the_hub_has_it(
     settings: dict[str, str], datasets: list[str] | None
 ) -> None:
     assert ModelCard(model_card(Config(**settings), SCORES)).data.datasets == datasets
+
+
+@pytest.mark.parametrize("config", [FLICKR, DEMO])
+@pytest.mark.parametrize("metrics", [{}, SCORES])
+@pytest.mark.parametrize("step", [None, 7])
+def test_sections_stand_apart_by_one_line_and_nothing_is_escaped(
+    config: Config, metrics: dict[str, float | None], step: int | None
+) -> None:
+    examples = [Example("example-1.png", 'a "red" ball & a <b>big</b> | one')]
+    card = model_card(config, metrics, training=Training(step=step), examples=examples)
+    text = card.split("\n---\n", 1)[1]
+    assert "\n\n\n" not in text
+    assert text.endswith(".\n")
+    for heading in re.findall(r"^#.*$", text, re.MULTILINE):
+        assert f"\n{heading}\n\n" in text
+    assert ('| a "red" ball & a <b>big</b>   one |' in text) == (config is DEMO)

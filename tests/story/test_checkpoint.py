@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from captioning.system import folders as checkpoint_files
 from captioning.system.errors import UserError
+from captioning.system.files import sha256_of
 from captioning.system.runtime import Runtime
 from checkpoint import (
     load_optimizer,
@@ -182,7 +183,7 @@ def forge(folder: Path) -> None:
         file = folder / name
         manifest["files"][name] = {
             "size": file.stat().st_size,
-            "sha256": checkpoint_files._sha256(file),
+            "sha256": sha256_of(file),
         }
     path.write_text(json.dumps(manifest))
 

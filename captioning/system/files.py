@@ -1,0 +1,62 @@
+"""Files that are written whole or not at all; JSON; the hash of a file.
+
+A file is written in its folder under a name that nobody can guess, flushed to disk, and renamed
+when it is finished. So no reader ever sees half a file, a link that somebody left there is never
+followed, and after an error nothing has changed.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from captioning.system.errors import UserError
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Give a file to fill; when the block ends well it takes the place of `path`."""
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:  # "x" refuses what is there already, a link too
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a UTF-8 file."""
+    # A caption may hold half of a surrogate pair, which UTF-8 cannot write: it becomes "?".
+    with atomic_write(path) as file:
+        file.write(text.encode(errors="replace"))
+
+
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write readable JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises `UserError` naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it must hold a JSON object.")
+    return value
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
