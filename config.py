@@ -21,7 +21,25 @@ from captioning.system.setting_rules import problems_of
 
 CONFIG_FLAG = "--config"
 COMPARE_TABLE = "compare"
-"""A file with this table describes several runs (`comparison_plan.py`)."""
+"""A file with this table describes several runs (`compare.py`)."""
+PER_RUN = {"RUN_NAME", "RANDOM_SEED", "OUTPUT_DIR", "RESUME_CHECKPOINT_PATH"}
+"""Settings that the comparison itself gives each run."""
+SHARED = {
+    *("DATASET", "DATASET_SOURCE", "DATASET_REVISION", "DATA_DIR", "IMAGE_DIR", "CAPTIONS_FILE"),
+    *("STREAM", "STREAM_STEPS_PER_EPOCH", "STREAM_HELD_OUT"),
+    *("VALIDATION_FRACTION", "TEST_FRACTION", "MAX_BAD_FRACTION"),
+    *("VALIDATION_IMAGES", "BEAM_SIZE"),
+}
+"""Settings without which captions or scores could not be compared."""
+WITHOUT_EFFECT = {
+    *PER_RUN,
+    *("DATA_DIR", "DEVICE", "NUM_WORKERS", "COMPILE", "MAX_BAD_FRACTION"),
+    *("SHARDING", "GRADIENT_CHECKPOINTING"),
+    *("SAVE_INTERVAL_STEPS", "SAVE_INTERVAL_MINUTES", "KEEP_CHECKPOINTS", "STOP_ON_SAVE_ERROR"),
+    *("LOG_INTERVAL", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_RUN_NAME", "WANDB_MODE"),
+    *("WANDB_LOG_BEST", "HF_REPO_ID", "HF_UPLOAD_BEST_CHECKPOINTS", "HF_PRIVATE"),
+}
+"""Settings that say where and how a run computes and logs, not what comes out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +323,15 @@ def dump_config(config: Config) -> str:
     """`config` as TOML that `load_config` reads back to an equal `Config`."""
     lines = (f"{field.name} = {_toml(getattr(config, field.name))}" for field in fields(config))
     return "\n".join(lines) + "\n"
+
+
+def result_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide a run's result, its seed left out."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in fields(Config)
+        if field.name not in WITHOUT_EFFECT
+    }
 
 
 def _toml(value: str | bool | float) -> str:
