@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from captioning.comparison.runs import MEANS, MEASURED_BY_EVERYONE, Cost, RunResult
-from captioning.metrics.intervals import CONFIDENCE, SAMPLES, Interval, resampled_scores
+from captioning.metrics.intervals import SAMPLES, Interval, interval_of, resampled_scores
 from captioning.metrics.ngrams import FloatArray
 from captioning.system.errors import UserError
 
@@ -227,7 +227,7 @@ def _summary(
                 for run in runs
             ]
             mean = np.mean([one[metric] for one in resampled], axis=0)
-            scores[metric] = _estimate(each, _interval(mean))
+            scores[metric] = _estimate(each, interval_of(mean))
     for metric in set.intersection(*(set(run.others) for run in runs)):
         scores[metric] = _estimate([run.others[metric] for run in runs], None)
     best = [run.best for run in runs if run.best is not None]
@@ -264,7 +264,7 @@ def _difference(
     p_value = min(1.0, 2 * (turned + 1) / (len(drawn) + 1))
     value = first.scores[metric].value - second.scores[metric].value
     return PairDifference(
-        metric, first.name, second.name, value, _interval(drawn), p_value, p_value
+        metric, first.name, second.name, value, interval_of(drawn), p_value, p_value
     )
 
 
@@ -276,12 +276,6 @@ def _turned(one: PairDifference) -> PairDifference:
         value=-one.value,
         interval=Interval(-one.interval.high, -one.interval.low),
     )
-
-
-def _interval(values: FloatArray) -> Interval:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(float(low), float(high))
 
 
 def _refuse_unequal(runs: Sequence[RunResult]) -> None:
