@@ -45,8 +45,10 @@ from captioning.tracking.provenance import finish, write_provenance
 from captioning.training.sharding import part_like, whole
 from captioning.training.train_state import STATE, TrainState, older_name, read_state
 from captioning.training.weight_average import WeightAverage
+from captioning.vision.tower import RANDOM_PREFIX
+from captioning.vision.tower_features import FeatureChoice
 from config import Config, dump_config, load_config
-from encoder import RANDOM_PREFIX, VisionEncoder, choice_of
+from encoder import VisionEncoder
 from model import CaptionModel
 from pipeline import CaptionPipeline
 from tokenizer import CaptionTokenizer
@@ -249,7 +251,7 @@ def load_encoder(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> 
                 read_json(folder / "encoder_config.json"),
                 read_json(folder / "preprocessor_config.json"),
                 name=checkpoint.encoder_name,
-                choice=choice_of(config),
+                choice=FeatureChoice(config.ENCODER_LAYERS, config.ENCODER_TOKENS),
                 trained_blocks=config.ENCODER_TRAINED_BLOCKS,
             )
         except UserError:

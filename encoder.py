@@ -1,135 +1,47 @@
-"""A pretrained vision encoder as "pixels -> patch features".
+"""The vision encoder of a captioner: a Hub tower of which some may be trained.
 
-    encoder = VisionEncoder.from_pretrained("openai/clip-vit-base-patch32")
+    encoder = VisionEncoder.from_settings(config)
     pixels = torch.stack([encoder.preprocess(load_image(path)) for path in paths])
     features = encoder(pixels)      # uint8 (B, 3, H, W) -> float (B, P, F)
 
-The features are the `last_hidden_state` of the family's own vision model: with its final norm where
-that model applies it to patches (ViT, DINOv2, SigLIP, BLIP, Swin), without where it keeps the norm
-for the pooled vector (CLIP, ConvNeXt). Every token of it is a feature: first the prefix tokens
-(class token, registers, pooled vector), then the patches of the grid, row by row. A `FeatureChoice`
-takes other layers or fewer tokens. Frozen unless asked otherwise; what is frozen never changes by a
-bit and stays in evaluation mode.
-
-Reads a Hub repository or a folder; `name` may be "random:FOLDER" for the architecture in FOLDER's
-config.json with random weights.
+How a tower is found, and what features are, says `captioning.vision.tower`. Frozen unless asked
+otherwise; what is frozen never changes by a bit and stays in evaluation mode.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from captioning.system.errors import UserError
+from captioning.vision.blocks import depths, last_blocks, recompute_blocks
 from captioning.vision.lora import adapter_state, add_lora, load_adapter_state, plain_state
-from captioning.vision.preprocessing import ImagePreprocessor, Region
-from captioning.vision.tower_features import FeatureChoice, FeatureReader, FeatureShape
-from captioning.vision.towers import (
-    build_tower,
-    depths,
-    last_blocks,
-    load_config,
-    load_tower,
-    parameters_behind,
-    recompute_blocks,
-)
+from captioning.vision.preprocessing import ImagePreprocessor
+from captioning.vision.tower import VisionTower
+from captioning.vision.tower_features import FeatureChoice
 from config import Config
 
-RANDOM_PREFIX = "random:"
-VOLATILE_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
-"""Entries of a config that say where it comes from, not what it builds."""
 
-
-class VisionEncoder(nn.Module):
-    """A vision tower and its image processor. Pixels are uint8; B, P, F in shapes are pictures,
-    tokens and feature width."""
-
-    scale: Tensor
-    shift: Tensor
+class VisionEncoder(VisionTower):
+    """A vision tower of which the last blocks, or adapters beside their layers, may be trained."""
 
     def __init__(
         self,
         tower: nn.Module,
         preprocessor: ImagePreprocessor,
         *,
-        choice: FeatureChoice | None = None,
         trained_blocks: int = 0,
-        missing: Iterable[str] = (),
-        name: str = "the encoder",
-        revision: str = "",
+        **about: Any,
     ) -> None:
-        """`missing` names weights of the tower that are random although they should not be; a
-        `UserError` if features depend on them, as for a tower whose features cannot be read."""
-        super().__init__()
-        self.name, self.revision = name, revision
-        self.preprocessor = preprocessor
-        self.tower = tower
-        self.register_buffer("scale", preprocessor.scale, persistent=False)
-        self.register_buffer("shift", preprocessor.shift, persistent=False)
-        self.choice = choice or FeatureChoice()
-        self._read = FeatureReader(tower, preprocessor.size, self.choice, name)
-        self.tower.eval().requires_grad_(True)
-        self.shape, self.tower_shape, used = self._try_out()
-        self._unused = {key for key, _ in tower.named_parameters()} - used
-        lost = sorted(set(missing) - self._unused)
-        if lost:
-            raise UserError(
-                f"{name} lacks {len(lost)} of the {len(tower.state_dict())} weights of its vision "
-                f"tower, such as {lost[0]}; training on random ones would go unnoticed. Check that "
-                "the download is whole and that the repository holds a vision model."
-            )
-        self._trained = last_blocks(tower, trained_blocks, name, unused=self._unused)
+        """`trained_blocks` are the last so many, -1 the whole tower; `about` is as a `VisionTower`
+        takes it."""
+        super().__init__(tower, preprocessor, **about)
+        self._trained = last_blocks(tower, trained_blocks, self.name, unused=self.unused)
         self._is_thawed, self._has_adapters = True, False
-        self._freeze()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str,
-        *,
-        revision: str = "",
-        processor_name: str = "",
-        image_size: int = 0,
-        choice: FeatureChoice | None = None,
-        trained_blocks: int = 0,
-        seed: int = 0,
-        trust_remote_code: bool = False,
-    ) -> "VisionEncoder":
-        """The encoder of a Hub model or folder, or "random:FOLDER" with weights made from `seed`.
-
-        `processor_name` names another image processor than the model's own, `image_size` the side
-        of the square that it makes of pictures (0 = its own). `trust_remote_code` runs a model's
-        code from its repository. Raises `UserError` for what cannot be found, is no vision model,
-        or lacks weights.
-        """
-        folder = name.removeprefix(RANDOM_PREFIX)
-        config = load_config(folder, revision=revision, trust_remote_code=trust_remote_code)
-        preprocessor = ImagePreprocessor.from_pretrained(
-            processor_name or folder,
-            revision="" if processor_name else getattr(config, "_commit_hash", None) or revision,
-            model_type=config.model_type,
-        )
-        if image_size:
-            preprocessor = preprocessor.at_size(image_size)
-        if folder != name:
-            tower = build_tower(config.to_dict(), seed=seed)
-            return cls(tower, preprocessor, choice=choice, trained_blocks=trained_blocks, name=name)
-        loaded = load_tower(name, config, revision=revision, trust_remote_code=trust_remote_code)
-        return cls(
-            loaded.model,
-            preprocessor,
-            choice=choice,
-            trained_blocks=trained_blocks,
-            missing=loaded.missing,
-            name=name,
-            revision=loaded.revision,
-        )
+        unused = {id(tower.get_parameter(key)) for key in self.unused}
+        for block in self._trained:
+            for parameter in block.parameters():
+                parameter.requires_grad_(id(parameter) not in unused)
 
     @classmethod
     def from_settings(
@@ -139,47 +51,25 @@ class VisionEncoder(nn.Module):
         name: str = "",
         revision: str = "",
         trust_remote_code: bool = False,
-    ) -> "VisionEncoder":
+    ) -> Self:
         """The encoder that a `Config` names, or that of another name, read as it says."""
         return cls.from_pretrained(
             name or config.encoder[0],
             revision=revision if name else config.encoder[1],
             processor_name=config.IMAGE_PROCESSOR_NAME,
             image_size=config.ENCODER_IMAGE_SIZE,
-            choice=choice_of(config),
+            choice=FeatureChoice(config.ENCODER_LAYERS, config.ENCODER_TOKENS),
             trained_blocks=config.ENCODER_TRAINED_BLOCKS,
             seed=config.RANDOM_SEED,
             trust_remote_code=trust_remote_code,
         )
-
-    @classmethod
-    def from_config(
-        cls,
-        config: dict[str, Any],
-        processor: dict[str, Any],
-        *,
-        choice: FeatureChoice | None = None,
-        trained_blocks: int = 0,
-        seed: int = 0,
-        name: str = "the encoder",
-    ) -> "VisionEncoder":
-        """The encoder that `config_dict` and `processor_dict` describe, with random weights, for
-        `load_state_dict` to fill."""
-        tower = build_tower(config, seed=seed)
-        preprocessor = ImagePreprocessor(processor, name=name)
-        return cls(tower, preprocessor, choice=choice, trained_blocks=trained_blocks, name=name)
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """An RGB picture as uint8 pixels (3, H, W). `self.preprocessor` does the same without the
-        weights, for worker processes."""
-        return self.preprocessor(image)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features (B, P, F) of uint8 pixels (B, 3, H, W); without a graph where all is frozen."""
         with nullcontext() if self._trained and self._is_thawed else torch.no_grad():
             return self._encode(pixels)
 
-    def train(self, mode: bool = True) -> "VisionEncoder":
+    def train(self, mode: bool = True) -> Self:
         """Training mode for the trained blocks alone: dropout and BatchNorm of the frozen part
         stay in evaluation mode, as those of blocks beside whose layers adapters learn."""
         super().train(False)
@@ -219,116 +109,12 @@ class VisionEncoder(nn.Module):
         """Go on with other adapters; false where they do not fit."""
         return load_adapter_state(self.tower, tensors)
 
-    @property
-    def num_tokens(self) -> int:
-        """P: prefix tokens and patches of a picture."""
-        return self.shape.tokens
-
-    @property
-    def feature_dim(self) -> int:
-        """F: width of a token."""
-        return self.shape.width
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches, which are the last rows * columns tokens."""
-        return self.shape.grid
-
-    @property
-    def feature_tokens(self) -> slice | None:
-        """Which of the tower's tokens are the features; None for a pooled vector, which is none."""
-        is_pooled = self.choice.tokens == "cls" and not self.tower_shape.prefix
-        return None if is_pooled else self._read.chosen(self.tower_shape.tokens)
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Tokens before the patches: class token, registers, pooled vector."""
-        return self.shape.prefix
-
     def trained_parameters(self) -> list[nn.Parameter]:
         """The parameters that training changes: those of the trained blocks that features need."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def picture_region(self, image_size: tuple[int, int]) -> Region:
-        """Where the grid of patches lies in a picture of `image_size` (width, height)."""
-        return self.preprocessor.region(image_size)
-
-    def config_dict(self) -> dict[str, Any]:
-        """The tower's config, for `from_config`; JSON values only."""
-        return self._config(whole=True)
-
-    def processor_dict(self) -> dict[str, Any]:
-        """The image processor's settings, for `from_config` and `preprocessor_config.json`."""
-        return self.preprocessor.settings()
-
-    def fingerprint(self) -> str:
-        """SHA-256 of what decides features: weights, config, what the processor does to pictures.
-
-        Equal for two encoders of any name that give the same features; weights that features do
-        not depend on (a pooler) do not count.
-        """
-        digest = hashlib.sha256(self.preprocessor.behaviour())
-        digest.update(json.dumps(self._config(whole=False), sort_keys=True).encode())
-        if self.choice != FeatureChoice():
-            digest.update(json.dumps(asdict(self.choice)).encode())
-        for key, value in sorted(plain_state(self.tower).items()):
-            if key not in self._unused:
-                digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-                flat = value.detach().cpu().contiguous().flatten()
-                digest.update(flat.view(torch.uint8).numpy().data)
-        return digest.hexdigest()
-
-    def _config(self, *, whole: bool) -> dict[str, Any]:
-        config: Any = self.tower.config
-        # The shorter form lacks defaults, so that a new setting in a later transformers, at its
-        # default, leaves the fingerprint as it is.
-        values = config.to_dict() if whole else config.to_diff_dict()
-        kept = {key: value for key, value in values.items() if key not in VOLATILE_KEYS}
-        as_json: dict[str, Any] = json.loads(json.dumps(kept, default=str))
-        return as_json
-
-    def _encode(self, pixels: Tensor) -> Tensor:
-        return self._read(pixels * self.scale + self.shift)
-
-    def _try_out(self) -> tuple[FeatureShape, FeatureShape, set[str]]:
-        """The layout of features and of the tower's own tokens, and the parameters that features
-        depend on, from one picture read twice."""
-        height, width = self.preprocessor.size
-        noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-        pixels = (noise * 255).to(torch.uint8).expand(2, -1, -1, -1)
-        try:
-            with torch.no_grad():
-                shapes = self._read.measure(pixels[:1] * self.scale + self.shift)
-            with torch.enable_grad():
-                features = self._encode(pixels)
-        except UserError:
-            raise
-        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{self.name} cannot read pictures of {width} x {height} pixels, as its image "
-                f"processor makes them: {reason}. Leave out --ENCODER_IMAGE_SIZE, name a processor "
-                "that fits it with --IMAGE_PROCESSOR_NAME, or another encoder."
-            ) from None
-        if not torch.allclose(features[0], features[1], atol=1e-3, rtol=1e-3):
-            raise UserError(
-                f"{self.name} gives other features each time it reads a picture (it masks patches "
-                "at random); choose another encoder."
-            )
-        return *shapes, parameters_behind(features, self.tower)
-
-    def _freeze(self) -> None:
-        self.requires_grad_(False)
-        unused = {id(self.tower.get_parameter(key)) for key in self._unused}
-        for block in self._trained:
-            for parameter in block.parameters():
-                parameter.requires_grad_(id(parameter) not in unused)
-        self.train(False)
-
-
-def choice_of(config: Config) -> FeatureChoice:
-    """Which features a `Config` asks for."""
-    return FeatureChoice(config.ENCODER_LAYERS, config.ENCODER_TOKENS)
+    def _weights(self) -> dict[str, Tensor]:
+        return plain_state(self.tower)
 
 
 def encode(content: Tensor, encoder: VisionEncoder) -> Tensor:

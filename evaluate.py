@@ -231,6 +231,7 @@ def _compare(
     from captioning.comparison.comparing import compare_runs
     from captioning.comparison.page import write_comparison
     from captioning.comparison.runs import read_run
+    from config import Config, result_settings
 
     runs = {label: Path(name).parent for name, label in labels.items() if Path(name).is_dir()}
     target = Path(options.output or Path(options.output_dir) / "comparison")
@@ -238,7 +239,7 @@ def _compare(
         read_run(folder, model=label, run_dir=runs.get(label)) for label, folder in folders.items()
     ]
     try:
-        comparison = compare_runs(results, seed=options.seed)
+        comparison = compare_runs(results, result_settings(Config()), seed=options.seed)
     except UserError as error:
         print(f"\n{error}", file=sys.stderr)
         return EXIT_PARTLY_DONE

@@ -156,8 +156,8 @@ def row(example: Example) -> dict[str, Any]:
     import torch
     import transformers
 
+    from captioning.vision.loading import find_class
     from captioning.vision.tower_features import FeatureChoice, FeatureReader
-    from captioning.vision.towers import find_class
 
     config = getattr(transformers, example.config)(**example.changes)
     # SigLIP 2 for any shape reads numbers off its input; it has to have some.

@@ -6,20 +6,21 @@ seeds would give). Two models are compared on the same resampled pictures while 
 drawn too, n - 1 of n, which makes the variance of a mean of few seeds right (Rao & Wu, 1988).
 Of many pairs some seem to differ by chance, so p-values are adjusted (Holm, 1979).
 
-    comparison = compare_runs([read_run(folder, model="CLIP", seed=1, run_dir=...), ...])
+    runs = [read_run(folder, model="CLIP", seed=1, run_dir=...), ...]
+    comparison = compare_runs(runs, {"NUM_EPOCHS": 15, ...})
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 
-from captioning.comparison.plan import differing_settings
 from captioning.comparison.runs import MEANS, MEASURED_BY_EVERYONE, Cost, RunResult
-from captioning.metrics.intervals import CONFIDENCE, SAMPLES, Interval, resampled_scores
+from captioning.metrics.intervals import SAMPLES, Interval, interval_of, resampled_scores
 from captioning.metrics.ngrams import FloatArray
 from captioning.system.errors import UserError
 
@@ -132,11 +133,16 @@ class Comparison:
 
 
 def compare_runs(
-    runs: Sequence[RunResult], *, samples: int | None = None, seed: int = 0
+    runs: Sequence[RunResult],
+    defaults: Mapping[str, Any],
+    *,
+    samples: int | None = None,
+    seed: int = 0,
 ) -> Comparison:
     """Compare runs; those of one `model` are its seeds.
 
-    `samples` are drawn, by default as many as the correction for the pairs needs.
+    `defaults` are those of the settings that decide a result: what a run of a time before a setting
+    existed had. `samples` are drawn, by default as many as the correction for the pairs needs.
     Raises `UserError` where they captioned other pictures, or were scored otherwise.
     """
     _refuse_unequal(runs)
@@ -167,7 +173,18 @@ def compare_runs(
     return Comparison(
         models=tuple(models),
         differences=tuple(differences),
-        differing=tuple(differing_settings([run.settings for run in runs])),
+        differing=differing_settings([run.settings for run in runs], defaults),
+    )
+
+
+def differing_settings(
+    runs: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Names of the settings, of those in `defaults`, that are not the same in all runs."""
+    return tuple(
+        name
+        for name, default in defaults.items()
+        if len({repr(settings.get(name, default)) for settings in runs}) > 1
     )
 
 
@@ -210,7 +227,7 @@ def _summary(
                 for run in runs
             ]
             mean = np.mean([one[metric] for one in resampled], axis=0)
-            scores[metric] = _estimate(each, _interval(mean))
+            scores[metric] = _estimate(each, interval_of(mean))
     for metric in set.intersection(*(set(run.others) for run in runs)):
         scores[metric] = _estimate([run.others[metric] for run in runs], None)
     best = [run.best for run in runs if run.best is not None]
@@ -247,7 +264,7 @@ def _difference(
     p_value = min(1.0, 2 * (turned + 1) / (len(drawn) + 1))
     value = first.scores[metric].value - second.scores[metric].value
     return PairDifference(
-        metric, first.name, second.name, value, _interval(drawn), p_value, p_value
+        metric, first.name, second.name, value, interval_of(drawn), p_value, p_value
     )
 
 
@@ -259,12 +276,6 @@ def _turned(one: PairDifference) -> PairDifference:
         value=-one.value,
         interval=Interval(-one.interval.high, -one.interval.low),
     )
-
-
-def _interval(values: FloatArray) -> Interval:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(float(low), float(high))
 
 
 def _refuse_unequal(runs: Sequence[RunResult]) -> None:

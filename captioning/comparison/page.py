@@ -25,18 +25,12 @@ from captioning.comparison.comparing import (
 from captioning.comparison.findings import caveats, duration_text, findings, p_text, percent
 from captioning.comparison.runs import Caption, RunResult
 from captioning.comparison.tables import bytes_text, comparison_json, interval_text, markdown
-from captioning.reports.charts import (
-    IntervalRow,
-    Point,
-    Series,
-    interval_chart,
-    line_chart,
-    smoothed,
-)
+from captioning.reports.charts import IntervalRow, Series, interval_chart, line_chart
 from captioning.reports.gallery import embedded_picture
 from captioning.reports.report import page_environment
 from captioning.system.files import write_json, write_text
 from captioning.tracking.console import count_text
+from captioning.tracking.curves import Point, smoothed
 
 COLOURS = (1, 3, 4, 5, 6, 7, 8, 2)
 """Numbers of the style sheet's colours in the order in which models get them."""

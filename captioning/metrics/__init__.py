@@ -1,74 +1,39 @@
-"""Caption metrics on plain text: BLEU-1 to 4, ROUGE-L and CIDEr, equal to coco-caption's.
+"""How good captions are: coco-caption's scores and others, of plain text, by whomever written.
 
-Equal means pycocoevalcap 1.2 run with its Java tokenizer; here is no Java.
+Useful alone, and without torch or Java; equal to pycocoevalcap 1.2 with its Java tokenizer:
+
+    from captioning.metrics import score_captions, tokenize_captions
 
     scores = score_captions({"a.jpg": "a dog runs"}, {"a.jpg": ["A dog is running .", "..."]})
     scores.corpus["CIDEr"]
+
+Open first `coco`: the four scores that everyone gives, from `ptb_tokenizer` (its rules are data, in
+`ptb_rules`), `ngrams` (counted once for all captions), `bleu`, `rouge` and `cider`. `intervals`
+says how sure they are and how varied the captions. `scoring` adds what may be missing: METEOR and
+SPICE of their own programs (`java`), CLIPScore (`clip_score`, which alone needs torch and
+pictures). `score_files` reads captions of files.
+
+May know `system` and `sources`; knows no model, no data set and no settings.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from captioning.metrics.coco import Scores, score_captions
+from captioning.metrics.intervals import (
+    Diversity,
+    Interval,
+    bootstrap_intervals,
+    describe_captions,
+)
+from captioning.metrics.ptb_tokenizer import tokenize_captions
+from captioning.metrics.scoring import ScoreSheet, score_everything
 
-import numpy as np
-
-from captioning.metrics.bleu import BleuCounts, bleu, count_matches
-from captioning.metrics.cider import CiderD, DocumentFrequencies
-from captioning.metrics.ngrams import FloatArray, count_ngrams
-from captioning.metrics.ptb_tokenizer import tokenize_caption
-from captioning.metrics.rouge import rouge_l
-from captioning.metrics.score_files import check_pairs
-
-BLEU_NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of the captions of P pictures."""
-
-    ids: tuple[str, ...]
-    """The pictures, in the order of the candidates."""
-    corpus: dict[str, float]
-    """Each metric over all pictures: BLEU of summed counts, the others means."""
-    per_image: dict[str, FloatArray]
-    """Each metric for each picture; [P]."""
-    bleu_counts: BleuCounts
-    """What corpus BLEU of any selection of the pictures is made of."""
-
-    def of(self, index: int) -> dict[str, float]:
-        """Every metric of one picture."""
-        return {name: float(values[index]) for name, values in self.per_image.items()}
-
-
-def tokenize_captions(captions: Sequence[str]) -> list[str]:
-    """Each caption's PTB tokens (lower case, no punctuation) joined by one space."""
-    return [tokenize_caption(caption) for caption in captions]
-
-
-def score_captions(
-    candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]
-) -> Scores:
-    """Score one caption a picture against the picture's references.
-
-    Raises `UserError`, with the first offending ids, where the two do not fit together.
-    """
-    check_pairs(candidates, references)
-    ids = tuple(candidates)
-    captions = tokenize_captions(list(candidates.values()))
-    others = [tokenize_captions(references[picture]) for picture in ids]
-    ngrams = count_ngrams([*captions, *(text for texts in others for text in texts)])
-    owners = np.repeat(np.arange(len(ids)), [len(texts) for texts in others])
-
-    counts = count_matches(ngrams, owners)
-    frequencies = DocumentFrequencies.of_ngrams(ngrams, owners, len(ids), first_text=len(ids))
-    rouge = [rouge_l(caption, texts) for caption, texts in zip(captions, others, strict=True)]
-    per_image = {
-        **dict(zip(BLEU_NAMES, bleu(counts).T, strict=True)),
-        "ROUGE-L": np.array(rouge),
-        "CIDEr": CiderD(frequencies).score_ngrams(ngrams, owners),
-    }
-    whole = bleu(counts.weighted_sums(np.ones((1, len(ids)))))[0]
-    corpus = {
-        **dict(zip(BLEU_NAMES, whole.tolist(), strict=True)),
-        **{name: float(np.mean(per_image[name])) for name in ("ROUGE-L", "CIDEr")},
-    }
-    return Scores(ids, corpus, per_image, counts)
+__all__ = [
+    "Diversity",
+    "Interval",
+    "ScoreSheet",
+    "Scores",
+    "bootstrap_intervals",
+    "describe_captions",
+    "score_captions",
+    "score_everything",
+    "tokenize_captions",
+]

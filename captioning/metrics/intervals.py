@@ -1,8 +1,7 @@
 """What a researcher asks beyond the scores: how sure they are, and how varied the captions.
 
-Confidence intervals and comparisons of two systems resample pictures (Efron, 1979; Koehn, 2004)
-from per-picture counts; nothing is scored again. CIDEr keeps the document frequencies of all
-references, as its per-picture scores do.
+Intervals resample pictures (Efron, 1979; Koehn, 2004) from per-picture counts; nothing is scored
+again. CIDEr keeps the document frequencies of all references, as its per-picture scores do.
 """
 
 import itertools
@@ -12,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from captioning.metrics import BLEU_NAMES, Scores
 from captioning.metrics.bleu import bleu
+from captioning.metrics.coco import BLEU_NAMES, Scores
 from captioning.metrics.ngrams import FloatArray
 from captioning.system.errors import UserError
 
@@ -31,17 +30,6 @@ class Interval:
 
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much better the second of two systems scores on the same pictures."""
-
-    value: float
-    """Second minus first."""
-    interval: Interval
-    p_value: float
-    """Two-sided: how often resampled pictures turn the difference around, twice."""
 
 
 @dataclass(frozen=True)
@@ -82,46 +70,21 @@ def bootstrap_intervals(
     more: Mapping[str, FloatArray] | None = None,
     *,
     samples: int = SAMPLES,
-    confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """A confidence interval for every corpus score.
+    """A 95 % interval for every corpus score.
 
     more: values [P] of further metrics whose corpus score is the mean over the pictures.
     """
     resampled = resampled_scores(scores, more or {}, samples, seed)
-    return {name: _interval(values, confidence) for name, values in resampled.items()}
+    return {name: interval_of(values) for name, values in resampled.items()}
 
 
-def compare_systems(
-    first: Scores,
-    second: Scores,
-    *,
-    samples: int = SAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-) -> dict[str, Difference]:
-    """How `second` differs from `first` on the same resampled pictures, metric by metric.
-
-    Raises `UserError` where the two did not caption the same pictures in the same order.
-    """
-    if first.ids != second.ids:
-        raise UserError(
-            "Two systems can be compared only on the same pictures in the same order; score both "
-            "against the same references."
-        )
-    ours = resampled_scores(first, {}, samples, seed)
-    theirs = resampled_scores(second, {}, samples, seed)
-    compared = {}
-    for name in ours:
-        differences = theirs[name] - ours[name]
-        turned = min((differences <= 0).sum(), (differences >= 0).sum())
-        compared[name] = Difference(
-            second.corpus[name] - first.corpus[name],
-            _interval(differences, confidence),
-            min(1.0, 2 * (int(turned) + 1) / (samples + 1)),
-        )
-    return compared
+def interval_of(values: FloatArray) -> Interval:
+    """The middle 95 % of resampled values."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Interval(float(low), float(high))
 
 
 def describe_captions(
@@ -176,9 +139,3 @@ def _draws(pictures: int, samples: int, seed: int) -> Iterator[FloatArray]:
     for first in range(0, samples, rows):
         size = min(rows, samples - first)
         yield generator.multinomial(pictures, chances, size).astype(float)
-
-
-def _interval(values: FloatArray, confidence: float) -> Interval:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(float(low), float(high))

@@ -8,10 +8,9 @@ the end of a line, which there shift all later captions, are spaces here.
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from captioning.metrics.ptb_characters import stencil
-from captioning.metrics.ptb_rules import SPLIT_WORDS, compiled_rules
+from captioning.metrics.ptb_rules import SPLIT_WORDS, compiled_rules, stencil
 
 DROPPED_TOKENS = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
 """coco-caption's punctuation; it lists brackets too, but in upper case, so they stay."""
@@ -21,6 +20,11 @@ REACHES_OVER_SPACES = re.compile(r"[\d<]|[^\S ]|(?<!\w)[A-Za-z]\. ")
 END = "\n\n"
 """What the rules find behind the last character."""
 CACHED_PIECES = 2**17
+
+
+def tokenize_captions(captions: Sequence[str]) -> list[str]:
+    """Each caption's PTB tokens (lower case, no punctuation) joined by one space."""
+    return [tokenize_caption(caption) for caption in captions]
 
 
 def tokenize_caption(caption: str) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from captioning.metrics import Scores, score_captions, tokenize_captions
+from captioning.metrics.coco import Scores, score_captions
 from captioning.metrics.intervals import Diversity, Interval, bootstrap_intervals, describe_captions
 from captioning.metrics.java import JavaScores, meteor, spice
 from captioning.metrics.ngrams import FloatArray
+from captioning.metrics.ptb_tokenizer import tokenize_captions
 from captioning.system.errors import UserError
 
 TOKENIZER = "PTB (CoreNLP 3.4.1's rules, as coco-caption)"

@@ -12,6 +12,7 @@ from typing import Literal
 from markupsafe import Markup, escape
 
 from captioning.reports.calibration import ConfidenceBin
+from captioning.tracking.curves import Point
 
 WIDTH, HEIGHT = 380, 236
 LEFT, RIGHT, TOP, BOTTOM = 48, 368, 12, 198
@@ -21,12 +22,8 @@ ROW_PIXELS = 38
 TICKS = 5
 LINE_POINTS = 300
 """Points of a line at most: more cannot be told apart at this width."""
-SMOOTHED_POINTS = 40
-"""The smoothed training loss averages about a fortieth of the run."""
 DOT_MARKERS = 40
 """A line with at most so many points shows each as a dot."""
-
-Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -195,16 +192,6 @@ def thinned(points: Sequence[Point], limit: int = LINE_POINTS) -> tuple[Point, .
     if len(points) <= limit:
         return tuple(points)
     return tuple(points[round(i * (len(points) - 1) / (limit - 1))] for i in range(limit))
-
-
-def smoothed(points: Sequence[Point]) -> list[Point]:
-    """Each value replaced by the mean of it and the few before it."""
-    window = max(1, len(points) // SMOOTHED_POINTS)
-    means = []
-    for i, (step, _) in enumerate(points):
-        nearby = points[max(0, i - window + 1) : i + 1]
-        means.append((step, sum(value for _, value in nearby) / len(nearby)))
-    return means
 
 
 def short_number(value: float) -> str:

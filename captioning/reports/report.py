@@ -18,14 +18,7 @@ from markupsafe import Markup
 
 from captioning.metrics.intervals import Diversity
 from captioning.reports.calibration import calibration_error, confidence_bins
-from captioning.reports.charts import (
-    Point,
-    Series,
-    calibration_chart,
-    histogram,
-    line_chart,
-    smoothed,
-)
+from captioning.reports.charts import Series, calibration_chart, histogram, line_chart
 from captioning.reports.contents import (
     GalleryItem,
     Report,
@@ -36,6 +29,7 @@ from captioning.reports.contents import (
 )
 from captioning.reports.gallery import GROUPS, embedded_heat, embedded_picture, gallery_indexes
 from captioning.system.files import write_text
+from captioning.tracking.curves import Point, smoothed
 
 __all__ = [
     "GalleryItem",

@@ -13,6 +13,8 @@ SHOWN_METRICS = ("CIDEr", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
 SMOOTHED_POINTS = 40
 """The smoothed training curve averages about a fortieth of the run."""
 
+Point = tuple[float, float]
+
 
 def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
     """Draw loss, caption metrics and learning rate over steps; whole or not at all.
@@ -51,43 +53,43 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, *, title: str) -
         figure.savefig(file, format="png", dpi=130)
 
 
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """Each value replaced by the mean of it and the few before it."""
+    window = max(1, len(points) // SMOOTHED_POINTS)
+    means = []
+    for i, (step, _) in enumerate(points):
+        nearby = points[max(0, i - window + 1) : i + 1]
+        means.append((step, sum(value for _, value in nearby) / len(nearby)))
+    return means
+
+
 def _draw_loss(axes: Any, lines: Sequence[Mapping[str, Any]]) -> None:
-    steps, losses = _points(lines, "loss")
-    window = max(1, len(losses) // SMOOTHED_POINTS)
-    axes.plot(steps, losses, color=TRAINING_COLOUR, alpha=0.35, linewidth=0.8)
-    axes.plot(
-        steps, _smoothed(losses, window), color=TRAINING_COLOUR, linewidth=1.8, label="training"
-    )
-    steps, losses = _points(lines, "validation_loss")
-    axes.plot(steps, losses, "o-", color=VALIDATION_COLOUR, markersize=4, label="validation")
+    training, validation = _points(lines, "loss"), _points(lines, "validation_loss")
+    _plot(axes, training, color=TRAINING_COLOUR, alpha=0.35, linewidth=0.8)
+    _plot(axes, smoothed(training), color=TRAINING_COLOUR, linewidth=1.8, label="training")
+    _plot(axes, validation, "o-", color=VALIDATION_COLOUR, markersize=4, label="validation")
     axes.set_title("Loss per token", loc="left", fontsize=11)
 
 
 def _draw_metrics(axes: Any, lines: Sequence[Mapping[str, Any]]) -> None:
     for name, colour in zip(SHOWN_METRICS, METRIC_COLOURS, strict=True):
-        steps, scores = _points(lines, name)
-        if scores:
-            axes.plot(steps, scores, "o-", color=colour, markersize=4, label=name)
+        if scores := _points(lines, name):
+            _plot(axes, scores, "o-", color=colour, markersize=4, label=name)
     axes.set_ylim(bottom=0)
     axes.set_title("Captions of the validation split", loc="left", fontsize=11)
 
 
 def _draw_learning_rate(axes: Any, lines: Sequence[Mapping[str, Any]]) -> None:
-    steps, rates = _points(lines, "learning_rate")
-    axes.plot(steps, rates, color="#52606d", linewidth=1.6)
+    _plot(axes, _points(lines, "learning_rate"), color="#52606d", linewidth=1.6)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_title("Learning rate", loc="left", fontsize=11)
 
 
-def _points(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
     """Steps and values of the lines that hold a number of that name."""
-    found = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-    return [step for step, _ in found], [value for _, value in found]
+    return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
 
 
-def _smoothed(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and up to `window` - 1 before it."""
-    return [
-        sum(values[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(values))
-    ]
+def _plot(axes: Any, points: Sequence[Point], marks: str = "-", **style: Any) -> None:
+    axes.plot([step for step, _ in points], [value for _, value in points], marks, **style)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from captioning.system.runtime import Runtime
-from captioning.vision.towers import blocks_of
+from captioning.vision.blocks import blocks_of
 
 
 def shard(encoder: nn.Module, runtime: Runtime) -> None:

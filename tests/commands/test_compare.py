@@ -17,8 +17,8 @@ import evaluation
 from captioning.comparison import comparing as comparison
 from captioning.comparison import page as comparison_report
 from captioning.comparison import runs as comparison_runs
-from captioning.comparison.plan import Plan, PlannedRun
 from captioning.system.errors import EXIT_TERMINATED, EXIT_USER_ERROR, UserError
+from compare import Plan, PlannedRun
 from config import dump_config
 from tests.helpers.small_runs import SETTINGS, differences, write_data, write_encoder
 
@@ -251,7 +251,7 @@ def test_best_is_evaluated_and_a_part_is_no_whole(
     compare._evaluate(plan.runs[0])
     assert read == [plan.folder / "clip-seed1" / "best"]
     monkeypatch.setattr(comparison_runs, "read_run", lambda *_, **__: None)
-    monkeypatch.setattr(comparison, "compare_runs", lambda runs: None)
+    monkeypatch.setattr(comparison, "compare_runs", lambda *_: None)
     monkeypatch.setattr(
         comparison_report, "write_comparison", lambda *_, more, **__: plans.append(more["plan"])
     )

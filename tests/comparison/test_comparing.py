@@ -8,14 +8,13 @@ import pytest
 
 from captioning.comparison.comparing import (
     COMPARED,
-    compare_runs,
     holm,
     seed_interval,
     seed_weights,
 )
 from captioning.metrics.intervals import Interval, resampled_scores
 from captioning.system.errors import UserError
-from tests.helpers.sample_runs import PICTURES, sample_run
+from tests.helpers.sample_runs import PICTURES, compared, sample_run
 
 
 def test_the_interval_over_seeds_is_students() -> None:
@@ -52,7 +51,7 @@ def test_holm_by_hand() -> None:
 def test_a_score_is_the_mean_over_seeds_and_models_are_ranked() -> None:
     runs = [sample_run("worse", seed, right=0.25) for seed in (1, 2)]
     runs += [sample_run("better", 1, right=0.75), sample_run("better", 2, right=0.5)]
-    comparison = compare_runs(runs)
+    comparison = compared(runs)
     assert [model.name for model in comparison.models] == ["better", "worse"]
     score = comparison.models[0].scores["CIDEr"]
     assert score.each == tuple(run.scores.corpus["CIDEr"] for run in runs[2:])
@@ -66,7 +65,7 @@ def test_the_interval_over_pictures_is_that_of_the_mean_over_seeds() -> None:
     runs = [sample_run("a", seed, right=share) for seed, share in ((1, 0.3), (2, 0.7))]
     drawn = [resampled_scores(run.scores, {}, 500, 3)["CIDEr"] for run in runs]
     low, high = np.quantile((drawn[0] + drawn[1]) / 2, [0.025, 0.975])
-    (model,) = compare_runs(runs, samples=500, seed=3).models
+    (model,) = compared(runs, samples=500, seed=3).models
     assert model.scores["CIDEr"].pictures == Interval(float(low), float(high))
 
 
@@ -74,7 +73,7 @@ def test_pairs_are_compared_on_the_same_pictures() -> None:
     # Right on the same pictures but for four more: unpaired, twelve and sixteen of 24 overlap.
     one = sample_run("one", right=[n < 12 for n in range(24)])
     other = sample_run("other", right=[n < 16 for n in range(24)])
-    comparison = compare_runs([one, other], samples=20_000)
+    comparison = compared([one, other], samples=20_000)
     found = comparison.difference("other", "one")
     # They are level where none of the four is drawn; a two-sided test counts that twice.
     assert found.p_value == pytest.approx(2 * (20 / 24) ** 24, rel=0.25)
@@ -88,7 +87,7 @@ def test_pairs_are_compared_on_the_same_pictures() -> None:
 
 
 def test_equal_models_do_not_differ() -> None:
-    comparison = compare_runs([sample_run(name, right=0.5) for name in ("a", "b", "c")])
+    comparison = compared([sample_run(name, right=0.5) for name in ("a", "b", "c")])
     assert len(comparison.differences) == 3 * 2  # pairs, scores
     for one in comparison.differences:
         assert (one.value, one.p_adjusted, one.is_significant) == (0, 1, False)
@@ -103,9 +102,9 @@ def test_seeds_count_as_chance() -> None:
     runs = [
         sample_run(m, s, right=share) for m, both in shares.items() for s, share in enumerate(both)
     ]
-    assert not compare_runs(runs).difference("a", "b").is_significant
+    assert not compared(runs).difference("a", "b").is_significant
     alone = [replace(runs[1], seed=1), replace(runs[3], seed=1)]
-    assert compare_runs(alone).difference("a", "b").p_value < 0.05
+    assert compared(alone).difference("a", "b").p_value < 0.05
 
 
 def test_chances_are_as_often_as_they_say() -> None:
@@ -115,30 +114,30 @@ def test_chances_are_as_often_as_they_say() -> None:
         one, other = (
             sample_run(name, right=(random.random(PICTURES) < 0.5).tolist()) for name in "ab"
         )
-        below += compare_runs([one, other], samples=200).difference("a", "b").p_value < 0.05
+        below += compared([one, other], samples=200).difference("a", "b").p_value < 0.05
     assert below / trials < 0.12
 
 
 def test_many_models_can_still_differ() -> None:
     """With 1,000 samples the least of 45 adjusted p-values would be 0.09."""
     names = "abcdefghij"
-    comparison = compare_runs(
+    comparison = compared(
         [sample_run(name, right=0.1 * number) for number, name in enumerate(names, start=1)]
     )
     assert comparison.difference("j", "a").is_significant
 
 
 def test_times_are_means_over_seeds() -> None:
-    (model,) = compare_runs([sample_run("a", seed) for seed in (1, 2)]).models
+    (model,) = compared([sample_run("a", seed) for seed in (1, 2)]).models
     assert model.seconds_an_epoch == 61.0
     assert (model.seconds_to_best, model.epochs_to_best) == (60.0, 1)
-    (bare,) = compare_runs([sample_run("a", curve=())]).models
+    (bare,) = compared([sample_run("a", curve=())]).models
     assert (bare.seconds_an_epoch, bare.seconds_to_best, bare.epochs_to_best) == (None, None, None)
 
 
 def test_what_only_some_seeds_know_is_left_out() -> None:
     one = sample_run("a", 1, truth={"time": 0.5, "place": 1.0}, others={"METEOR": 0.3})
-    comparison = compare_runs([one, sample_run("a", 2, truth={"time": 0.75}), sample_run("b")])
+    comparison = compared([one, sample_run("a", 2, truth={"time": 0.75}), sample_run("b")])
     model = next(model for model in comparison.models if model.name == "a")
     assert model.truth == {"time": 0.625}
     assert "METEOR" not in model.scores
@@ -148,17 +147,17 @@ def test_what_only_some_seeds_know_is_left_out() -> None:
 def test_scores_that_one_model_lacks_are_left_out_of_the_table() -> None:
     clip = {"CLIPScore": np.where(np.arange(PICTURES) < PICTURES / 4, 0.2, 0.6)}
     both = [sample_run("a", means=clip, others={"METEOR": 0.3}), sample_run("b", means=clip)]
-    comparison = compare_runs(both)
+    comparison = compared(both)
     assert comparison.metrics == ["CIDEr", "BLEU-4", "ROUGE-L", "CLIPScore"]
     score = comparison.models[0].scores
     assert score["CLIPScore"].value == pytest.approx(0.5)
     assert (score["METEOR"].value, score["METEOR"].pictures) == (0.3, None)
-    assert "CLIPScore" not in compare_runs([both[0], sample_run("b")]).metrics
+    assert "CLIPScore" not in compared([both[0], sample_run("b")]).metrics
 
 
 def test_settings_that_differ_are_named() -> None:
     runs = [sample_run("a"), sample_run("b", settings={"NUM_EPOCHS": 9, "RANDOM_SEED": 7})]
-    assert compare_runs(runs).differing == ("ENCODER_MODEL_NAME", "NUM_EPOCHS")
+    assert compared(runs).differing == ("ENCODER_MODEL_NAME", "NUM_EPOCHS")
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
@@ -172,14 +171,14 @@ def test_what_cannot_be_compared_is_refused() -> None:
     }
     for words, changes in cases.items():
         with pytest.raises(UserError, match=words):
-            compare_runs([run, replace(run, model="b"), replace(run, model="c", **changes)])
+            compared([run, replace(run, model="b"), replace(run, model="c", **changes)])
     with pytest.raises(UserError, match="nothing to compare"):
-        compare_runs([])
+        compared([])
 
 
 def test_every_pair_stands_once() -> None:
     names = ["a", "b", "c", "d"]
-    comparison = compare_runs(
+    comparison = compared(
         [sample_run(name, right=0.2 * number) for number, name in enumerate(names, start=1)]
     )
     pairs = [(one.first, one.second) for one in comparison.differences if one.metric == "CIDEr"]

@@ -7,15 +7,15 @@ from statistics import stdev
 
 import pytest
 
-from captioning.comparison.comparing import Comparison, compare_runs
+from captioning.comparison.comparing import Comparison
 from captioning.comparison.findings import caveats, duration_text, findings, p_text
 from captioning.comparison.runs import CurvePoint
-from tests.helpers.sample_runs import sample_run
+from tests.helpers.sample_runs import compared, sample_run
 
 
 def comparison_of(**shares: float | Sequence[float]) -> Comparison:
     """Models with the share of right captions of each of their seeds."""
-    return compare_runs(
+    return compared(
         [
             sample_run(name, seed, right=share)
             for name, each in shares.items()
@@ -84,10 +84,10 @@ def test_truth_names_best_and_worst() -> None:
         sample_run("Owl", truth={"relation": 0.5, "time": 1.0, "attention_inside_object": 0.1}),
         sample_run("Yak", truth={"relation": 0.75, "time": 1.0, "attention_inside_object": 0.2}),
     ]
-    text = " ".join(findings(compare_runs(runs)))
+    text = " ".join(findings(compared(runs)))
     assert "relation 75.0 % (Yak) to 50.0 % (Owl); time 100.0 %." in text
     runs.append(sample_run("Elk", truth={"relation": 0.25, "time": 1.0}))
-    assert "relation 75.0 % (Yak) to 25.0 % (Elk)" in " ".join(findings(compare_runs(runs)))
+    assert "relation 75.0 % (Yak) to 25.0 % (Elk)" in " ".join(findings(compared(runs)))
     assert "attention" not in text
 
 
@@ -99,7 +99,7 @@ def curve(seconds: float, scores: Sequence[float]) -> tuple[CurvePoint, ...]:
 
 def test_times_are_set_against_scores() -> None:
     fast, slow = curve(10, [0.2, 0.1]), curve(20, [0.2, 0.1])
-    comparison = compare_runs(
+    comparison = compared(
         [sample_run("Owl", right=0.9, curve=slow), sample_run("Yak", right=0.2, curve=fast)]
     )
     text, lost = findings(comparison), comparison.difference("Owl", "Yak").value
@@ -109,32 +109,32 @@ def test_times_are_set_against_scores() -> None:
         f"gives up {lost:.3f} CIDEr to Owl for it."
     )
     text = findings(
-        compare_runs(
+        compared(
             [sample_run("Owl", right=0.2, curve=slow), sample_run("Yak", right=0.9, curve=fast)]
         )
     )
     assert [one for one in text if one.endswith("the fastest is also the best.")]
     both = [sample_run("Owl", right=0.2, curve=fast), sample_run("Yak", right=0.9, curve=fast)]
     assert "An epoch takes all of them about as long (10.0 s to 10.0 s)." in findings(
-        compare_runs(both)
+        compared(both)
     )
 
 
 def test_models_that_were_still_learning_are_named() -> None:
     rising, falling = curve(10, [0.1, 0.2]), curve(10, [0.2, 0.1])
     one = [sample_run("Owl", curve=rising), sample_run("Yak", curve=falling)]
-    assert findings(compare_runs(one))[-1] == "Owl was best at the end: more epochs may give more."
+    assert findings(compared(one))[-1] == "Owl was best at the end: more epochs may give more."
     two = [sample_run("Owl", curve=rising), sample_run("Yak", curve=rising)]
-    assert findings(compare_runs(two))[-1].startswith("Every run was best at its end")
+    assert findings(compared(two))[-1].startswith("Every run was best at its end")
     none = [sample_run("Owl", curve=falling), sample_run("Yak", curve=falling)]
-    assert "best at" not in " ".join(findings(compare_runs(none)))
+    assert "best at" not in " ".join(findings(compared(none)))
     one_seed = [sample_run("Owl", 1, curve=rising), sample_run("Owl", 2, curve=falling)]
-    assert "best at" not in " ".join(findings(compare_runs(one_seed)))
+    assert "best at" not in " ".join(findings(compared(one_seed)))
 
 
 def test_caveats_are_those_of_the_runs() -> None:
     def text(*runs: object) -> str:
-        return " ".join(caveats(compare_runs(runs)))  # type: ignore[arg-type]
+        return " ".join(caveats(compared(runs)))  # type: ignore[arg-type]
 
     pretrained = text(sample_run("a"), sample_run("b"))
     assert "random weights" not in pretrained
@@ -158,7 +158,7 @@ def test_caveats_are_those_of_the_runs() -> None:
 
 
 def test_one_model_alone_has_its_score() -> None:
-    found = findings(compare_runs([sample_run("Owl")]))
+    found = findings(compared([sample_run("Owl")]))
     assert len(found) == 1
     assert found[0].startswith("CIDEr on 24 pictures: Owl ")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captioning.comparison.comparing import Comparison, compare_runs
+from captioning.comparison.comparing import Comparison
 from captioning.comparison.page import picture_groups, render_comparison, write_comparison
 from captioning.reports.charts import IntervalRow, interval_chart
 from captioning.system.errors import UserError
-from tests.helpers.sample_runs import PICTURES, sample_run
+from tests.helpers.sample_runs import PICTURES, compared, sample_run
 from tests.helpers.webdriver import open_browser
 
 INJECTION = "<script>window.injected = 1</script>"
@@ -29,7 +29,7 @@ def comparison(image: Path) -> Comparison:
     """Three models with two seeds each, one with a name that could do harm."""
     shares = {"CLIP": (0.9, 0.8), "ViT": (0.5, 0.5), INJECTION: (0.1, 0.2)}
     truth = {"objects_and_colours": 0.5}
-    return compare_runs(
+    return compared(
         [
             sample_run(name, seed, right=share, image=image, truth=truth)
             for name, both in shares.items()
@@ -62,15 +62,15 @@ def test_the_page_shows_the_numbers(comparison: Comparison) -> None:
 def test_the_pictures_shown_are_those_on_which_models_disagree(image: Path) -> None:
     one = sample_run("a", right=[True] * PICTURES)
     other = sample_run("b", right=[number != 17 for number in range(PICTURES)])
-    groups = picture_groups(compare_runs([one, other]))
+    groups = picture_groups(compared([one, other]))
     assert groups["apart"][0] == 17
     assert len(groups["apart"]) == len(groups["random"]) == 12
     assert not set(groups["apart"]) & set(groups["random"])
-    assert groups == picture_groups(compare_runs([one, other]))
+    assert groups == picture_groups(compared([one, other]))
 
 
 def test_a_picture_that_is_gone_is_named(tmp_path: Path) -> None:
-    comparison = compare_runs([sample_run(name, image=tmp_path / "gone.png") for name in "ab"])
+    comparison = compared([sample_run(name, image=tmp_path / "gone.png") for name in "ab"])
     with pytest.raises(UserError, match=r"gone\.png"):
         write_comparison(comparison, tmp_path, title="x")
     assert not list(tmp_path.iterdir())

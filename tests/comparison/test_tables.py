@@ -3,10 +3,9 @@
 import json
 import re
 
-from captioning.comparison.comparing import compare_runs
 from captioning.comparison.findings import findings, p_text
 from captioning.comparison.tables import bytes_text, comparison_json, markdown
-from tests.helpers.sample_runs import PICTURES, sample_run
+from tests.helpers.sample_runs import PICTURES, compared, sample_run
 
 
 def rows_of(text: str) -> list[list[str]]:
@@ -17,7 +16,7 @@ def rows_of(text: str) -> list[list[str]]:
 def test_the_markdown_has_a_row_a_model_and_a_row_a_pair() -> None:
     runs = [sample_run(name, seed, right=0.4) for name in ("a|b", "c") for seed in (1, 2)]
     runs += [sample_run("d", seed, right=0.9, truth={}) for seed in (1, 2)]
-    comparison = compare_runs(runs)
+    comparison = compared(runs)
     text = markdown(comparison, title="Which?", subtitle="so far")
     assert text.startswith("# Which?\n\nso far\n\nCIDEr on 24 pictures")
     rows = rows_of(text)
@@ -39,7 +38,7 @@ def test_the_markdown_has_a_row_a_model_and_a_row_a_pair() -> None:
 
 def test_p_values_are_the_adjusted_ones() -> None:
     runs = [sample_run(name, right=share) for name, share in (("a", 0.8), ("b", 0.6), ("c", 0.5))]
-    comparison = compare_runs(runs)
+    comparison = compared(runs)
     rows = rows_of(markdown(comparison, title="x"))[7:]
     for row in rows:
         for column, metric in ((3, "CIDEr"), (6, "BLEU-4")):
@@ -51,21 +50,21 @@ def test_p_values_are_the_adjusted_ones() -> None:
 
 def test_what_drawn_scenes_get_right_has_columns() -> None:
     truth = {"relation": 0.5, "attention_inside_by_chance": 0.1}
-    comparison = compare_runs([sample_run(name, truth=truth) for name in "ab"])
+    comparison = compared([sample_run(name, truth=truth) for name in "ab"])
     head, _, row, *_ = rows_of(markdown(comparison, title="x"))
     assert dict(zip(head, row, strict=True))["relation"] == "50.0 %"
     assert not [name for name in head if "chance" in name]
 
 
 def test_one_seed_has_no_interval_over_seeds() -> None:
-    rows = rows_of(markdown(compare_runs([sample_run("a"), sample_run("b")]), title="x"))
+    rows = rows_of(markdown(compared([sample_run("a"), sample_run("b")]), title="x"))
     assert dict(zip(rows[0], rows[2], strict=True))["over seeds"] == "–"
-    text = markdown(compare_runs([sample_run("a"), sample_run("b")]), title="x")
+    text = markdown(compared([sample_run("a"), sample_run("b")]), title="x")
     assert "Paired bootstrap over the same pictures; p after" in text
 
 
 def test_the_json_holds_every_number() -> None:
-    comparison = compare_runs([sample_run("a", 1), sample_run("a", 2), sample_run("b", right=0.2)])
+    comparison = compared([sample_run("a", 1), sample_run("a", 2), sample_run("b", right=0.2)])
     content = json.loads(json.dumps(comparison_json(comparison), allow_nan=False))
     assert content["pictures"] == PICTURES
     assert content["findings"] == findings(comparison)

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from captioning.comparison.comparing import Comparison, compare_runs
 from captioning.comparison.runs import Caption, Cost, CurvePoint, RunResult
 from captioning.metrics import score_captions
-from config import Config
+from config import Config, result_settings
 
 THINGS = ("dog", "cat", "boat", "kite", "house", "tree", "man", "car")
 PICTURES = 24
@@ -72,3 +73,8 @@ def sample_run(
         "losses": ((5, 3.0), (10, 2.0)),
     }
     return RunResult(**{**fields, **changes})
+
+
+def compared(runs: Sequence[RunResult], **options: Any) -> Comparison:
+    """Their comparison, as the commands make it."""
+    return compare_runs(runs, result_settings(Config()), **options)

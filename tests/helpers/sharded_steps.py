@@ -19,7 +19,7 @@ from captioning.store.rows import LivePictures
 from captioning.store.views import TrainingPictures
 from captioning.system.runtime import Runtime
 from captioning.training.sharding import clip_gradients, is_part, shard, whole
-from captioning.vision.towers import blocks_of
+from captioning.vision.blocks import blocks_of
 from config import Config, parse_config
 from dataset import CaptionDataset, PreparedSteps
 from encoder import VisionEncoder

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers as hf
-from torch import nn
+from torch import Tensor, nn
 from transformers.models.blip_2.modeling_blip_2 import Blip2ForConditionalGeneration
 from transformers.models.git.modeling_git import GitForCausalLM
 
@@ -209,3 +209,15 @@ FAMILIES: dict[str, Family] = {
         2,
     ),
 }
+
+
+def saved(folder: Path, family: str) -> str:
+    """A folder with the tiny model of a family."""
+    FAMILIES[family].save(folder / family)
+    return str(folder / family)
+
+
+def some_pixels(side: int, pictures: int = 2) -> Tensor:
+    """Noise (B, 3, side, side), always the same."""
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(0, 256, (pictures, 3, side, side), generator=generator, dtype=torch.uint8)

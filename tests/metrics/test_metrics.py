@@ -113,8 +113,8 @@ def test_tokenize_captions_gives_one_line_each() -> None:
 
 def test_scores_of_one_picture() -> None:
     scores = score_captions({"x": "a", "y": "b"}, {"x": ["a"], "y": ["c"]})
-    assert scores.of(1)["ROUGE-L"] == 0
-    assert list(scores.of(0)) == list(scores.corpus)
+    assert scores.per_image["ROUGE-L"][1] == 0
+    assert list(scores.per_image) == list(scores.corpus)
 
 
 def test_no_metric_loads_torch_before_it_is_needed() -> None:

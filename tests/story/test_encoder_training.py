@@ -19,8 +19,7 @@ from encoder import VisionEncoder
 from generate import main as generate
 from optimization import Schedule, StepResult, build_optimizer, set_learning_rate
 from tests.helpers.small_runs import arguments, run, weights_of
-from tests.helpers.tiny_encoders import FAMILIES
-from tests.story.test_encoder import saved, some_pixels
+from tests.helpers.tiny_encoders import FAMILIES, saved, some_pixels
 from train import build_optimization
 from trainer import Trainer
 

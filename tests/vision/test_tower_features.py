@@ -17,8 +17,7 @@ from captioning.vision.tower_features import FeatureChoice, _as_patches, grid_of
 from encoder import VisionEncoder
 from evaluate import main as evaluate
 from tests.helpers.small_runs import run, write_data, write_encoder
-from tests.helpers.tiny_encoders import FAMILIES
-from tests.story.test_encoder import saved, some_pixels
+from tests.helpers.tiny_encoders import FAMILIES, saved, some_pixels
 
 NO_CLASS_TOKEN = {
     "siglip",

@@ -10,8 +10,8 @@ import transformers as hf
 from huggingface_hub import errors as hub
 
 from captioning.system.errors import UserError
-from captioning.vision import towers
-from captioning.vision.towers import build_tower, load_config, load_tower
+from captioning.vision import loading
+from captioning.vision.loading import build_tower, load_config, load_tower
 from tests.helpers.tiny_encoders import FAMILIES
 
 
@@ -57,9 +57,9 @@ def test_prefix_is_the_one_that_leads_to_most() -> None:
     missing = {"layers.0.attention.weight", "patches.weight", "norm.weight"}
     vision = {f"vision.{name}" for name in missing}
     text = {"writer.layers.0.attention.weight", "writer.norm.weight", "writer.words.weight"}
-    assert towers._prefix(missing, vision | text) == "vision."
-    assert towers._prefix(missing, {"classifier.weight"}) == ""
-    assert towers._prefix(set(), vision) == ""
+    assert loading._prefix(missing, vision | text) == "vision."
+    assert loading._prefix(missing, {"classifier.weight"}) == ""
+    assert loading._prefix(set(), vision) == ""
 
 
 def response(status: int) -> object:
@@ -146,11 +146,11 @@ def test_converted_weights_are_found_on_the_hub(
         assert wanted == {"author": "SFconvertbot", "discussion_type": "pull_request"}
         return [
             SimpleNamespace(title="Typo", git_reference="refs/pr/9"),
-            SimpleNamespace(title=towers.CONVERSION_TITLE, git_reference="refs/pr/7"),
+            SimpleNamespace(title=loading.CONVERSION_TITLE, git_reference="refs/pr/7"),
         ]
 
-    monkeypatch.setattr(towers, "_read_weights", read)
-    monkeypatch.setattr(towers, "load_config", lambda *_, **__: config)
+    monkeypatch.setattr(loading, "_read_weights", read)
+    monkeypatch.setattr(loading, "load_config", lambda *_, **__: config)
     monkeypatch.setattr(huggingface_hub.HfApi, "get_repo_discussions", discussions)
     load_tower("a/b", config)
     assert asked == ["", "refs/pr/7"]

@@ -5,17 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from captioning.comparison.plan import (
-    PER_RUN,
-    SHARED,
-    WITHOUT_EFFECT,
-    differing_settings,
-    folder_name,
-    read_plan,
-    result_settings,
-)
+from captioning.comparison.comparing import differing_settings
 from captioning.system.errors import UserError
-from config import Config
+from compare import folder_name, read_plan
+from config import PER_RUN, SHARED, WITHOUT_EFFECT, Config, result_settings
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -85,7 +78,7 @@ def test_presets_are_plans() -> None:
         assert (ROOT / folder / "config.json").is_file()
         assert (ROOT / folder / "preprocessor_config.json").is_file()
     settings = [result_settings(config) for config in encoders.models.values()]
-    assert differing_settings(settings) == ["ENCODER_MODEL_NAME"]
+    assert differing_settings(settings, result_settings(Config())) == ("ENCODER_MODEL_NAME",)
     flickr = read_plan(ROOT / "presets" / "compare-flickr30k.toml")
     assert len(flickr.models) == 3
     assert "not measured" in (ROOT / "presets" / "compare-flickr30k.toml").read_text()
@@ -153,8 +146,9 @@ def test_each_mistake_has_its_sentence(tmp_path: Path, text: str, sentence: str)
 def test_a_setting_that_is_newer_than_a_run_had_its_default() -> None:
     now = result_settings(Config())
     older = {name: value for name, value in now.items() if name != "DECODER_DROPOUT"}
-    assert differing_settings([now, older]) == []
-    assert differing_settings([{**now, "DECODER_DROPOUT": 0.3}, older]) == ["DECODER_DROPOUT"]
+    assert differing_settings([now, older], now) == ()
+    changed = {**now, "DECODER_DROPOUT": 0.3}
+    assert differing_settings([changed, older], now) == ("DECODER_DROPOUT",)
 
 
 def test_every_setting_that_is_named_exists() -> None:

@@ -1,0 +1,65 @@
+"""BLEU-1 to 4, ROUGE-L and CIDEr of plain text, equal to coco-caption's.
+
+Equal means pycocoevalcap 1.2 run with its Java tokenizer; here is no Java.
+
+    scores = score_captions({"a.jpg": "a dog runs"}, {"a.jpg": ["A dog is running .", "..."]})
+    scores.corpus["CIDEr"]
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from captioning.metrics.bleu import BleuCounts, bleu, count_matches
+from captioning.metrics.cider import CiderD, DocumentFrequencies
+from captioning.metrics.ngrams import FloatArray, count_ngrams
+from captioning.metrics.ptb_tokenizer import tokenize_captions
+from captioning.metrics.rouge import rouge_l
+from captioning.metrics.score_files import check_pairs
+
+BLEU_NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of the captions of P pictures."""
+
+    ids: tuple[str, ...]
+    """The pictures, in the order of the candidates."""
+    corpus: dict[str, float]
+    """Each metric over all pictures: BLEU of summed counts, the others means."""
+    per_image: dict[str, FloatArray]
+    """Each metric for each picture; [P]."""
+    bleu_counts: BleuCounts
+    """What corpus BLEU of any selection of the pictures is made of."""
+
+
+def score_captions(
+    candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]
+) -> Scores:
+    """Score one caption a picture against the picture's references.
+
+    Raises `UserError`, with the first offending ids, where the two do not fit together.
+    """
+    check_pairs(candidates, references)
+    ids = tuple(candidates)
+    captions = tokenize_captions(list(candidates.values()))
+    others = [tokenize_captions(references[picture]) for picture in ids]
+    ngrams = count_ngrams([*captions, *(text for texts in others for text in texts)])
+    owners = np.repeat(np.arange(len(ids)), [len(texts) for texts in others])
+
+    counts = count_matches(ngrams, owners)
+    frequencies = DocumentFrequencies.of_ngrams(ngrams, owners, len(ids), first_text=len(ids))
+    rouge = [rouge_l(caption, texts) for caption, texts in zip(captions, others, strict=True)]
+    per_image = {
+        **dict(zip(BLEU_NAMES, bleu(counts).T, strict=True)),
+        "ROUGE-L": np.array(rouge),
+        "CIDEr": CiderD(frequencies).score_ngrams(ngrams, owners),
+    }
+    whole = bleu(counts.weighted_sums(np.ones((1, len(ids)))))[0]
+    corpus = {
+        **dict(zip(BLEU_NAMES, whole.tolist(), strict=True)),
+        **{name: float(np.mean(per_image[name])) for name in ("ROUGE-L", "CIDEr")},
+    }
+    return Scores(ids, corpus, per_image, counts)
