@@ -20,7 +20,8 @@ from captioning.sources.records import Record
 from captioning.store.rows import PictureRows
 from captioning.store.views import TrainingPictures
 from captioning.system.errors import UserError
-from captioning.system.runtime import Runtime, leave_signals_to_main
+from captioning.system.runtime import Runtime
+from captioning.system.stopping import leave_signals_to_main
 from captioning.training.packing import Packing
 from tokenizer import CaptionTokenizer
 

@@ -28,7 +28,8 @@ from captioning.store.files import RowWriter, StoreContent, StoreFiles, digest_p
 from captioning.store.rows import FeatureStore, LivePictures
 from captioning.system.errors import UserError
 from captioning.system.progress import Progress
-from captioning.system.runtime import Runtime, leave_signals_to_main
+from captioning.system.runtime import Runtime
+from captioning.system.stopping import leave_signals_to_main
 from captioning.vision.augmentation import Draws
 
 Contents = Literal["features", "pixels"]

@@ -62,11 +62,6 @@ class FeatureStore:
         """Bytes of all rows."""
         return self._map.nbytes
 
-    @property
-    def is_held(self) -> bool:
-        """Whether all rows are on the device."""
-        return self._held is not None
-
     def rows(self, indices: Tensor) -> Tensor:
         """(B,) int64 -> (B, P, F) features or (B, 3, H, W) uint8 pixels, on the device.
 

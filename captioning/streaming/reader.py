@@ -24,7 +24,7 @@ from captioning.streaming.cache import StreamFeatures
 from captioning.streaming.lanes import BLOCK_SAMPLES, Block, Lane, LaneSample, Position
 from captioning.streaming.shards import StreamedSample
 from captioning.system.errors import UserError
-from captioning.system.runtime import leave_signals_to_main
+from captioning.system.stopping import leave_signals_to_main
 from captioning.vision.augmentation import draws_of
 from captioning.vision.mirroring import mirrored_captions
 

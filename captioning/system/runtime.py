@@ -5,12 +5,8 @@ device and its share of the work; `gather`, `most`, `average` and others speak w
 Plain values travel between processors, never by way of a GPU, so that nothing waits for its device.
 """
 
-import atexit
 import contextlib
-import multiprocessing
 import os
-import signal
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -222,40 +218,7 @@ def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.de
     return device
 
 
-def leave_signals_to_main(worker: int) -> None:
-    """Set up a worker process: a Ctrl-C, which reaches it too, is the main process's to answer."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-@atexit.register
-def end_workers() -> None:
-    """Kill worker processes that are left, else Python would ask them by SIGTERM and wait."""
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
-
-
 def stable_seed(*numbers: int) -> int:
     """One 63-bit seed of several numbers, the same on every machine."""
     low, high = np.random.SeedSequence(list(numbers)).generate_state(2)
     return int(low) | (int(high) & 0x7FFFFFFF) << 32
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep third-party progress bars and advice out of our console."""
-    import transformers
-
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    level = transformers.logging.get_verbosity()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.utils.logging.enable_progress_bar()

@@ -1,9 +1,12 @@
 """How a run is asked to stop: SIGINT (Ctrl-C) and SIGTERM (as schedulers send it).
 
 The first asks for a stop after the running step, the second stops at once. Neither can leave a
-half-written file under a good name, because files are renamed when they are whole.
+half-written file under a good name, because files are renamed when they are whole. Worker processes
+leave signals to the process that started them, and end with it.
 """
 
+import atexit
+import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator
@@ -53,3 +56,17 @@ class StopRequest:
                 print(
                     "Finishing the step, then saving; once more to stop at once.", file=sys.stderr
                 )
+
+
+def leave_signals_to_main(worker: int) -> None:
+    """Set up a worker process: a Ctrl-C, which reaches it too, is the main process's to answer."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register
+def end_workers() -> None:
+    """Kill worker processes that are left, else Python would ask them by SIGTERM and wait."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

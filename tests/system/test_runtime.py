@@ -72,7 +72,7 @@ def test_processes_of_a_machine_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch)
 
 HOLDS_A_LOADER = """
 from torch.utils.data import DataLoader
-from captioning.system.runtime import leave_signals_to_main
+from captioning.system.stopping import leave_signals_to_main
 loader = DataLoader(range(9), num_workers=1, worker_init_fn=leave_signals_to_main)
 numbers = iter(loader)
 next(numbers)
