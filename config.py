@@ -287,9 +287,14 @@ class Config:
         return split_revision(self.ENCODER_MODEL_NAME)
 
     @property
+    def dataset(self) -> tuple[str, str]:
+        """Name and revision ("" = its usual one) of DATASET."""
+        return split_revision(self.DATASET)
+
+    @property
     def dataset_name(self) -> str:
         """DATASET as a folder name."""
-        return split_revision(self.DATASET)[0].replace("/", "--")
+        return self.dataset[0].replace("/", "--")
 
     @property
     def dataset_dir(self) -> Path:
@@ -310,6 +315,12 @@ class Config:
     def feature_cache_bytes(self) -> int:
         """Room for features of a stream's pictures, 0 where none are kept."""
         return bytes_of(str(self.FEATURE_CACHE)) or 0
+
+    @property
+    def on_card(self) -> dict[str, Any]:
+        """The settings that the model card shows."""
+        shown = settings_with(ON_CARD)
+        return {name: value for name, value in vars(self).items() if name in shown}
 
     @property
     def save_interval(self) -> tuple[int, float]:

@@ -58,7 +58,7 @@ def prepare_dataset(config: Config) -> Summary:
     if config.IMAGE_DIR:
         return prepare_files(config)
     others = prepare_held_out if config.STREAM else prepare_hub
-    return PREPARERS.get(split_revision(config.DATASET)[0], others)(config)
+    return PREPARERS.get(config.dataset[0], others)(config)
 
 
 def prepare_flickr30k(config: Config) -> Summary:
@@ -211,7 +211,7 @@ def _published(config: Config, place: HubPlace) -> Source:
 def _hub_place(config: Config) -> tuple[str, str]:
     """DATASET_SOURCE ("" = the usual place of DATASET) and the revision that either names."""
     where, revision = split_revision(config.DATASET_SOURCE)
-    return where, revision or split_revision(config.DATASET)[1]
+    return where, revision or config.dataset[1]
 
 
 def _by_hub_name(config: Config) -> Source:
@@ -222,7 +222,7 @@ def _by_hub_name(config: Config) -> Source:
             f"{', '.join(PREPARERS)}; {f'did you mean {close[0]}? Else ' if close else ''}name a "
             "Hub data set (user/name), or your own pictures with --IMAGE_DIR and --CAPTIONS_FILE."
         )
-    return _published(config, HubPlace((split_revision(config.DATASET)[0],)))
+    return _published(config, HubPlace((config.dataset[0],)))
 
 
 def _write(config: Config, folder: Path, source: Source) -> Summary:

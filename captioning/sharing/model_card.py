@@ -41,22 +41,6 @@ DATA_TERMS = {
 }
 ENGLISH_DATA = ("demo", "flickr8k", "flickr30k", "coco")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-SHOWN_SETTINGS = (
-    "RANDOM_SEED",
-    "PROJECTION_DIM",
-    "DECODER_EMBED_DIM",
-    "DECODER_LAYERS",
-    "DECODER_HEADS",
-    "DECODER_FF_DIM",
-    "MAX_SEQ_LEN",
-    "BATCH_SIZE",
-    "NUM_EPOCHS",
-    "LEARNING_RATE",
-    "WEIGHT_DECAY",
-    "WARMUP_STEPS",
-    "LABEL_SMOOTHING",
-    "EMA_DECAY",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +96,7 @@ def model_card(
         split=split,
         dataset=_dataset_id(config),
         training=training,
-        settings={name: getattr(config, name) for name in SHOWN_SETTINGS},
+        settings=config.on_card,
         joules_per_kwh=JOULES_PER_KWH,
         code=record.get("code"),
         is_all_drawn=_is_all_drawn(config),
@@ -157,7 +141,7 @@ def _front_matter(config: "Config", scores: Mapping[str, float], split: str) -> 
         pipeline_tag="image-to-text",
         tags=["image-captioning", "image-to-text", "pytorch"],
         datasets=[dataset] if dataset else None,
-        base_model=config.ENCODER_MODEL_NAME if _is_hub_id(config.ENCODER_MODEL_NAME) else None,
+        base_model=config.encoder[0] if _is_hub_id(config.encoder[0]) else None,
         model_name=_model_name(config),
         eval_results=results or None,
     ).to_yaml()
@@ -168,8 +152,9 @@ def _dataset_id(config: "Config") -> str:
     if config.IMAGE_DIR:
         return ""
     if config.DATASET_SOURCE:
-        return config.DATASET_SOURCE if _is_hub_id(config.DATASET_SOURCE) else ""
-    known = HUB_DATASETS.get(config.DATASET, config.DATASET)
+        source = config.DATASET_SOURCE.partition("@")[0]
+        return source if _is_hub_id(source) else ""
+    known = HUB_DATASETS.get(config.dataset[0], config.dataset[0])
     return known if _is_hub_id(known) else ""
 
 

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from captioning.system.progress import Progress
 from captioning.system.runtime import Runtime
 from captioning.system.stopping import leave_signals_to_main
 from captioning.vision.augmentation import Draws
+from captioning.vision.tower import VisionTower
 
 Contents = Literal["features", "pixels"]
 
@@ -70,7 +71,7 @@ class RowMaker:
 
     def __init__(
         self,
-        encoder: Any,
+        encoder: VisionTower,
         runtime: Runtime,
         *,
         contents: Contents = "features",

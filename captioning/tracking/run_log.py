@@ -49,7 +49,6 @@ class RunLog:
         wandb_run_id: str = "",
         provenance: Mapping[str, Any] | None = None,
         is_main: bool = True,
-        best_as_artifact: bool = False,
     ) -> None:
         """Begin the log, or go on after `resumed_step`, with the W&B run that a checkpoint names.
 
@@ -68,7 +67,6 @@ class RunLog:
             self._wandb = WandbLog(
                 setup_wandb(config, run_id=wandb_run_id or None, provenance=provenance),
                 run_dir / SAMPLES_NAME,
-                best_folder=run_dir / "best" if best_as_artifact else None,
             )
             self.wandb_run_id = self._wandb.run_id
 

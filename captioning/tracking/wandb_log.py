@@ -82,11 +82,10 @@ def setup_wandb(
 class WandbLog:
     """Sends a run's numbers, sample captions and pictures to a W&B run, or to none."""
 
-    def __init__(self, run: Any, samples_file: Path, *, best_folder: Path | None = None) -> None:
-        """`samples_file` has the captions of all validations; `best_folder` becomes an artifact."""
+    def __init__(self, run: Any, samples_file: Path) -> None:
+        """`samples_file` has the captions of all validations."""
         self._run = run
         self._samples_file = samples_file
-        self._best_folder = best_folder
         self._waiting: queue.SimpleQueue[Action] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self.run_id: str = run.id if run else ""
@@ -128,8 +127,6 @@ class WandbLog:
 
         def finish(run: Any) -> None:
             _put_best(run, outcome.best)
-            if self._best_folder and self._best_folder.is_dir():
-                self._send_folder(run, self._best_folder)
             run.finish(exit_code=0 if outcome.finished else 1)
             self._run = None
 
@@ -160,14 +157,6 @@ class WandbLog:
     def _give_up(self, error: Exception) -> None:
         self._run = None
         _warn(f"W&B logging stopped: {_first_line(error)}. Training goes on without it.")
-
-    def _send_folder(self, run: Any, folder: Path) -> None:
-        import wandb
-
-        artifact = wandb.Artifact(f"best-{run.id}", type="model")
-        for path in sorted(folder.iterdir()):
-            artifact.add_file(str(path))
-        run.log_artifact(artifact)
 
     def _validation_line(self, event: Validation) -> dict[str, Any]:
         import wandb
