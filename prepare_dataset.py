@@ -4,15 +4,14 @@
     python prepare_dataset.py --DATASET flickr30k --DATASET_SOURCE flickr30k.zip
     python prepare_dataset.py --DATASET mine --IMAGE_DIR pictures --CAPTIONS_FILE captions.csv
 
-Reads a source (`sources.py`) or draws the demo (`scenes.py`); writes what `prepared.py` describes.
-All is made in `DATA_DIR/<name>.partial`, from which an interrupted call goes on, and renamed when
-it is whole. A second call finds nothing to do.
+Reads a source (`captioning.sources.origins`) or draws the demo (`captioning.scenes`); writes what
+`captioning.sources.prepared` describes. All is made in `DATA_DIR/<name>.partial`, from which an
+interrupted call goes on, and renamed when it is whole. A second call finds nothing to do.
 """
 
 import difflib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +19,10 @@ from typing import Any
 
 from captioning.sources.origins import Source, files_fingerprint, files_source, hub_source
 from captioning.sources.prepared import (
-    PREPARED_NAME,
-    PROBLEMS_NAME,
     SplitRules,
     Summary,
-    read_marker,
+    prepare_folder,
     summary_of,
-    write_marker,
     write_prepared,
 )
 from captioning.sources.records import SPLITS
@@ -122,39 +118,17 @@ PREPARERS: dict[str, Callable[[Config], Summary]] = {
 
 
 def _prepare(config: Config, make: Callable[[Path], Summary]) -> Summary:
-    """`make` the data set unless it is there.
-
-    One that is there is used as it is, unless settings name a source (IMAGE_DIR, DATASET_SOURCE,
-    a revision) and that is another one than it was made from, or its files have changed.
-    """
+    """`make` the data set unless it is there; prints what it holds."""
+    names_source = bool(config.IMAGE_DIR or config.DATASET_SOURCE or _hub_place(config)[1])
     try:
-        return _prepare_unless_done(config, make)
+        return prepare_folder(
+            config.dataset_dir, make, settings=_settings(config), names_source=names_source
+        )
     except OSError as error:
         raise UserError(
             f"{config.dataset_dir} could not be made: {error}. Mend that and give the same command "
             "again; it goes on from there."
         ) from error
-
-
-def _prepare_unless_done(config: Config, make: Callable[[Path], Summary]) -> Summary:
-    folder = config.dataset_dir
-    names_source = bool(config.IMAGE_DIR or config.DATASET_SOURCE or _hub_place(config)[1])
-    prepared = read_marker(folder)
-    settings = _settings(config)
-    if prepared and (not names_source or prepared[1]["source"] == settings["source"]):
-        print(_nothing_to_do(folder, *prepared, settings))
-        return prepared[0]
-    if (folder / PREPARED_NAME).exists():
-        reason = "was made from something else" if prepared else "is no longer whole"
-        print(f"{folder} {reason}; it stays until the new one is made.", file=sys.stderr)
-    elif folder.exists() and any(folder.iterdir()):
-        return _adopt(folder, names_source)
-    partial = folder.with_name(f"{folder.name}.partial")
-    summary = make(partial)
-    write_marker(partial, summary, settings)
-    _replace_folder(partial, folder)
-    print(_report(folder, summary, config.RANDOM_SEED))
-    return summary
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -166,31 +140,6 @@ def _settings(config: Config) -> dict[str, Any]:
         "source": [*paths, revision, files_fingerprint(*paths)],
         "splits": [config.RANDOM_SEED, *[config.HELD_OUT_FRACTION] * 2],
     }
-
-
-def _nothing_to_do(
-    folder: Path, summary: Summary, made: dict[str, Any], asked: dict[str, Any]
-) -> str:
-    text = f"{folder} is prepared, nothing to do: {summary}."
-    if summary.has_own_splits and made["splits"] != asked["splits"]:
-        seed, *shares = made["splits"]
-        text += (
-            f"\nIts splits stay as they were drawn, with RANDOM_SEED {seed} and HELD_OUT_FRACTION "
-            f"{max(shares):g}; remove {folder} to draw them anew."
-        )
-    return text
-
-
-def _adopt(folder: Path, names_source: bool) -> Summary:
-    """A folder that somebody else has put there is used, or left alone."""
-    summary = None if names_source else summary_of(folder, "as it was found")
-    if not summary or not summary.pictures:
-        raise UserError(
-            f"{folder} holds files that this command did not write; remove it, or choose another "
-            "DATASET or DATA_DIR."
-        )
-    print(f"{folder} is used as it was found: {summary}.")
-    return summary
 
 
 def _published(config: Config, place: HubPlace) -> Source:
@@ -231,34 +180,6 @@ def _write(config: Config, folder: Path, source: Source) -> Summary:
     return write_prepared(
         folder, source, rules, max_bad_fraction=config.MAX_BAD_FRACTION, workers=workers
     )
-
-
-def _replace_folder(made: Path, folder: Path) -> None:
-    """Put `made` where `folder` is, with everything on the disk before the name changes."""
-    if hasattr(os, "sync"):
-        os.sync()
-    old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(made, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _report(folder: Path, summary: Summary, seed: int) -> str:
-    lines = [f"{folder}: {summary}, from {summary.source}."]
-    if summary.has_own_splits:
-        lines.append(f"Splits were drawn here, by picture, with RANDOM_SEED {seed}.")
-    check = "Split check: no picture, compared by content, is in two splits"
-    if summary.left_out:
-        check += f"; {summary.left_out:,} that the source has in two were left out of one"
-    lines.append(f"{check}.")
-    if summary.problems:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.problems.items())
-        lines.append(f"Not used: {kinds}; see {folder / PROBLEMS_NAME}.")
-    if summary.unused:
-        lines.append(f"{summary.unused:,} picture files have no captions and were left aside.")
-    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ The way there, in its order: `origins` finds the pictures of a folder, an archiv
 the Hub and their captions, which `caption_files` reads in many shapes, by the names and types of
 `caption_fields`; `picture_pool` copies them into one folder, each checked by decoding it, and goes
 on where it was stopped; `picture_splits` says which split each belongs to, equal pictures to the
-same one; `prepared` writes the splits and the marker that says that they are whole.
+same one; `prepared` makes the folder of it all, or finds it made.
 
 `images` decodes one picture safely and upright, wherever the program needs one. `image_inputs` are
 the pictures that a command line names: files, folders, patterns and URLs.

@@ -1,4 +1,4 @@
-"""Writes a source as a prepared data set, and knows what a prepared one holds.
+"""A prepared data set on disk: made once from a source, and then found to be there.
 
 Writes the ImageFolder that `records.py` describes, `problems.tsv` (what was wrong with which
 picture) and `prepared.json` (what was made from what, with a fingerprint of the data).
@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,107 @@ class SplitRules:
     seed: int
     validation_fraction: float
     test_fraction: float
+
+
+def prepare_folder(
+    folder: Path,
+    make: Callable[[Path], Summary],
+    *,
+    settings: dict[str, Any],
+    names_source: bool,
+) -> Summary:
+    """Have the data set in `folder`, which `make` fills unless it is there; prints what it holds.
+
+    `settings` are the `source` and the `splits` of the data set, as JSON. One that is there is
+    used as it is, unless the user `names_source` and that is another one than it was made from,
+    or its files have changed.
+    """
+    prepared = read_marker(folder)
+    if prepared and (not names_source or prepared[1]["source"] == settings["source"]):
+        print(_nothing_to_do(folder, *prepared, settings))
+        return prepared[0]
+    if (folder / PREPARED_NAME).exists():
+        reason = "was made from something else" if prepared else "is no longer whole"
+        print(f"{folder} {reason}; it stays until the new one is made.", file=sys.stderr)
+    elif folder.exists() and any(folder.iterdir()):
+        return _adopt(folder, names_source)
+    partial = folder.with_name(f"{folder.name}.partial")
+    summary = make(partial)
+    # prepared.json says that the folder is whole.
+    content = {"format": FORMAT_VERSION, "settings": settings, "summary": asdict(summary)}
+    write_text(partial / PREPARED_NAME, json.dumps(content, indent=2))
+    _replace_folder(partial, folder)
+    print(_report(folder, summary, settings["splits"][0]))
+    return summary
+
+
+def read_marker(folder: Path) -> tuple[Summary, dict[str, Any]] | None:
+    """The summary and the settings in prepared.json; None where the folder is not whole."""
+    try:
+        content = json.loads((folder / PREPARED_NAME).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT_VERSION:
+            return None
+        summary = Summary(**content["summary"])
+        # The pictures and their metadata file.
+        is_whole = all(
+            len(os.listdir(folder / split)) > count for split, count in summary.pictures.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (summary, content["settings"]) if is_whole else None
+
+
+def _nothing_to_do(
+    folder: Path, summary: Summary, made: dict[str, Any], asked: dict[str, Any]
+) -> str:
+    text = f"{folder} is prepared, nothing to do: {summary}."
+    if summary.has_own_splits and made["splits"] != asked["splits"]:
+        seed, *shares = made["splits"]
+        text += (
+            f"\nIts splits stay as they were drawn, with RANDOM_SEED {seed} and HELD_OUT_FRACTION "
+            f"{max(shares):g}; remove {folder} to draw them anew."
+        )
+    return text
+
+
+def _adopt(folder: Path, names_source: bool) -> Summary:
+    """A folder that somebody else has put there is used, or left alone."""
+    summary = None if names_source else summary_of(folder, "as it was found")
+    if not summary or not summary.pictures:
+        raise UserError(
+            f"{folder} holds files that this command did not write; remove it, or choose another "
+            "DATASET or DATA_DIR."
+        )
+    print(f"{folder} is used as it was found: {summary}.")
+    return summary
+
+
+def _replace_folder(made: Path, folder: Path) -> None:
+    """Put `made` where `folder` is, with everything on the disk before the name changes."""
+    if hasattr(os, "sync"):
+        os.sync()
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(made, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _report(folder: Path, summary: Summary, seed: int) -> str:
+    lines = [f"{folder}: {summary}, from {summary.source}."]
+    if summary.has_own_splits:
+        lines.append(f"Splits were drawn here, by picture, with RANDOM_SEED {seed}.")
+    check = "Split check: no picture, compared by content, is in two splits"
+    if summary.left_out:
+        check += f"; {summary.left_out:,} that the source has in two were left out of one"
+    lines.append(f"{check}.")
+    if summary.problems:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.problems.items())
+        lines.append(f"Not used: {kinds}; see {folder / PROBLEMS_NAME}.")
+    if summary.unused:
+        lines.append(f"{summary.unused:,} picture files have no captions and were left aside.")
+    return "\n".join(lines)
 
 
 def write_prepared(
@@ -133,28 +235,6 @@ def summary_of(folder: Path, source: str, hashes: dict[str, str] | None = None) 
             lines.append([name, sha256, record.captions])
     captions = sum(len(line[2]) for line in lines)
     return Summary(dict(pictures), captions, _hash(lines), source, {})
-
-
-def write_marker(folder: Path, summary: Summary, settings: dict[str, Any]) -> None:
-    """Write prepared.json, which says that the folder is whole; `settings` are kept in it."""
-    content = {"format": FORMAT_VERSION, "settings": settings, "summary": asdict(summary)}
-    write_text(folder / PREPARED_NAME, json.dumps(content, indent=2))
-
-
-def read_marker(folder: Path) -> tuple[Summary, dict[str, Any]] | None:
-    """The summary and the settings in prepared.json; None where the folder is not whole."""
-    try:
-        content = json.loads((folder / PREPARED_NAME).read_text(encoding="utf-8"))
-        if content["format"] != FORMAT_VERSION:
-            return None
-        summary = Summary(**content["summary"])
-        # The pictures and their metadata file.
-        is_whole = all(
-            len(os.listdir(folder / split)) > count for split, count in summary.pictures.items()
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return (summary, content["settings"]) if is_whole else None
 
 
 def _problem(name: str, text: str) -> Problem | None:
