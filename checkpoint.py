@@ -13,7 +13,7 @@
     trainer_state.json        to go on training: step, order, best (`last` only)
     average.safetensors       to go on training: the weights' average, with EMA_DECAY (`last` only)
 
-How a folder is kept whole is in `checkpoint_files`. Nothing in it is pickled, nothing is executed.
+How a folder is kept whole is in `captioning.system.folders`. Nothing in it is pickled, nothing is executed.
 """
 
 import shutil

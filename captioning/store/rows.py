@@ -1,6 +1,6 @@
 """What turns row numbers of pictures into what the model reads: features, or pixels.
 
-`FeatureStore` takes rows from a file that `feature_building.py` has written, `LivePictures` decodes
+`FeatureStore` takes rows from a file that `building.py` has written, `LivePictures` decodes
 picture files when asked. Both have `rows`; neither holds more of a data set in memory the larger it
 is, unless a store is told to hold its rows on the device.
 """

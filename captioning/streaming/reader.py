@@ -2,7 +2,7 @@
 
 Worker processes (DataLoader's) read lanes and decode pictures a piece at a time; here the lanes
 take turns, a picture each. How many workers there are, and where pieces end, changes nothing.
-Where features are kept (`stream_cache.py`), the pictures of a block are encoded as they arrive, and
+Where features are kept (`cache.py`), the pictures of a block are encoded as they arrive, and
 its samples are given when all have.
 """
 
