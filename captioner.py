@@ -12,7 +12,6 @@ Pictures are paths, bytes or `PIL.Image`s. Nothing of training is imported.
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
@@ -27,27 +26,11 @@ from captioning.sources.images import load_image
 from captioning.system.runtime import Runtime
 from checkpoint import load_pipeline, read_checkpoint
 from config import Config
-from pipeline import CaptionPipeline, TextCaption, in_batches
+from pipeline import Caption, CaptionPipeline, in_batches
+
+__all__ = ["Caption", "Captioner", "Picture"]
 
 Picture = str | os.PathLike[str] | bytes | Image.Image
-
-
-@dataclass(frozen=True)
-class Caption:
-    """What the model says of a picture, and how sure it is."""
-
-    text: str
-    log_probability: float
-    """Sum of the log-probabilities of its tokens, <END> included."""
-    confidence: float
-    """Geometric mean of the probabilities of its tokens, 0 to 1."""
-    token_probabilities: tuple[tuple[str, float], ...] = field(repr=False)
-    """Each token with its probability; the last is <END> if the caption ended."""
-    ids: tuple[int, ...] = field(repr=False)
-    """Its tokens, without <START> and <END>."""
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class Captioner:
@@ -100,28 +83,13 @@ class Captioner:
         and on the picture's place among `pictures`, not on the batches.
         """
 
+        search = options or self.default_options()
+
         def caption(batch: range) -> list[list[Caption]]:
-            content = [pictures[number] for number in batch]
-            return self.caption_batch(content, options, rules=rules, picture_numbers=batch)
+            features = self.features([pictures[number] for number in batch])
+            return self.pipeline.captions(features, search, rules=rules, picture_numbers=batch)
 
         return in_batches(len(pictures), caption, batch_size=batch_size)
-
-    def caption_batch(
-        self,
-        pictures: Sequence[Picture],
-        options: SearchOptions | None = None,
-        *,
-        rules: TokenRules | None = None,
-        picture_numbers: Sequence[int] | None = None,
-    ) -> list[list[Caption]]:
-        """`captions` of one batch, whose pictures have the given numbers (0, 1, ... by default)."""
-        found = self.pipeline.captions(
-            self.features(pictures),
-            options or self.default_options(),
-            rules=rules,
-            picture_numbers=picture_numbers,
-        )
-        return [[self._caption(one) for one in many] for many in found]
 
     def features(self, pictures: Sequence[Picture]) -> Tensor:
         """(B, P, F) float32 encoder features."""
@@ -168,17 +136,3 @@ class Captioner:
         """(B, 3, H, W) uint8."""
         preprocess = self.pipeline.encoder.preprocess
         return torch.stack([preprocess(load_image(picture)) for picture in pictures])
-
-    def _caption(self, found: TextCaption) -> Caption:
-        hypothesis = found.hypothesis
-        tokenizer = self.pipeline.tokenizer
-        pieces = [tokenizer.decode([token]) for token in hypothesis.ids]
-        pieces += ["<END>"] * (len(hypothesis.token_log_probabilities) - len(pieces))
-        probabilities = torch.tensor(hypothesis.token_log_probabilities).exp().tolist()
-        return Caption(
-            found.text,
-            found.log_probability,
-            found.confidence,
-            tuple(zip(pieces, probabilities, strict=True)),
-            hypothesis.ids,
-        )

@@ -25,7 +25,7 @@ from captioning.sources.images import load_image
 from captioning.sources.records import Record, read_records
 from captioning.system.progress import Progress
 from captioning.tracking.provenance import data_fingerprint, provenance
-from pipeline import TextCaption, each_shared_batch, in_batches
+from pipeline import Caption, each_shared_batch, in_batches
 
 CHECKS = ("objects_and_colours", "place", "time", "relation")
 HEAT_SIZE = (24, 24)
@@ -57,7 +57,7 @@ class Evaluation:
 
     name: str
     records: list[Record]
-    captions: list[TextCaption]
+    captions: list[Caption]
     sheet: ScoreSheet
     truth: dict[str, float | None]
     """On drawn scenes: share of captions that are right, by what they tell, and `Pointing`; None
@@ -190,14 +190,14 @@ def describe_model(captioner: Captioner) -> dict[str, object]:
 
 def _caption(
     captioner: Captioner, records: Sequence[Record], options: SearchOptions
-) -> list[TextCaption]:
-    def caption(numbers: Sequence[int]) -> list[TextCaption]:
+) -> list[Caption]:
+    def caption(numbers: Sequence[int]) -> list[Caption]:
         features = captioner.features([records[number].image for number in numbers])
         found = captioner.pipeline.captions(features, options, picture_numbers=numbers)
         return [captions[0] for captions in found]
 
     runtime = captioner.pipeline.runtime
-    captions: list[TextCaption] = []
+    captions: list[Caption] = []
     with Progress("captions", len(records), is_shown=runtime.is_main) as progress:
         for batch in each_shared_batch(runtime, len(records), caption):
             captions += batch
@@ -211,7 +211,7 @@ def _training_captions(dataset_dir: Path) -> list[str] | None:
     return [text for record in read_records(dataset_dir / "train") for text in record.captions]
 
 
-def _check(records: Sequence[Record], captions: Sequence[TextCaption]) -> list[SceneCheck] | None:
+def _check(records: Sequence[Record], captions: Sequence[Caption]) -> list[SceneCheck] | None:
     if not all("scene" in record.extra for record in records):
         return None
     return [
@@ -234,7 +234,7 @@ def _truth(records: Sequence[Record], checks: Sequence[SceneCheck]) -> dict[str,
 
 
 def _pointing(
-    captioner: Captioner, records: Sequence[Record], captions: Sequence[TextCaption]
+    captioner: Captioner, records: Sequence[Record], captions: Sequence[Caption]
 ) -> Pointing:
     """Where right object words, thing and colour, have their peak."""
     inside, shares = 0, []
@@ -257,13 +257,13 @@ def _pointing(
 
 
 def _attention(
-    captioner: Captioner, records: Sequence[Record], captions: Sequence[TextCaption]
+    captioner: Captioner, records: Sequence[Record], captions: Sequence[Caption]
 ) -> list[list[WordAttention]]:
     """Each caption's words with their heat."""
 
     def look(batch: range) -> list[list[WordAttention]]:
         images = [load_image(records[number].image) for number in batch]
-        ids = [captions[number].hypothesis.ids for number in batch]
+        ids = [captions[number].ids for number in batch]
         weights = attend(captioner.pipeline, captioner.features(images), ids)
         return [
             word_attention(captioner.pipeline, one, heat, image.size)

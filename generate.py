@@ -92,8 +92,11 @@ def caption_all(
         images, problems = _read(inputs, numbers)
         found: Sequence[Sequence[Caption]] = []
         if images:
-            found = captioner.caption_batch(
-                list(images.values()), search, rules=rules, picture_numbers=list(images)
+            found = captioner.pipeline.captions(
+                captioner.features(list(images.values())),
+                search,
+                rules=rules,
+                picture_numbers=list(images),
             )
         results = problems | dict(zip(images, found, strict=True))
         return [results[number] for number in numbers]

@@ -14,7 +14,7 @@ from captioning.tracking.events import Sample
 from dataset import CaptionDataset
 from encoder import encode
 from optimization import caption_loss
-from pipeline import CaptionPipeline, TextCaption, in_shared_batches
+from pipeline import Caption, CaptionPipeline, in_shared_batches
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def caption_records(
     options: SearchOptions,
     *,
     check_stop: Callable[[], None] = lambda: None,
-) -> list[TextCaption]:
+) -> list[Caption]:
     """The best caption of each record; the processes share the work, each gets all results."""
 
-    def caption(numbers: Sequence[int]) -> list[TextCaption]:
+    def caption(numbers: Sequence[int]) -> list[Caption]:
         features = pipeline.features(pictures.rows(torch.tensor(numbers)))
         found = pipeline.captions(features, options, picture_numbers=numbers)
         return [captions[0] for captions in found]
