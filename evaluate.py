@@ -177,12 +177,12 @@ def _write_scores(
     protocol: Mapping[str, object],
 ) -> None:
     """Write the results of captions that came without pictures."""
-    from captioning.reports.report import GalleryItem, Report
+    from captioning.reports.report import Report
     from captioning.reports.results import caption_line, reported_scores, write_results
+    from captioning.sources.records import CaptionedPicture
 
     items = tuple(
-        GalleryItem(
-            image=None,
+        CaptionedPicture(
             caption=caption,
             references=tuple(references[picture]),
             scores=sheet.of(number),

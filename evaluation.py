@@ -18,11 +18,12 @@ from captioner import Captioner
 from captioning.decoding import SearchOptions
 from captioning.metrics.scoring import TOKENIZER, ScoreSheet, references_a_picture, score_everything
 from captioning.reports.contact_sheet import contact_sheet
-from captioning.reports.report import GalleryItem, Report, WordHeat, gallery_indexes
+from captioning.reports.gallery import gallery_indexes
+from captioning.reports.report import Report
 from captioning.reports.results import caption_line, reported_scores, write_results
 from captioning.scenes import Scene, SceneCheck, check_caption, object_words
 from captioning.sources.images import load_image
-from captioning.sources.records import Record, read_records
+from captioning.sources.records import CaptionedPicture, Record, WordHeat, read_records
 from captioning.system.progress import Progress
 from captioning.tracking.provenance import data_fingerprint, provenance
 from pipeline import Caption, each_shared_batch, in_batches
@@ -273,10 +274,10 @@ def _attention(
     return in_batches(len(records), look)
 
 
-def _items(evaluation: Evaluation) -> list[GalleryItem]:
+def _items(evaluation: Evaluation) -> list[CaptionedPicture]:
     checks: Sequence[SceneCheck | None] = evaluation.checks or [None] * len(evaluation.records)
     return [
-        GalleryItem(
+        CaptionedPicture(
             image=record.image,
             caption=caption.text,
             references=record.captions,
@@ -293,9 +294,9 @@ def _items(evaluation: Evaluation) -> list[GalleryItem]:
 def _with_attention(
     captioner: Captioner,
     evaluation: Evaluation,
-    items: Sequence[GalleryItem],
+    items: Sequence[CaptionedPicture],
     chosen: Sequence[int],
-) -> list[GalleryItem]:
+) -> list[CaptionedPicture]:
     """The items, those of the gallery with what their words looked at."""
     looked = _attention(
         captioner,
@@ -309,7 +310,9 @@ def _with_attention(
     return items
 
 
-def _report(evaluation: Evaluation, captioner: Captioner, items: Sequence[GalleryItem]) -> Report:
+def _report(
+    evaluation: Evaluation, captioner: Captioner, items: Sequence[CaptionedPicture]
+) -> Report:
     return Report(
         title=f"{captioner.config.run_name} on {evaluation.protocol['data']}",
         subtitle=f"{evaluation.name}, {evaluation.provenance['started'][:10]}",

@@ -8,9 +8,8 @@ import torch
 
 from captioning.decoding import SearchOptions
 from captioning.metrics import score_captions
-from captioning.sources.records import Record
+from captioning.sources.records import CaptionedPicture, Record
 from captioning.store.rows import PictureRows
-from captioning.tracking.events import Sample
 from dataset import CaptionDataset
 from encoder import encode
 from optimization import caption_loss
@@ -23,7 +22,7 @@ class ValidationResult:
 
     metrics: dict[str, float]
     """`validation_loss`, per token without label smoothing, and the caption metrics."""
-    samples: tuple[Sample, ...]
+    samples: tuple[CaptionedPicture, ...]
     """The pictures that were captioned, in the order of the split."""
 
 
@@ -102,7 +101,7 @@ def validate(
         pipeline.model.train()
         pipeline.encoder.train()
     samples = tuple(
-        Sample(record.image, caption.text, record.captions)
+        CaptionedPicture(record.image, caption.text, record.captions)
         for record, caption in zip(chosen, found, strict=True)
     )
     scores = score_captions(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from captioning.metrics.scoring import ScoreSheet
-from captioning.reports.contents import GalleryItem, ReportedScore
-from captioning.reports.report import Report, write_report
+from captioning.reports.report import Report, ReportedScore, write_report
+from captioning.sources.records import CaptionedPicture
 from captioning.system.files import write_json, write_text
 
 
@@ -30,7 +30,7 @@ def write_results(
     write_json(folder / "metrics.json", numbers)
 
 
-def caption_line(image: str, item: GalleryItem, **more: object) -> dict[str, Any]:
+def caption_line(image: str, item: CaptionedPicture, **more: object) -> dict[str, Any]:
     """A line of `captions.jsonl`; `more` are further entries."""
     return {
         "image": image,
