@@ -83,7 +83,7 @@ class Captioner:
         and on the picture's place among `pictures`, not on the batches.
         """
 
-        search = options or self.default_options()
+        search = options or SearchOptions.of_beams(self.config.BEAM_SIZE)
 
         def caption(batch: range) -> list[list[Caption]]:
             features = self.features([pictures[number] for number in batch])
@@ -126,11 +126,6 @@ class Captioner:
         """The picture, and beside it what each word of its caption looked at."""
         image = load_image(picture)
         return draw_strip(image, self.attention(image, caption, rollout=rollout))
-
-    def default_options(self) -> SearchOptions:
-        """Beam search with the BEAM_SIZE of training, greedy where that is 1."""
-        beam_size = self.config.BEAM_SIZE
-        return SearchOptions(method="beam" if beam_size > 1 else "greedy", beam_size=beam_size)
 
     def _pixels(self, pictures: Sequence[Picture]) -> Tensor:
         """(B, 3, H, W) uint8."""

@@ -282,9 +282,8 @@ def _check(options: EvaluateOptions) -> None:
 def _search(options: EvaluateOptions, trained_beam_size: int) -> Any:
     from captioning.decoding import SearchOptions
 
-    beam_size = options.beam_size or trained_beam_size
-    method = "greedy" if beam_size == 1 else options.method
-    return SearchOptions(method=method, beam_size=beam_size, length_penalty=options.length_penalty)
+    beam_size = 1 if options.method == "greedy" else options.beam_size or trained_beam_size
+    return SearchOptions.of_beams(beam_size, length_penalty=options.length_penalty)
 
 
 def _output_folder(output: str, name: str, label: str) -> Path:

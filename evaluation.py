@@ -26,7 +26,7 @@ from captioning.sources.images import load_image
 from captioning.sources.records import CaptionedPicture, Record, WordHeat, read_records
 from captioning.system.progress import Progress
 from captioning.tracking.provenance import data_fingerprint, provenance
-from pipeline import Caption, each_shared_batch, in_batches
+from pipeline import Caption, in_batches
 
 CHECKS = ("objects_and_colours", "place", "time", "relation")
 HEAT_SIZE = (24, 24)
@@ -94,7 +94,7 @@ def evaluate_checkpoint(
     seed: int = 0,
 ) -> Evaluation:
     """Caption a prepared split (its first `limit` pictures) and score the captions."""
-    options = options or captioner.default_options()
+    options = options or SearchOptions.of_beams(captioner.config.BEAM_SIZE)
     mend = (
         f"python prepare_dataset.py --DATASET {captioner.config.DATASET} "
         f"--DATA_DIR {dataset_dir.parent}"
@@ -133,7 +133,7 @@ def evaluate_checkpoint(
             "pictures": len(records),
             "references a picture": references_a_picture(record.captions for record in records),
             "tokenizer": TOKENIZER,
-            "decoding": describe(options),
+            "decoding": options.description,
         },
         provenance=provenance(
             vars(captioner.config),
@@ -164,17 +164,6 @@ def write_evaluation(evaluation: Evaluation, captioner: Captioner, folder: Path)
     write_results(folder, numbers=evaluation.to_json(), captions=lines, report=report)
 
 
-def describe(options: SearchOptions) -> str:
-    """A search in a few words."""
-    if options.method == "beam":
-        return f"beam search, {options.beam_size} beams, length penalty {options.length_penalty:g}"
-    if options.method == "diverse":
-        return f"diverse beam search, {options.beam_size} beams in {options.groups} groups"
-    if options.method == "sample":
-        return f"sampling, temperature {options.warp.temperature:g}, seed {options.seed}"
-    return "greedy"
-
-
 def describe_model(captioner: Captioner) -> dict[str, object]:
     """The encoder, its features of a picture (tokens x width), trained and frozen parameters."""
     encoder, model = captioner.pipeline.encoder, captioner.pipeline.model
@@ -192,15 +181,15 @@ def describe_model(captioner: Captioner) -> dict[str, object]:
 def _caption(
     captioner: Captioner, records: Sequence[Record], options: SearchOptions
 ) -> list[Caption]:
-    def caption(numbers: Sequence[int]) -> list[Caption]:
-        features = captioner.features([records[number].image for number in numbers])
-        found = captioner.pipeline.captions(features, options, picture_numbers=numbers)
-        return [captions[0] for captions in found]
-
-    runtime = captioner.pipeline.runtime
+    pipeline = captioner.pipeline
+    batches = pipeline.best_captions(
+        len(records),
+        lambda numbers: captioner.features([records[number].image for number in numbers]),
+        options,
+    )
     captions: list[Caption] = []
-    with Progress("captions", len(records), is_shown=runtime.is_main) as progress:
-        for batch in each_shared_batch(runtime, len(records), caption):
+    with Progress("captions", len(records), is_shown=pipeline.runtime.is_main) as progress:
+        for batch in batches:
             captions += batch
             progress.advance(len(batch))
     return captions

@@ -92,6 +92,25 @@ class CaptionPipeline:
             )
         return [[self._caption(one) for one in captions] for captions in found]
 
+    def best_captions(
+        self,
+        count: int,
+        features: Callable[[Sequence[int]], Tensor],
+        options: SearchOptions,
+        *,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> Iterator[list[Caption]]:
+        """The best caption of pictures 0 ... count - 1, batch by batch, as `each_shared_batch`.
+
+        `features` gives those (B, P, F) of some pictures by their numbers.
+        """
+
+        def caption(numbers: Sequence[int]) -> list[Caption]:
+            found = self.captions(features(numbers), options, picture_numbers=numbers)
+            return [captions[0] for captions in found]
+
+        return each_shared_batch(self.runtime, count, caption, check_stop=check_stop)
+
     def rules(self) -> TokenRules:
         """Captions as long as training allows, without special tokens inside."""
         return TokenRules(
@@ -179,16 +198,3 @@ def each_shared_batch(
         return runtime.gather(found)
 
     return each_batch(count, shared_work, batch_size=batch_size * runtime.world_size)
-
-
-def in_shared_batches(
-    runtime: Runtime,
-    count: int,
-    work: Callable[[Sequence[int]], list[Result]],
-    *,
-    batch_size: int = BATCH_SIZE,
-    check_stop: Callable[[], None] = lambda: None,
-) -> list[Result]:
-    """All results of `each_shared_batch`, in one list."""
-    batches = each_shared_batch(runtime, count, work, batch_size=batch_size, check_stop=check_stop)
-    return [result for batch in batches for result in batch]

@@ -210,7 +210,7 @@ class Trainer:
                 self.validation.pictures,
                 batch_size=self.config.BATCH_SIZE,
                 num_images=self.config.VALIDATION_IMAGES,
-                options=search_options(self.config.BEAM_SIZE),
+                options=SearchOptions.of_beams(self.config.BEAM_SIZE),
                 check_stop=self._stop.check,
             )
             strip = self._draw_attention()
@@ -272,8 +272,3 @@ class Trainer:
     def _trained_seconds(self) -> float:
         """How long the run has trained, validated and saved, over all its sessions."""
         return self.state.trained_seconds + time.monotonic() - self._saved_at
-
-
-def search_options(beam_size: int) -> SearchOptions:
-    """Beam search, or greedy search for one beam."""
-    return SearchOptions(method="beam" if beam_size > 1 else "greedy", beam_size=max(beam_size, 1))

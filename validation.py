@@ -13,7 +13,7 @@ from captioning.store.rows import PictureRows
 from dataset import CaptionDataset
 from encoder import encode
 from optimization import caption_loss
-from pipeline import Caption, CaptionPipeline, in_shared_batches
+from pipeline import CaptionPipeline, each_shared_batch
 
 
 @dataclass(frozen=True)
@@ -48,28 +48,11 @@ def validation_loss(
         return [(loss.item(), batch.num_tokens)]
 
     most = int(np.diff(plan.step_starts).max(initial=1))
-    parts = in_shared_batches(
+    batches = each_shared_batch(
         runtime, len(plan.pictures), sums, batch_size=most, check_stop=check_stop
     )
+    parts = [part for batch in batches for part in batch]
     return sum(loss for loss, _ in parts) / sum(tokens for _, tokens in parts)
-
-
-def caption_records(
-    pipeline: CaptionPipeline,
-    records: Sequence[Record],
-    pictures: PictureRows,
-    options: SearchOptions,
-    *,
-    check_stop: Callable[[], None] = lambda: None,
-) -> list[Caption]:
-    """The best caption of each record; the processes share the work, each gets all results."""
-
-    def caption(numbers: Sequence[int]) -> list[Caption]:
-        features = pipeline.features(pictures.rows(torch.tensor(numbers)))
-        found = pipeline.captions(features, options, picture_numbers=numbers)
-        return [captions[0] for captions in found]
-
-    return in_shared_batches(pipeline.runtime, len(records), caption, check_stop=check_stop)
 
 
 def validate(
@@ -96,7 +79,13 @@ def validate(
         chosen = records if num_images < 0 else records[:num_images]
         if not chosen:
             return ValidationResult({"validation_loss": loss}, ())
-        found = caption_records(pipeline, chosen, pictures, options, check_stop=check_stop)
+        batches = pipeline.best_captions(
+            len(chosen),
+            lambda numbers: pipeline.features(pictures.rows(torch.tensor(numbers))),
+            options,
+            check_stop=check_stop,
+        )
+        found = [caption for batch in batches for caption in batch]
     finally:
         pipeline.model.train()
         pipeline.encoder.train()
