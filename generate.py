@@ -162,16 +162,18 @@ def caption_all(
     captioner: "Captioner", inputs: Sequence["ImageInput"], options: GenerateOptions
 ) -> int:
     """Caption and print pictures batch by batch; returns how many could not be read."""
-    from captioning.sources.images import load_image
     from pipeline import each_shared_batch
 
     runtime = captioner.pipeline.runtime
     search = search_options(options, captioner.config.BEAM_SIZE)
     rules = token_rules(options, captioner)
+    newest: dict[int, Image.Image] = {}  # the pictures of the newest batch, by number
 
     def caption(numbers: Sequence[int]) -> list["Sequence[Caption] | str"]:
         """The captions of each picture, or what is wrong with it."""
         images, problems = _read(inputs, numbers)
+        newest.clear()
+        newest.update(images)
         found: Sequence[Sequence[Caption]] = []
         if images:
             found = captioner.pipeline.captions(
@@ -197,7 +199,8 @@ def caption_all(
                     _print_results(inputs, done, results, options)
                     if good and not is_drawn:
                         number, captions = next(iter(good.items()))
-                        image = load_image(inputs[number].read(), name=inputs[number].name)
+                        # Of several processes another one may have read it.
+                        image = newest.get(number) or _read(inputs, [number])[0][number]
                         _write_strip(captioner, image, captions[0], options)
                         is_drawn = True
             done += len(results)
@@ -371,10 +374,13 @@ def _keep_any_file_name() -> None:
 def _write_strip(
     captioner: "Captioner", image: "Image.Image", caption: "Caption", options: GenerateOptions
 ) -> None:
-    from attention import lacks_letters, load_font, write_strip
+    from captioning.reports.strips import lacks_letters, load_font, write_strip
 
-    words = captioner.attention(image, caption, rollout=options.rollout)
-    write_strip(image, words, options.attention, font_file=options.font)
+    strip = captioner.strip(image, caption, rollout=options.rollout, font_file=options.font)
+    try:
+        write_strip(strip, options.attention)
+    except OSError as error:
+        raise UserError(f"{options.attention} cannot be written: {error.strerror}.") from None
     print(f"What each word looked at: {options.attention}", file=sys.stderr)
     if lacks_letters(caption.text, load_font(options.font)):
         print("Its font lacks some letters; name one that has them: --font FILE", file=sys.stderr)

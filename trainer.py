@@ -13,10 +13,9 @@ from pathlib import Path
 
 import torch
 
-from attention import write_strip
 from captioner import Captioner
 from captioning.decoding import SearchOptions
-from captioning.sources.images import load_image
+from captioning.reports.strips import write_strip
 from captioning.streaming.steps import StreamSteps
 from captioning.system.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
 from captioning.system.stopping import Stopped, StopRequest
@@ -236,10 +235,9 @@ class Trainer:
         self.pipeline.model.eval()
         self.pipeline.encoder.eval()
         captioner = Captioner(self.pipeline, self.config)
-        image = load_image(self.validation.records[0].image)
         path = self.config.run_dir / "attention.png"
         try:
-            write_strip(image, captioner.attention(image), path)
+            write_strip(captioner.strip(self.validation.records[0].image), path)
         except OSError:  # a full disk, which the next save tells of
             return None
         finally:
