@@ -153,6 +153,13 @@ def test_a_log_that_cannot_be_written_is_a_sentence(
     assert equals_whole(place, go_on(place, "no log"))
 
 
+def test_a_strip_that_cannot_be_written_does_not_end_a_run(place: Path) -> None:
+    folder = place / "checkpoints" / "no strip"
+    (folder / "attention.png").mkdir(parents=True)
+    assert run(place, RUN_NAME="no strip", **SAVES) == folder
+    assert equals_whole(place, folder)
+
+
 def test_a_folder_that_cannot_be_written_to_is_a_sentence(place: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file has no folders in it")
     with pytest.raises(UserError, match=r"cannot be written to.*--OUTPUT_DIR"):
