@@ -184,10 +184,7 @@ def evaluate_checkpoint(
     use_java: bool = True,
     seed: int = 0,
 ) -> "Evaluation":
-    """Caption a prepared split (its first `limit` pictures) and score the captions.
-
-    The main process adds what the words of the report's pictures looked at.
-    """
+    """Caption a prepared split (its first `limit` pictures) and score the captions."""
     from captioning.decoding import SearchOptions
     from captioning.metrics.scoring import TOKENIZER, references_a_picture, score_everything
     from captioning.reports.results import Evaluation
@@ -306,7 +303,10 @@ def _pictures(
 def _with_words(
     captioner: "Captioner", pictures: Sequence[CaptionedPicture], captions: Sequence["Caption"]
 ) -> tuple[CaptionedPicture, ...]:
-    """The pictures, those of the report's gallery with what their words looked at."""
+    """The pictures, those of the report's gallery with what their words looked at.
+
+    Only the process that writes the report needs it.
+    """
     from captioning.reports.gallery import gallery_indexes
 
     chosen = sorted({number for group in gallery_indexes(pictures).values() for number in group})
