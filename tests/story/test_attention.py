@@ -67,11 +67,11 @@ def rigged(
         memory_dim=P,
         max_length=20,
         dropout=0.0,
-        positions="learned",
     )
     with torch.no_grad():
         for parameter in (*projection.mlp.parameters(), *decoder.parameters()):
             parameter.zero_()
+        decoder.positions.zero_()
         projection.positions.copy_(torch.eye(P))  # each patch is its own direction
         decoder.embedding.weight.copy_(torch.eye(V))  # each token too
         for block in decoder.blocks:
