@@ -7,47 +7,106 @@
     captioner.strip("photo.jpg")             # a picture of what each word looked at
 
 Pictures are paths, bytes or `PIL.Image`s. Nothing of training is imported.
+
+What each word looked at is cross-attention, as heat over the picture. The caption is fed back once.
+The heat of a token is the attention with which it was chosen, that is of the position before it,
+averaged over heads and layers; a word's is the mean over its tokens. Prefix tokens of the encoder
+(class token, registers) have no place in the picture and are left out, and the rest is not scaled
+up again: `WordAttention.on_picture` tells how much of it is left. A patch of the encoder's output
+knows of other patches, too: `roll_out` follows its attention back to the patches of the input.
+Weights are computed here only; search never asks for them.
 """
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from attention import WordAttention, attend, draw_strip, roll_out, word_attention
 from captioning.decoding import SearchOptions, TokenRules
+from captioning.reports.strips import draw_strip, tile_size
 from captioning.sharing.repository import resolve_checkpoint
 from captioning.sources.images import load_image
+from captioning.sources.records import WordHeat
 from captioning.system.runtime import Runtime
+from captioning.training.packing import Packing
+from captioning.vision.preprocessing import Region
+from captioning.vision.tower_features import FeatureShape
 from checkpoint import load_pipeline, read_checkpoint
 from config import Config
-from pipeline import CaptionPipeline, TextCaption, in_batches
+from encoder import VisionEncoder
+from pipeline import Caption, CaptionPipeline, in_batches
 
+__all__ = ["Caption", "Captioner", "Picture"]
+
+Floats = NDArray[np.float32]
 Picture = str | os.PathLike[str] | bytes | Image.Image
 
 
 @dataclass(frozen=True)
-class Caption:
-    """What the model says of a picture, and how sure it is."""
+class WordAttention:
+    """Where the model looked when it chose a word."""
 
     text: str
-    log_probability: float
-    """Sum of the log-probabilities of its tokens, <END> included."""
-    confidence: float
-    """Geometric mean of the probabilities of its tokens, 0 to 1."""
-    token_probabilities: tuple[tuple[str, float], ...] = field(repr=False)
-    """Each token with its probability; the last is <END> if the caption ended."""
-    ids: tuple[int, ...] = field(repr=False)
-    """Its tokens, without <START> and <END>."""
+    grid: Floats
+    """(rows, columns) attention on each patch that the encoder saw."""
+    region: Region
+    """Where these patches lie in the picture."""
+    image_size: tuple[int, int]
+    """Width and height of the picture."""
 
-    def __str__(self) -> str:
-        return self.text
+    @property
+    def on_picture(self) -> float:
+        """Share of the attention that went to patches rather than to prefix tokens, 0 to 1."""
+        return float(self.grid.sum())
+
+    def heat(self, size: tuple[int, int] | None = None) -> Floats:
+        """(height, width) over the whole picture, drawn at `size` (width, height; its own by
+        default), largest value 1.
+
+        Patches are blended into one another; what the encoder did not see (cropped away) is 0.
+        """
+        width, height = size or self.image_size
+        rows, columns = self.grid.shape
+        # Patches a pixel of the drawn picture, along each axis.
+        right = columns * self.image_size[0] / width / (self.region.right - self.region.left)
+        down = rows * self.image_size[1] / height / (self.region.bottom - self.region.top)
+        start_x = -self.region.left * columns / (self.region.right - self.region.left)
+        start_y = -self.region.top * rows / (self.region.bottom - self.region.top)
+        spread = Image.fromarray(self.grid.astype(np.float32)).transform(
+            (width, height),
+            Image.Transform.AFFINE,
+            (right, 0, start_x, 0, down, start_y),
+            Image.Resampling.BILINEAR,
+        )
+        heat: Floats = np.asarray(spread, np.float32).clip(min=0)
+        return heat / np.float32(max(heat.max(), 1e-12))
+
+    def peak(self) -> tuple[int, int]:
+        """(x, y) of the middle of the patch with most attention, in pixels of the picture.
+
+        Not of the largest heat: blended patches of an edge are flat up to the picture's border.
+        """
+        rows, columns = self.grid.shape
+        row, column = np.unravel_index(self.grid.argmax(), self.grid.shape)
+        region = self.region
+        x = region.left + (float(column) + 0.5) * (region.right - region.left) / columns
+        y = region.top + (float(row) + 0.5) * (region.bottom - region.top) / rows
+        width, height = self.image_size
+        return int(np.clip(x, 0, width - 1)), int(np.clip(y, 0, height - 1))
+
+    def peak_share(self) -> tuple[float, float]:
+        """The middle of the pixel `peak`, as shares of the picture's width and height."""
+        (x, y), (width, height) = self.peak(), self.image_size
+        return (x + 0.5) / width, (y + 0.5) / height
 
 
 class Captioner:
@@ -100,28 +159,13 @@ class Captioner:
         and on the picture's place among `pictures`, not on the batches.
         """
 
+        search = options or SearchOptions.of_beams(self.config.BEAM_SIZE)
+
         def caption(batch: range) -> list[list[Caption]]:
-            content = [pictures[number] for number in batch]
-            return self.caption_batch(content, options, rules=rules, picture_numbers=batch)
+            features = self.features([pictures[number] for number in batch])
+            return self.pipeline.captions(features, search, rules=rules, picture_numbers=batch)
 
         return in_batches(len(pictures), caption, batch_size=batch_size)
-
-    def caption_batch(
-        self,
-        pictures: Sequence[Picture],
-        options: SearchOptions | None = None,
-        *,
-        rules: TokenRules | None = None,
-        picture_numbers: Sequence[int] | None = None,
-    ) -> list[list[Caption]]:
-        """`captions` of one batch, whose pictures have the given numbers (0, 1, ... by default)."""
-        found = self.pipeline.captions(
-            self.features(pictures),
-            options or self.default_options(),
-            rules=rules,
-            picture_numbers=picture_numbers,
-        )
-        return [[self._caption(one) for one in many] for many in found]
 
     def features(self, pictures: Sequence[Picture]) -> Tensor:
         """(B, P, F) float32 encoder features."""
@@ -136,49 +180,179 @@ class Captioner:
         convolutional network), it says so on standard error and cross-attention stands alone.
         """
         image = load_image(picture)
-        caption = caption or self(image)
-        pixels = self._pixels([image])
-        (weights,) = attend(self.pipeline, self.pipeline.features(pixels), [caption.ids])
-        shape = self.pipeline.encoder.shape
+        (words,) = self._attention([image], [(caption or self(image)).ids], rollout=rollout)
+        return words
+
+    def attentions(
+        self, pictures: Sequence[Picture], captions: Sequence[Caption]
+    ) -> list[list[WordAttention]]:
+        """`attention` of each of several pictures with its caption, computed in batches."""
+
+        def look(batch: range) -> list[list[WordAttention]]:
+            images = [load_image(pictures[number]) for number in batch]
+            return self._attention(images, [captions[number].ids for number in batch])
+
+        return in_batches(len(pictures), look)
+
+    def strip(
+        self,
+        picture: Picture,
+        caption: Caption | None = None,
+        *,
+        rollout: bool = False,
+        font_file: str = "",
+    ) -> Image.Image:
+        """The picture, and beside it what each word of its caption looked at.
+
+        `font_file` has the letters of the words, where DejaVu lacks them.
+        """
+        image = load_image(picture)
+        words = self.attention(image, caption, rollout=rollout)
+        heats = [WordHeat(word.text, word.heat(tile_size(image.size))) for word in words]
+        return draw_strip(image, heats, font_file=font_file)
+
+    @property
+    def description(self) -> dict[str, object]:
+        """The encoder, its features of a picture (tokens x width), and parameters."""
+        encoder, model = self.pipeline.encoder, self.pipeline.model
+        trained = sum(one.numel() for one in (*model.parameters(), *encoder.trained_parameters()))
+        every = sum(one.numel() for part in (model, encoder) for one in part.parameters())
+        return {
+            "encoder": self.config.ENCODER_MODEL_NAME,
+            "feature_tokens": encoder.num_tokens,
+            "feature_width": encoder.feature_dim,
+            "parameters_trained": trained,
+            "parameters_frozen": every - trained,
+        }
+
+    def _attention(
+        self, images: Sequence[Image.Image], ids: Sequence[Sequence[int]], *, rollout: bool = False
+    ) -> list[list[WordAttention]]:
+        pixels, encoder = self._pixels(images), self.pipeline.encoder
+        weights = attend(self.pipeline, self.pipeline.features(pixels), ids)
+        shape = encoder.shape
         if rollout:
-            through = roll_out(self.pipeline.encoder, pixels.to(self.pipeline.runtime.device))
+            through = roll_out(encoder, pixels.to(self.pipeline.runtime.device))
             if through is None:
                 print(
-                    f"{self.pipeline.encoder.name} has no attention to roll out; the heat is that "
-                    "of cross-attention alone.",
+                    f"{encoder.name} has no attention to roll out; the heat is that of "
+                    "cross-attention alone.",
                     file=sys.stderr,
                 )
             else:
-                weights, shape = weights @ through[0], self.pipeline.encoder.tower_shape
-        return word_attention(self.pipeline, caption.ids, weights, image.size, shape)
-
-    def strip(
-        self, picture: Picture, caption: Caption | None = None, *, rollout: bool = False
-    ) -> Image.Image:
-        """The picture, and beside it what each word of its caption looked at."""
-        image = load_image(picture)
-        return draw_strip(image, self.attention(image, caption, rollout=rollout))
-
-    def default_options(self) -> SearchOptions:
-        """Beam search with the BEAM_SIZE of training, greedy where that is 1."""
-        beam_size = self.config.BEAM_SIZE
-        return SearchOptions(method="beam" if beam_size > 1 else "greedy", beam_size=beam_size)
+                weights = [one @ way for one, way in zip(weights, through, strict=True)]
+                shape = encoder.tower_shape
+        return [
+            word_attention(self.pipeline, one, heat, image.size, shape)
+            for one, heat, image in zip(ids, weights, images, strict=True)
+        ]
 
     def _pixels(self, pictures: Sequence[Picture]) -> Tensor:
         """(B, 3, H, W) uint8."""
         preprocess = self.pipeline.encoder.preprocess
         return torch.stack([preprocess(load_image(picture)) for picture in pictures])
 
-    def _caption(self, found: TextCaption) -> Caption:
-        hypothesis = found.hypothesis
-        tokenizer = self.pipeline.tokenizer
-        pieces = [tokenizer.decode([token]) for token in hypothesis.ids]
-        pieces += ["<END>"] * (len(hypothesis.token_log_probabilities) - len(pieces))
-        probabilities = torch.tensor(hypothesis.token_log_probabilities).exp().tolist()
-        return Caption(
-            found.text,
-            found.log_probability,
-            found.confidence,
-            tuple(zip(pieces, probabilities, strict=True)),
-            hypothesis.ids,
+
+@torch.inference_mode()
+def attend(
+    pipeline: CaptionPipeline, features: Tensor, ids: Sequence[Sequence[int]]
+) -> list[Floats]:
+    """Attention (tokens, P) on the features (B, P, F) of each picture with its caption's `ids`.
+
+    `ids` are the caption's own, without <START> and <END>; averaged over layers and heads.
+    """
+    longest = max((len(one) for one in ids), default=0)
+    if longest == 0:
+        return [np.zeros((0, features.shape[1]), np.float32) for _ in ids]
+    start, pad = pipeline.tokenizer.start_id, pipeline.tokenizer.pad_id
+    # Position i reads token i - 1 and chooses token i.
+    rows = [[start, *one[:-1]] if one else [start] for one in ids]
+    inputs = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+    positions = torch.arange(longest).repeat(len(rows))
+    device = pipeline.runtime.device
+    weights: list[Tensor] = []
+    with pipeline.runtime.autocast():
+        pipeline.model.decoder(
+            inputs.flatten().to(device),
+            positions.to(device),
+            Packing(len(rows), longest),
+            pipeline.model.read(features),
+            weights=weights,
         )
+    mean = torch.stack(weights).float().mean((0, 2)).cpu().numpy()  # (B, T, P)
+    return [mean[number, : len(one)] for number, one in enumerate(ids)]
+
+
+@torch.inference_mode()
+def roll_out(encoder: VisionEncoder, pixels: Tensor) -> Floats | None:
+    """(B, P, Q) how much of each of the tower's Q input tokens is in each of the P features, for
+    pixels (B, 3, H, W).
+
+    Attention rollout (Abnar and Zuidema, 2020, section 3): in each layer the mean over heads and
+    the residual connection count half each; layers are multiplied. Features of several layers are
+    the mean of theirs. None where the encoder has no attention over all its tokens (a
+    convolutional network, or one of windows), or where the feature is none of its tokens.
+    """
+    with _told_attentions(encoder) as told:
+        encoder(pixels)
+    B, Q = len(pixels), encoder.tower_shape.tokens
+    if not told or any(layer is None or layer.shape[::2] != (B, Q) for layer in told):
+        return None
+    rollout = torch.eye(Q, device=pixels.device).expand(B, Q, Q)
+    after = [rollout]  # no layer, the first, ...
+    for layer in told:  # (B, H, Q, Q)
+        rollout = (layer.float().mean(1) + torch.eye(Q, device=pixels.device)) / 2 @ rollout
+        after.append(rollout)
+    if encoder.feature_tokens is None:
+        return None
+    mean = torch.stack([after[place] for place in encoder.choice.places]).mean(0)
+    return mean[:, encoder.feature_tokens].cpu().numpy()
+
+
+@contextmanager
+def _told_attentions(encoder: VisionEncoder) -> Iterator[list[Any]]:
+    """A list into which the tower's next call puts the attention of its layers, if it has any."""
+    tower: Any = encoder.tower
+    told: list[Any] = []
+
+    def ask(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, {**kwargs, "output_attentions": True}
+
+    def listen(module: Any, args: Any, output: Any) -> None:
+        told.extend(getattr(output, "attentions", None) or ())
+
+    usual = getattr(tower.config, "_attn_implementation", None)
+    handles = [tower.register_forward_hook(listen)]
+    try:
+        if usual is not None:
+            # The fused kernels never hold the weights.
+            tower.set_attn_implementation("eager")
+            handles.append(tower.register_forward_pre_hook(ask, with_kwargs=True))
+        yield told
+    finally:
+        for handle in handles:
+            handle.remove()
+        if usual is not None:
+            tower.set_attn_implementation(usual)
+
+
+def word_attention(
+    pipeline: CaptionPipeline,
+    ids: Sequence[int],
+    weights: Floats,
+    image_size: tuple[int, int],
+    shape: FeatureShape | None = None,
+) -> list[WordAttention]:
+    """The words of a caption with their heat, from its `attend` weights (tokens, P).
+
+    `shape` is the layout of what is attended to (the encoder's features by default). A token that
+    is a space alone is no word.
+    """
+    shape = shape or pipeline.encoder.shape
+    region = pipeline.encoder.picture_region(image_size)
+    patches = weights[:, shape.prefix :].reshape(-1, *shape.grid)
+    return [
+        WordAttention(word.text, patches[word.start : word.stop].mean(0), region, image_size)
+        for word in pipeline.tokenizer.words(ids)
+        if word.text
+    ]

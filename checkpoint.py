@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from captioning.sharing.model_card import Example, Training, model_card
 from captioning.sharing.uploader import BestUploader
 from captioning.sources.images import load_image
+from captioning.sources.records import CaptionedPicture
 from captioning.system.errors import UserError
 from captioning.system.files import read_json, write_json
 from captioning.system.folders import (
@@ -40,7 +41,6 @@ from captioning.system.folders import (
 from captioning.system.runtime import Runtime
 from captioning.system.tensors import fill_tensors, read_tensors, save_tensors
 from captioning.tracking.energy import EnergyMeter
-from captioning.tracking.events import Sample
 from captioning.tracking.provenance import finish, write_provenance
 from captioning.training.sharding import part_like, whole
 from captioning.training.train_state import STATE, TrainState, older_name, read_state
@@ -143,10 +143,12 @@ class RunFolder:
         self._config, self._pipeline = config, pipeline
         self._optimizer, self._average = optimizer, average
         self._metrics = dict(metrics)
-        self._samples: Sequence[Sample] = ()
+        self._samples: Sequence[CaptionedPicture] = ()
         self._provenance, self._uploader, self._say = provenance, uploader, say
 
-    def note_validation(self, metrics: Mapping[str, Any], samples: Sequence[Sample]) -> None:
+    def note_validation(
+        self, metrics: Mapping[str, Any], samples: Sequence[CaptionedPicture]
+    ) -> None:
         """What checkpoints say from now on of how good they are."""
         self._metrics, self._samples = dict(metrics), samples
 
@@ -203,7 +205,7 @@ class RunFolder:
             is_missing = True
         return not self._pipeline.runtime.most(is_missing)
 
-    def _card(self, state: TrainState, examples: Mapping[str, Sample]) -> str:
+    def _card(self, state: TrainState, examples: Mapping[str, CaptionedPicture]) -> str:
         training = Training(
             provenance=self._provenance,
             step=state.step,

@@ -359,12 +359,13 @@ def _train(run: PlannedRun) -> int:
 def _evaluate(run: PlannedRun) -> None:
     """Caption and score the test split with a run's `best`."""
     from captioner import Captioner
-    from evaluation import evaluate_checkpoint, write_evaluation
+    from captioning.reports.results import write_evaluation
+    from evaluate import evaluate_checkpoint
 
     best = run.folder / "best"
     captioner = Captioner.from_pretrained(best, device=run.config.DEVICE)
     evaluation = evaluate_checkpoint(captioner, str(best), run.config.dataset_dir)
-    write_evaluation(evaluation, captioner, run.evaluation)
+    write_evaluation(evaluation, run.evaluation)
 
 
 def _explain(run: PlannedRun, code: int) -> int:

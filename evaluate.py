@@ -12,19 +12,29 @@ BLEU, ROUGE-L and CIDEr equal coco-caption's and need no Java; METEOR and SPICE 
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from captioning.sources.records import (
+    METADATA_NAME,
+    CaptionedPicture,
+    Record,
+    WordHeat,
+    read_records,
+)
 from captioning.system.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
 from captioning.system.options import parse_options
 from captioning.system.processes import ending_together, is_main_process
 
 if TYPE_CHECKING:
+    from captioner import Caption, Captioner
+    from captioning.decoding import SearchOptions
     from captioning.metrics.scoring import ScoreSheet
-    from evaluation import Evaluation
+    from captioning.reports.results import Evaluation
 
-SHOWN_CAPTIONS = 5
+HEAT_SIZE = (24, 24)
+"""Columns and rows of the heat maps that the report holds."""
 TITLE_LABELS = 3
 """A comparison of more checkpoints is called by their number."""
 OF_CHECKPOINTS = {
@@ -94,22 +104,32 @@ def score_files(options: EvaluateOptions) -> int:
     """Score captions of any model."""
     from captioning.metrics.score_files import read_candidates, read_references
     from captioning.metrics.scoring import TOKENIZER, references_a_picture, score_everything
+    from captioning.reports.results import Evaluation, print_evaluation, write_evaluation
 
     candidates = read_candidates(options.candidates)
     references = read_references(options.references)
     sheet = score_everything(candidates, references, use_java=options.java, seed=options.seed)
-    protocol = {
-        "candidates": options.candidates,
-        "references": options.references,
-        "pictures": len(candidates),
-        "references a picture": references_a_picture(references.values()),
-        "tokenizer": TOKENIZER,
-    }
-    print_scores(sheet)
-    print_protocol(protocol)
-    _warn(sheet)
+    evaluation = Evaluation(
+        title=Path(options.candidates).name,
+        subtitle=f"against {options.references}",
+        pictures=tuple(
+            CaptionedPicture(
+                caption=caption, references=tuple(references[name]), scores=sheet.of(number)
+            )
+            for number, (name, caption) in enumerate(candidates.items())
+        ),
+        sheet=sheet,
+        protocol={
+            "candidates": options.candidates,
+            "references": options.references,
+            "pictures": len(candidates),
+            "references a picture": references_a_picture(references.values()),
+            "tokenizer": TOKENIZER,
+        },
+    )
+    print_evaluation(evaluation)
     if options.output:
-        _write_scores(Path(options.output), candidates, references, sheet, protocol)
+        write_evaluation(evaluation, Path(options.output))
         print(f"\nwritten to {options.output}: metrics.json, captions.jsonl, report.html")
     return EXIT_DONE
 
@@ -117,8 +137,8 @@ def score_files(options: EvaluateOptions) -> int:
 def score_checkpoints(options: EvaluateOptions) -> int:
     """Caption a split with each checkpoint, score, and write the results."""
     from captioner import Captioner
+    from captioning.reports.results import write_evaluation
     from checkpoint import newest_best
-    from evaluation import evaluate_checkpoint, write_evaluation
 
     names = options.checkpoint or (os.fspath(newest_best(Path(options.output_dir))),)
     labels = _labels(names)
@@ -131,13 +151,12 @@ def score_checkpoints(options: EvaluateOptions) -> int:
             trust_remote_code=options.trust_remote_code,
         )
         config = captioner.config
-        data = Path(options.data_dir or config.DATA_DIR) / config.dataset_name
         evaluation = evaluate_checkpoint(
             captioner,
             name,
-            data,
+            Path(options.data_dir or config.DATA_DIR) / config.dataset_name,
             split=options.split,
-            options=_search(options, config.BEAM_SIZE),
+            search=_search(options, config.BEAM_SIZE),
             limit=options.limit,
             clip_model=options.clip_model,
             use_java=options.java,
@@ -146,82 +165,171 @@ def score_checkpoints(options: EvaluateOptions) -> int:
         folder = _output_folder(options.output, name, label if len(labels) > 1 else "")
         folders[label] = folder
         if is_main_process():
-            write_evaluation(evaluation, captioner, folder)
-            _print_evaluation(evaluation, folder)
+            write_evaluation(evaluation, folder)
+            _print(evaluation, folder)
     if len(folders) > 1 and is_main_process():
         return _compare(options, folders, labels)
     return EXIT_DONE
 
 
-def print_scores(sheet: "ScoreSheet") -> None:
-    """A line a metric, with its 95 % interval or the reason why it is missing."""
-    for metric, value in sheet.corpus.items():
-        if value is None:
-            print(f"{metric:14}{'-':>9}  {sheet.skipped[metric]}")
-            continue
-        interval = sheet.intervals.get(metric)
-        ends = f"  [{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
-        print(f"{metric:14}{value:9.4f}{ends}")
+def evaluate_checkpoint(
+    captioner: "Captioner",
+    name: str,
+    dataset_dir: Path,
+    *,
+    split: str = "test",
+    search: "SearchOptions | None" = None,
+    limit: int = 0,
+    clip_model: str = "",
+    use_java: bool = True,
+    seed: int = 0,
+) -> "Evaluation":
+    """Caption a prepared split (its first `limit` pictures) and score the captions."""
+    from captioning.decoding import SearchOptions
+    from captioning.metrics.scoring import TOKENIZER, references_a_picture, score_everything
+    from captioning.reports.results import Evaluation
+    from captioning.tracking.provenance import data_fingerprint, provenance
+
+    config, runtime = captioner.config, captioner.pipeline.runtime
+    search = search or SearchOptions.of_beams(config.BEAM_SIZE)
+    mend = f"python prepare_dataset.py --DATASET {config.DATASET} --DATA_DIR {dataset_dir.parent}"
+    records = read_records(dataset_dir / split, mend=mend)[: limit or None]
+    captions = _captions(captioner, records, search)
+    ids = [record.image.relative_to(dataset_dir / split).as_posix() for record in records]
+    sheet = runtime.on_main(
+        lambda: score_everything(
+            dict(zip(ids, (caption.text for caption in captions), strict=True)),
+            dict(zip(ids, (record.captions for record in records), strict=True)),
+            images=[record.image for record in records],
+            training_captions=_training_captions(dataset_dir),
+            clip_model=clip_model,
+            use_java=use_java,
+            device=str(runtime.device),
+            seed=seed,
+        )
+    )
+    truth, correct = _truth(captioner, records, captions)
+    pictures = _pictures(records, captions, sheet, correct)
+    record = provenance(
+        vars(config), device=runtime.description, data=data_fingerprint(dataset_dir)
+    )
+    return Evaluation(
+        title=f"{config.run_name} on {dataset_dir.name}",
+        subtitle=f"{name}, {record['started'][:10]}",
+        pictures=_with_words(captioner, pictures, captions) if runtime.is_main else pictures,
+        sheet=sheet,
+        protocol={
+            "data": dataset_dir.name,
+            "split": split,
+            "pictures": len(records),
+            "references a picture": references_a_picture(record.captions for record in records),
+            "tokenizer": TOKENIZER,
+            "decoding": search.description,
+        },
+        checkpoint=name,
+        model=captioner.description,
+        truth=truth,
+        settings=vars(config),
+        provenance=record,
+    )
 
 
-def print_protocol(protocol: Mapping[str, object]) -> None:
-    """How the numbers came about, so that they can be compared."""
-    print("\n" + "\n".join(f"{name:22}{value}" for name, value in protocol.items()))
+def _captions(
+    captioner: "Captioner", records: Sequence[Record], search: "SearchOptions"
+) -> list["Caption"]:
+    """The best caption of each record."""
+    from captioning.system.progress import Progress
+
+    pipeline = captioner.pipeline
+    batches = pipeline.best_captions(
+        len(records),
+        lambda numbers: captioner.features([records[number].image for number in numbers]),
+        search,
+    )
+    captions: list[Caption] = []
+    with Progress("captions", len(records), is_shown=pipeline.runtime.is_main) as progress:
+        for batch in batches:
+            captions += batch
+            progress.advance(len(batch))
+    return captions
 
 
-def _write_scores(
-    folder: Path,
-    candidates: Mapping[str, str],
-    references: Mapping[str, Sequence[str]],
+def _training_captions(dataset_dir: Path) -> list[str] | None:
+    if not (dataset_dir / "train" / METADATA_NAME).exists():
+        return None
+    return [text for record in read_records(dataset_dir / "train") for text in record.captions]
+
+
+def _truth(
+    captioner: "Captioner", records: Sequence[Record], captions: Sequence["Caption"]
+) -> tuple[dict[str, float | None], list[bool | None]]:
+    """On drawn scenes, whose truth is known: shares of what is right, and which captions are."""
+    if not all("scene" in record.extra for record in records):
+        return {}, [None] * len(records)
+    from captioning.scenes import Scene, check_caption
+    from captioning.scenes.truth import pointing, right_shares
+
+    scenes = [Scene.from_dict(record.extra["scene"]) for record in records]
+    checks = [check_caption(one.text, scene) for one, scene in zip(captions, scenes, strict=True)]
+    attention = captioner.attentions([record.image for record in records], captions)
+    looks = [[(word.text, *word.peak_share()) for word in words] for words in attention]
+    truth = {**right_shares(scenes, checks), **pointing(scenes, looks)}
+    return truth, [check.objects_and_colours for check in checks]
+
+
+def _pictures(
+    records: Sequence[Record],
+    captions: Sequence["Caption"],
     sheet: "ScoreSheet",
-    protocol: Mapping[str, object],
-) -> None:
-    """Write the results of captions that came without pictures."""
-    from captioning.reports.report import GalleryItem, Report
-    from captioning.reports.results import caption_line, reported_scores, write_results
-
-    items = tuple(
-        GalleryItem(
-            image=None,
-            caption=caption,
-            references=tuple(references[picture]),
+    correct: Sequence[bool | None],
+) -> tuple[CaptionedPicture, ...]:
+    """All that is known of each picture, but what its caption's words looked at."""
+    return tuple(
+        CaptionedPicture(
+            image=record.image,
+            caption=caption.text,
+            references=record.captions,
             scores=sheet.of(number),
+            confidence=caption.confidence,
+            log_probability=caption.log_probability,
+            correct=is_correct,
         )
-        for number, (picture, caption) in enumerate(candidates.items())
+        for number, (record, caption, is_correct) in enumerate(
+            zip(records, captions, correct, strict=True)
+        )
     )
-    report = Report(
-        title=Path(str(protocol["candidates"])).name,
-        subtitle=f"against {protocol['references']}",
-        scores=reported_scores(sheet),
-        items=items,
-        diversity=sheet.diversity,
-        protocol=protocol,
-    )
-    lines = [caption_line(name, item) for name, item in zip(candidates, items, strict=True)]
-    numbers = {**sheet.to_json(), "protocol": protocol}
-    write_results(folder, numbers=numbers, captions=lines, report=report)
 
 
-def _print_evaluation(evaluation: "Evaluation", folder: Path) -> None:
-    print(f"\n{evaluation.name}\n")
-    print_scores(evaluation.sheet)
-    if evaluation.truth:
-        print("\nright, as the truth of the drawn scenes tells:")
-        for name, share in evaluation.truth.items():
-            print(f"  {name.replace('_', ' '):26}{'-' if share is None else f'{share:.1%}':>7}")
-    print_protocol(evaluation.protocol)
-    _warn(evaluation.sheet)
-    print(f"\n{min(SHOWN_CAPTIONS, len(evaluation.records))} captions, and what a person wrote:")
-    step = max(len(evaluation.records) // SHOWN_CAPTIONS, 1)
-    for number in range(0, len(evaluation.records), step)[:SHOWN_CAPTIONS]:
-        record, caption = evaluation.records[number], evaluation.captions[number]
-        print(
-            f"  {record.image.name}\n    model   {caption.text}\n    person  {record.captions[0]}"
-        )
+def _with_words(
+    captioner: "Captioner", pictures: Sequence[CaptionedPicture], captions: Sequence["Caption"]
+) -> tuple[CaptionedPicture, ...]:
+    """The pictures, those of the report's gallery with what their words looked at.
+
+    Only the process that writes the report needs it.
+    """
+    from captioning.reports.gallery import gallery_indexes
+
+    chosen = sorted({number for group in gallery_indexes(pictures).values() for number in group})
+    attention = captioner.attentions(
+        [pictures[number].image for number in chosen], [captions[number] for number in chosen]
+    )
+    found = list(pictures)
+    for number, words in zip(chosen, attention, strict=True):
+        heats = tuple(WordHeat(word.text, word.heat(HEAT_SIZE)) for word in words)
+        found[number] = replace(found[number], words=heats)
+    return tuple(found)
+
+
+def _print(evaluation: "Evaluation", folder: Path) -> None:
+    from captioning.reports.results import print_captions, print_evaluation
+
+    print(f"\n{evaluation.checkpoint}\n")
+    print_evaluation(evaluation)
+    print_captions(evaluation)
     print(f"\nreport    {folder / 'report.html'}\npictures  {folder / 'captions.png'}")
     print(f"numbers   {folder / 'metrics.json'}, {folder / 'captions.jsonl'}")
-    photo = evaluation.records[0].image
-    print(f"\nNext: python generate.py --checkpoint {evaluation.name} --image {photo}")
+    photo = evaluation.pictures[0].image
+    print(f"\nNext: python generate.py --checkpoint {evaluation.checkpoint} --image {photo}")
 
 
 def _compare(
@@ -279,12 +387,11 @@ def _check(options: EvaluateOptions) -> None:
         raise UserError(*problems)
 
 
-def _search(options: EvaluateOptions, trained_beam_size: int) -> Any:
+def _search(options: EvaluateOptions, trained_beam_size: int) -> "SearchOptions":
     from captioning.decoding import SearchOptions
 
-    beam_size = options.beam_size or trained_beam_size
-    method = "greedy" if beam_size == 1 else options.method
-    return SearchOptions(method=method, beam_size=beam_size, length_penalty=options.length_penalty)
+    beam_size = 1 if options.method == "greedy" else options.beam_size or trained_beam_size
+    return SearchOptions.of_beams(beam_size, length_penalty=options.length_penalty)
 
 
 def _output_folder(output: str, name: str, label: str) -> Path:
@@ -304,11 +411,6 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
         if len(set(short.values())) == len(short):
             return labels | short
     return labels
-
-
-def _warn(sheet: "ScoreSheet") -> None:
-    if sheet.diversity.warning:
-        print(f"\nWARNING: {sheet.diversity.warning}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import io
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from captioning.system.errors import (
     EXIT_DONE,
@@ -30,16 +30,104 @@ from captioning.system.errors import (
 from captioning.system.options import parse_options
 from captioning.system.processes import ending_together, is_main_process
 from captioning.system.progress import Progress
-from generate_options import GenerateOptions, check_options, search_options, token_rules
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from captioner import Caption, Captioner
+    from captioning.decoding import SearchOptions, TokenRules
     from captioning.sources.image_inputs import ImageInput
 
 USUAL_BEAM_SIZE = 3
 """Stands for that of a model as long as none is loaded."""
+METHODS_OF = {
+    "beam_size": ("beam", "diverse"),
+    "length_penalty": ("beam", "diverse", "sample"),
+    "groups": ("diverse",),
+    "diversity_penalty": ("diverse",),
+    "temperature": ("sample",),
+    "top_k": ("sample",),
+    "top_p": ("sample",),
+    "min_p": ("sample",),
+    "seed": ("sample",),
+}
+"""The methods for which an option means something."""
+LEAST = {
+    "num_captions": 1,
+    "batch_size": 1,
+    "beam_size": 0,
+    "groups": 0,
+    "limit": 0,
+    "min_length": 0,
+    "max_length": 0,
+}
+"""The smallest value of an option."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """What to caption, and how."""
+
+    image: tuple[str, ...]
+    """Pictures: files, folders, globs, URLs; several at once."""
+    checkpoint: str = ""
+    """Checkpoint folder or Hub repository ("" = the newest `best` under output-dir)."""
+    revision: str = ""
+    """Branch, tag or commit of the Hub repository."""
+    output_dir: str = "checkpoints"
+    """Where to look for the newest `best`."""
+    method: Literal["greedy", "beam", "sample", "diverse"] = "beam"
+    """How to search."""
+    beam_size: int = 0
+    """Beams (0 = as in training, or as many as captions are asked for)."""
+    num_captions: int = 1
+    """Captions of each picture."""
+    length_penalty: float = 1.0
+    """Above 1 favours longer captions, below 1 shorter ones."""
+    groups: int = 0
+    """Groups of a diverse beam search (0 = as many as beams)."""
+    diversity_penalty: float = 0.5
+    """How strongly groups of a diverse beam search avoid each other's words."""
+    temperature: float = 1.0
+    """Sampling: below 1 plainer, above 1 wilder."""
+    top_k: int = 0
+    """Sampling: from the k most probable tokens (0 = off)."""
+    top_p: float = 1.0
+    """Sampling: from the most probable tokens that sum to p (1 = off)."""
+    min_p: float = 0.0
+    """Sampling: from tokens at least this many times as probable as the best (0 = off)."""
+    seed: int = 0
+    """Sampling: the same seed gives the same captions."""
+    min_length: int = 0
+    """Tokens of a caption at least."""
+    max_length: int = 0
+    """Tokens of a caption at most, its end counted (0 = as in training, which cannot be passed)."""
+    no_repeat_ngram: int = 0
+    """No sequence of this many tokens comes twice (0 = off)."""
+    repetition_penalty: float = 1.0
+    """Above 1 disfavours tokens that were used already."""
+    forbid: tuple[str, ...] = ()
+    """Words, or beginnings of words, that captions never contain, as typed and capitalised."""
+    force: tuple[str, ...] = ()
+    """Words, or beginnings of words, that each caption contains."""
+    attention: str = ""
+    """PNG to draw: the (first) picture, and what each word of its caption looked at."""
+    rollout: bool = False
+    """Follow attention through the encoder too, where it has any (Abnar and Zuidema, 2020)."""
+    font: str = ""
+    """Font file of the attention's words, for scripts that DejaVu lacks, such as Chinese."""
+    json: bool = False
+    """Print a JSON line a picture."""
+    limit: int = 0
+    """Caption the first so many pictures only (0 = all)."""
+    batch_size: int = 32
+    """Pictures computed together; halved where memory does not suffice."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the model."""
+    trust_remote_code: bool = False
+    """Run code that the encoder's repository brings along. Only for repositories you trust."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,12 +138,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Caption pictures with a trained model.",
     )
     check_options(options)
-    clock = Clock()
     inputs = _inputs(options)
     search_options(options, USUAL_BEAM_SIZE)  # finds what does not fit before a model is loaded
     from captioner import Captioner
 
-    clock.lap("imports")
     with ending_together():
         captioner = Captioner.from_pretrained(
             options.checkpoint or _newest(options.output_dir),
@@ -64,11 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             precision=options.precision,
             trust_remote_code=options.trust_remote_code,
         )
-        clock.lap("loading the model")
         broken = caption_all(captioner, inputs, options)
-        clock.lap("captions")
-        if options.timing and is_main_process():
-            print(clock, file=sys.stderr)
         if broken and len(inputs) > 1 and is_main_process():
             print(f"{broken} of {len(inputs)} pictures could not be captioned.", file=sys.stderr)
     if broken == len(inputs):
@@ -80,20 +162,25 @@ def caption_all(
     captioner: "Captioner", inputs: Sequence["ImageInput"], options: GenerateOptions
 ) -> int:
     """Caption and print pictures batch by batch; returns how many could not be read."""
-    from captioning.sources.images import load_image
     from pipeline import each_shared_batch
 
     runtime = captioner.pipeline.runtime
     search = search_options(options, captioner.config.BEAM_SIZE)
     rules = token_rules(options, captioner)
+    newest: dict[int, Image.Image] = {}  # the pictures of the newest batch, by number
 
     def caption(numbers: Sequence[int]) -> list["Sequence[Caption] | str"]:
         """The captions of each picture, or what is wrong with it."""
         images, problems = _read(inputs, numbers)
+        newest.clear()
+        newest.update(images)
         found: Sequence[Sequence[Caption]] = []
         if images:
-            found = captioner.caption_batch(
-                list(images.values()), search, rules=rules, picture_numbers=list(images)
+            found = captioner.pipeline.captions(
+                captioner.features(list(images.values())),
+                search,
+                rules=rules,
+                picture_numbers=list(images),
             )
         results = problems | dict(zip(images, found, strict=True))
         return [results[number] for number in numbers]
@@ -112,7 +199,8 @@ def caption_all(
                     _print_results(inputs, done, results, options)
                     if good and not is_drawn:
                         number, captions = next(iter(good.items()))
-                        image = load_image(inputs[number].read(), name=inputs[number].name)
+                        # Of several processes another one may have read it.
+                        image = newest.get(number) or _read(inputs, [number])[0][number]
                         _write_strip(captioner, image, captions[0], options)
                         is_drawn = True
             done += len(results)
@@ -121,19 +209,95 @@ def caption_all(
     return broken
 
 
-class Clock:
-    """Where the time goes, from the start of the process."""
+def check_options(options: GenerateOptions) -> None:
+    """Raise `UserError` with all that can be told without a model."""
+    problems = []
+    for field in fields(options):
+        flag, value = f"--{field.name.replace('_', '-')}", getattr(options, field.name)
+        if field.name in LEAST and value < LEAST[field.name]:
+            problems.append(f"{flag} is {value}; it must be at least {LEAST[field.name]}.")
+        methods = METHODS_OF.get(field.name, (options.method,))
+        if value != field.default and options.method not in methods:
+            problems.append(
+                f"{flag} means nothing to --method {options.method}; leave it out, or add "
+                f"--method {methods[0]}."
+            )
+    if options.font and not Path(options.font).is_file():
+        problems.append(f"--font is {options.font!r}; it must name a .ttf or .otf file.")
+    if options.attention and Path(options.attention).suffix.lower() != ".png":
+        problems.append(f"--attention is {options.attention!r}; it must name a .png file.")
+    for name in ("rollout", "font"):
+        if getattr(options, name) and not options.attention:
+            problems.append(f"--{name} draws nothing by itself; add --attention FILE.png")
+    words = {"forbid": options.forbid, "force": options.force}
+    problems += [
+        f"--{flag} is {word!r}; it must be a word, without spaces around it."
+        for flag, many in words.items()
+        for word in many
+        if not word or word != word.strip()
+    ]
+    both = sorted(set(options.forbid) & set(options.force))
+    problems += [f"{word!r} is both forced and forbidden; choose one." for word in both]
+    if problems:
+        raise UserError(*problems)
 
-    def __init__(self) -> None:
-        self._laps = [("start", time.perf_counter())]
 
-    def lap(self, name: str) -> None:
-        """A part is done."""
-        self._laps.append((name, time.perf_counter()))
+def search_options(options: GenerateOptions, trained_beam_size: int) -> "SearchOptions":
+    """How to search, with what the checkpoint was trained with where the options are silent."""
+    from captioning.decoding import SearchOptions, Warp
 
-    def __str__(self) -> str:
-        spans = zip(self._laps, self._laps[1:], strict=False)
-        return ", ".join(f"{name} {end - start:.2f} s" for (_, start), (name, end) in spans)
+    groups = options.groups or 1
+    wide_enough = max(trained_beam_size, options.num_captions)
+    beam_size = options.beam_size or -(-wide_enough // groups) * groups
+    return SearchOptions(
+        method=options.method,
+        num_captions=options.num_captions,
+        beam_size=beam_size,
+        length_penalty=options.length_penalty,
+        groups=options.groups or beam_size,
+        diversity_penalty=options.diversity_penalty,
+        warp=Warp(
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+        ),
+        seed=options.seed,
+    )
+
+
+def token_rules(options: GenerateOptions, captioner: "Captioner") -> "TokenRules":
+    """What captions may hold.
+
+    A forbidden word is meant at the start of a caption and after a space, a forced one after a
+    space; both in the tokens that the vocabulary spells it with.
+    """
+    tokenizer = captioner.pipeline.tokenizer
+    usual = captioner.pipeline.rules()
+    if max(options.max_length, options.min_length + 1) > usual.max_length:
+        raise UserError(
+            f"this model writes {usual.max_length} tokens at most, its end counted; lower "
+            "--max-length and --min-length."
+        )
+
+    def ids(word: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(word)[1:-1])
+
+    forms = {
+        ids(start + form)
+        for word in options.forbid
+        for form in (word, word[:1].upper() + word[1:])
+        for start in ("", " ")
+    }
+    return replace(
+        usual,
+        max_length=options.max_length or usual.max_length,
+        min_length=options.min_length,
+        no_repeat_ngram=options.no_repeat_ngram,
+        repetition_penalty=options.repetition_penalty,
+        forbidden_words=tuple(sorted(forms)),
+        forced_words=tuple(dict.fromkeys(ids(f" {word}") for word in options.force)),
+    )
 
 
 def _inputs(options: GenerateOptions) -> list["ImageInput"]:
@@ -210,10 +374,13 @@ def _keep_any_file_name() -> None:
 def _write_strip(
     captioner: "Captioner", image: "Image.Image", caption: "Caption", options: GenerateOptions
 ) -> None:
-    from attention import lacks_letters, load_font, write_strip
+    from captioning.reports.strips import lacks_letters, load_font, write_strip
 
-    words = captioner.attention(image, caption, rollout=options.rollout)
-    write_strip(image, words, options.attention, font_file=options.font)
+    strip = captioner.strip(image, caption, rollout=options.rollout, font_file=options.font)
+    try:
+        write_strip(strip, options.attention)
+    except OSError as error:
+        raise UserError(f"{options.attention} cannot be written: {error.strerror}.") from None
     print(f"What each word looked at: {options.attention}", file=sys.stderr)
     if lacks_letters(caption.text, load_font(options.font)):
         print("Its font lacks some letters; name one that has them: --font FILE", file=sys.stderr)

@@ -6,7 +6,7 @@ the same caption wherever it is captioned.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -27,21 +27,21 @@ BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
-class TextCaption:
-    """A caption as text, and how sure the model is of it."""
+class Caption:
+    """What the model says of a picture, and how sure it is."""
 
     text: str
-    hypothesis: Hypothesis
+    log_probability: float
+    """Sum of the log-probabilities of its tokens, <END> included."""
+    confidence: float
+    """Geometric mean of the probabilities of its tokens, 0 to 1."""
+    token_probabilities: tuple[tuple[str, float], ...] = field(repr=False)
+    """Each token with its probability; the last is <END> if the caption ended."""
+    ids: tuple[int, ...] = field(repr=False)
+    """Its tokens, without <START> and <END>."""
 
-    @property
-    def log_probability(self) -> float:
-        """Sum of the log-probabilities of its tokens, <END> included."""
-        return self.hypothesis.log_probability
-
-    @property
-    def confidence(self) -> float:
-        """Geometric mean of the probabilities of its tokens, 0 to 1."""
-        return self.hypothesis.confidence
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class CaptionPipeline:
         *,
         rules: TokenRules | None = None,
         picture_numbers: Sequence[int] | None = None,
-    ) -> list[list[TextCaption]]:
+    ) -> list[list[Caption]]:
         """Captions of (B, P, F) features, best first. The model must be in evaluation mode."""
         with self.runtime.autocast():
             found = search(
@@ -90,7 +90,26 @@ class CaptionPipeline:
                 picture_numbers=picture_numbers,
                 device=self.runtime.device,
             )
-        return [[self._text(hypothesis) for hypothesis in captions] for captions in found]
+        return [[self._caption(one) for one in captions] for captions in found]
+
+    def best_captions(
+        self,
+        count: int,
+        features: Callable[[Sequence[int]], Tensor],
+        options: SearchOptions,
+        *,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> Iterator[list[Caption]]:
+        """The best caption of pictures 0 ... count - 1, batch by batch, as `each_shared_batch`.
+
+        `features` gives those (B, P, F) of some pictures by their numbers.
+        """
+
+        def caption(numbers: Sequence[int]) -> list[Caption]:
+            found = self.captions(features(numbers), options, picture_numbers=numbers)
+            return [captions[0] for captions in found]
+
+        return each_shared_batch(self.runtime, count, caption, check_stop=check_stop)
 
     def rules(self) -> TokenRules:
         """Captions as long as training allows, without special tokens inside."""
@@ -105,8 +124,17 @@ class CaptionPipeline:
             ),
         )
 
-    def _text(self, hypothesis: Hypothesis) -> TextCaption:
-        return TextCaption(self.tokenizer.decode(hypothesis.ids).strip(), hypothesis)
+    def _caption(self, found: Hypothesis) -> Caption:
+        pieces = [self.tokenizer.decode([token]) for token in found.ids]
+        pieces += ["<END>"] * (len(found.token_log_probabilities) - len(pieces))
+        probabilities = torch.tensor(found.token_log_probabilities).exp().tolist()
+        return Caption(
+            self.tokenizer.decode(found.ids).strip(),
+            found.log_probability,
+            found.confidence,
+            tuple(zip(pieces, probabilities, strict=True)),
+            found.ids,
+        )
 
 
 def in_batches(
@@ -170,16 +198,3 @@ def each_shared_batch(
         return runtime.gather(found)
 
     return each_batch(count, shared_work, batch_size=batch_size * runtime.world_size)
-
-
-def in_shared_batches(
-    runtime: Runtime,
-    count: int,
-    work: Callable[[Sequence[int]], list[Result]],
-    *,
-    batch_size: int = BATCH_SIZE,
-    check_stop: Callable[[], None] = lambda: None,
-) -> list[Result]:
-    """All results of `each_shared_batch`, in one list."""
-    batches = each_shared_batch(runtime, count, work, batch_size=batch_size, check_stop=check_stop)
-    return [result for batch in batches for result in batch]

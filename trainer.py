@@ -13,10 +13,9 @@ from pathlib import Path
 
 import torch
 
-from attention import write_strip
 from captioner import Captioner
 from captioning.decoding import SearchOptions
-from captioning.sources.images import load_image
+from captioning.reports.strips import write_strip
 from captioning.streaming.steps import StreamSteps
 from captioning.system.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
 from captioning.system.stopping import Stopped, StopRequest
@@ -210,7 +209,7 @@ class Trainer:
                 self.validation.pictures,
                 batch_size=self.config.BATCH_SIZE,
                 num_images=self.config.VALIDATION_IMAGES,
-                options=search_options(self.config.BEAM_SIZE),
+                options=SearchOptions.of_beams(self.config.BEAM_SIZE),
                 check_stop=self._stop.check,
             )
             strip = self._draw_attention()
@@ -236,10 +235,9 @@ class Trainer:
         self.pipeline.model.eval()
         self.pipeline.encoder.eval()
         captioner = Captioner(self.pipeline, self.config)
-        image = load_image(self.validation.records[0].image)
         path = self.config.run_dir / "attention.png"
         try:
-            write_strip(image, captioner.attention(image), path)
+            write_strip(captioner.strip(self.validation.records[0].image), path)
         except OSError:  # a full disk, which the next save tells of
             return None
         finally:
@@ -272,8 +270,3 @@ class Trainer:
     def _trained_seconds(self) -> float:
         """How long the run has trained, validated and saved, over all its sessions."""
         return self.state.trained_seconds + time.monotonic() - self._saved_at
-
-
-def search_options(beam_size: int) -> SearchOptions:
-    """Beam search, or greedy search for one beam."""
-    return SearchOptions(method="beam" if beam_size > 1 else "greedy", beam_size=max(beam_size, 1))

@@ -8,13 +8,12 @@ import torch
 
 from captioning.decoding import SearchOptions
 from captioning.metrics import score_captions
-from captioning.sources.records import Record
+from captioning.sources.records import CaptionedPicture, Record
 from captioning.store.rows import PictureRows
-from captioning.tracking.events import Sample
 from dataset import CaptionDataset
 from encoder import encode
 from optimization import caption_loss
-from pipeline import CaptionPipeline, TextCaption, in_shared_batches
+from pipeline import CaptionPipeline, each_shared_batch
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class ValidationResult:
 
     metrics: dict[str, float]
     """`validation_loss`, per token without label smoothing, and the caption metrics."""
-    samples: tuple[Sample, ...]
+    samples: tuple[CaptionedPicture, ...]
     """The pictures that were captioned, in the order of the split."""
 
 
@@ -49,28 +48,11 @@ def validation_loss(
         return [(loss.item(), batch.num_tokens)]
 
     most = int(np.diff(plan.step_starts).max(initial=1))
-    parts = in_shared_batches(
+    batches = each_shared_batch(
         runtime, len(plan.pictures), sums, batch_size=most, check_stop=check_stop
     )
+    parts = [part for batch in batches for part in batch]
     return sum(loss for loss, _ in parts) / sum(tokens for _, tokens in parts)
-
-
-def caption_records(
-    pipeline: CaptionPipeline,
-    records: Sequence[Record],
-    pictures: PictureRows,
-    options: SearchOptions,
-    *,
-    check_stop: Callable[[], None] = lambda: None,
-) -> list[TextCaption]:
-    """The best caption of each record; the processes share the work, each gets all results."""
-
-    def caption(numbers: Sequence[int]) -> list[TextCaption]:
-        features = pipeline.features(pictures.rows(torch.tensor(numbers)))
-        found = pipeline.captions(features, options, picture_numbers=numbers)
-        return [captions[0] for captions in found]
-
-    return in_shared_batches(pipeline.runtime, len(records), caption, check_stop=check_stop)
 
 
 def validate(
@@ -97,12 +79,18 @@ def validate(
         chosen = records if num_images < 0 else records[:num_images]
         if not chosen:
             return ValidationResult({"validation_loss": loss}, ())
-        found = caption_records(pipeline, chosen, pictures, options, check_stop=check_stop)
+        batches = pipeline.best_captions(
+            len(chosen),
+            lambda numbers: pipeline.features(pictures.rows(torch.tensor(numbers))),
+            options,
+            check_stop=check_stop,
+        )
+        found = [caption for batch in batches for caption in batch]
     finally:
         pipeline.model.train()
         pipeline.encoder.train()
     samples = tuple(
-        Sample(record.image, caption.text, record.captions)
+        CaptionedPicture(record.image, caption.text, record.captions)
         for record, caption in zip(chosen, found, strict=True)
     )
     scores = score_captions(

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from torch import Tensor, nn
 
+from captioning.decoding import SearchOptions
 from captioning.sources.images import load_image
 from captioning.sources.records import Record, read_records
 from captioning.store.views import TrainingPictures
@@ -40,7 +41,6 @@ from model import CaptionModel, DecoderBlock
 from optimization import Gradients, Schedule, build_optimizer, set_learning_rate, train_step
 from pipeline import CaptionPipeline
 from tokenizer import train_tokenizer
-from trainer import search_options
 from validation import validate
 
 SMALL = {
@@ -275,7 +275,7 @@ class Bench:
             self.rows["validation"],
             batch_size=256,
             num_images=-1,
-            options=search_options(beam_size),
+            options=SearchOptions.of_beams(beam_size),
         ).metrics
         texts = [text for one in records for text in one.captions]
         tokens = sum(len(ids) - 1 for ids in pipeline.tokenizer.encode_all(texts))

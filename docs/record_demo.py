@@ -17,8 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from captioning.reports.contact_sheet import contact_sheet  # noqa: E402
-from captioning.reports.contents import GalleryItem  # noqa: E402
-from captioning.sources.records import read_records  # noqa: E402
+from captioning.sources.records import CaptionedPicture, read_records  # noqa: E402
 
 COPIED = ("CIDEr", "BLEU-4", "ROUGE-L", "num_images", "truth")
 PLACES = ("sea", "meadow", "beach", "snow")
@@ -51,7 +50,7 @@ def main(run: Path, data: Path) -> None:
         ]
         chosen += of_place[:2]
     sheet = [
-        GalleryItem(
+        CaptionedPicture(
             image=Path(item["image"]),
             caption=item["caption"],
             references=tuple(item["references"]),

@@ -21,8 +21,8 @@ from config import Config  # noqa: E402
 
 ORDER = {
     "What is trained": ("config prepare_dataset tokenizer encoder features dataset model"),
-    "How": "optimization pipeline attention checkpoint captioner validation trainer train",
-    "What comes of it": "generate_options generate evaluation evaluate compare hub",
+    "How": "optimization pipeline checkpoint captioner validation trainer train",
+    "What comes of it": "generate evaluate compare hub",
 }
 """The modules in reading order: each imports only those above it. Names under a heading."""
 

@@ -23,11 +23,12 @@ from captioning.comparison.comparing import (
     PairDifference,
 )
 from captioning.comparison.findings import caveats, duration_text, findings, p_text, percent
-from captioning.comparison.runs import Caption, RunResult
+from captioning.comparison.runs import RunResult
 from captioning.comparison.tables import bytes_text, comparison_json, interval_text, markdown
 from captioning.reports.charts import IntervalRow, Series, interval_chart, line_chart
 from captioning.reports.gallery import embedded_picture
 from captioning.reports.report import page_environment
+from captioning.sources.records import CaptionedPicture
 from captioning.system.files import write_json, write_text
 from captioning.tracking.console import count_text
 from captioning.tracking.curves import Point, smoothed
@@ -45,7 +46,7 @@ class Said:
 
     model: str
     colour: int
-    caption: Caption
+    picture: CaptionedPicture
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Card:
     @property
     def sort_keys(self) -> dict[str, float]:
         """What the page can sort by."""
-        mean = fmean(one.caption.cider for one in self.said)
+        mean = fmean(one.picture.scores[RANKED_BY] for one in self.said)
         return {"spread": self.spread, RANKED_BY: mean}
 
 
@@ -138,7 +139,7 @@ def render_comparison(comparison: Comparison, *, title: str, subtitle: str = "")
 
 def picture_groups(comparison: Comparison) -> dict[str, list[int]]:
     """Places of the pictures to show: those on which the models are furthest apart, and others."""
-    ciders = [[one.cider for one in run.captions] for run in _first_runs(comparison)]
+    ciders = [[one.scores[RANKED_BY] for one in run.captions] for run in _first_runs(comparison)]
     spreads = [max(of_picture) - min(of_picture) for of_picture in zip(*ciders, strict=True)]
     by_spread = sorted(range(len(spreads)), key=lambda i: (-spreads[i], i))
     rest = by_spread[PICTURES_PER_GROUP:]
@@ -158,8 +159,8 @@ def _cards(comparison: Comparison, colours: Mapping[str, int]) -> list[Card]:
                 Said(run.model, colours[run.model], run.captions[place])
                 for run in _first_runs(comparison)
             )
-            ciders = [one.caption.cider for one in said]
-            shown = said[0].caption
+            ciders = [one.picture.scores[RANKED_BY] for one in said]
+            shown = said[0].picture
             picture = embedded_picture(shown.image)
             spread = max(ciders) - min(ciders)
             cards.append(Card(picture, said, shown.references, (group,), spread))

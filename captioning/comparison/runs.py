@@ -17,6 +17,7 @@ import numpy as np
 
 from captioning.metrics import Scores, score_captions
 from captioning.metrics.ngrams import FloatArray
+from captioning.sources.records import CaptionedPicture
 from captioning.system.errors import UserError
 
 MEASURED_BY_EVERYONE = ("CIDEr", "BLEU-4", "BLEU-3", "BLEU-2", "BLEU-1", "ROUGE-L")
@@ -24,18 +25,6 @@ MEANS = ("CLIPScore", "RefCLIPScore", "SPICE")
 """Further scores whose corpus value is the mean over the pictures."""
 FEATURE_BYTES = 2
 """Bytes of a number in the feature cache (float16)."""
-
-
-@dataclass(frozen=True)
-class Caption:
-    """What a run says of a picture."""
-
-    image: Path
-    text: str
-    references: tuple[str, ...]
-    cider: float
-    correct: bool | None
-    """Whether it tells the truth, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +71,7 @@ class RunResult:
     """Further corpus scores, which no bootstrap knows (METEOR)."""
     truth: dict[str, float]
     """On drawn scenes: share of captions that are right, by what they tell."""
-    captions: tuple[Caption, ...]
+    captions: tuple[CaptionedPicture, ...]
     """In the order of `scores.ids`."""
     cost: Cost
     protocol: dict[str, object]
@@ -128,12 +117,12 @@ def read_run(
         )
         means = _means(numbers, lines)
         captions = tuple(
-            Caption(
-                Path(line["image"]),
-                line["caption"],
-                tuple(line["references"]),
-                float(cider),
-                line.get("correct"),
+            CaptionedPicture(
+                image=Path(line["image"]),
+                caption=line["caption"],
+                references=tuple(line["references"]),
+                scores={"CIDEr": float(cider)},
+                correct=line.get("correct"),
             )
             for line, cider in zip(lines, scores.per_image["CIDEr"], strict=True)
         )

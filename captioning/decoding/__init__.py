@@ -6,6 +6,14 @@ gives `Hypothesis` objects, best first.
     rules = TokenRules(start_id=1, end_id=2, max_length=30, forbidden_ids=(0, 1))
     captions = search(state, batch_size=32, rules=rules, options=SearchOptions(method="beam"))
 
+Open this file first: `search` chooses the way, and greedy search and sampling stand below it whole.
+Then `options` (how to search), `hypotheses` (what a search works on: the state, open captions as
+tensors, found captions), `token_rules` (what a caption may say) and, the longest, `beam_search`.
+
+A model takes part by two methods, `step` and `reorder` of `NextToken`: `model.DecoderState` has
+them, and so has the toy table against which the tests try every caption there is. The room knows
+`captioning.system` alone; ids become words in `pipeline.CaptionPipeline`.
+
 B pictures in the batch, W rows (open captions) of a picture, T tokens at most, V vocabulary.
 """
 

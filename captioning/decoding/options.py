@@ -104,3 +104,20 @@ class SearchOptions:
         problems = [problem for problem, holds in checks.items() if not holds]
         if problems:
             raise UserError(*problems)
+
+    @classmethod
+    def of_beams(cls, beam_size: int, *, length_penalty: float = 1.0) -> "SearchOptions":
+        """Beam search with so many beams; greedy search for one."""
+        method: Literal["beam", "greedy"] = "beam" if beam_size > 1 else "greedy"
+        return cls(method=method, beam_size=beam_size, length_penalty=length_penalty)
+
+    @property
+    def description(self) -> str:
+        """The search in a few words."""
+        if self.method == "beam":
+            return f"beam search, {self.beam_size} beams, length penalty {self.length_penalty:g}"
+        if self.method == "diverse":
+            return f"diverse beam search, {self.beam_size} beams in {self.groups} groups"
+        if self.method == "sample":
+            return f"sampling, temperature {self.warp.temperature:g}, seed {self.seed}"
+        return "greedy"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from captioning.reports.contents import GalleryItem
 from captioning.sources.images import load_image
+from captioning.sources.records import CaptionedPicture
 from captioning.system.files import atomic_write
 
 PAPER, INK, MAT = "#ffffff", "#1b1d22", "#ecece7"
@@ -24,7 +24,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def contact_sheet(
-    items: Sequence[GalleryItem],
+    items: Sequence[CaptionedPicture],
     path: str | os.PathLike[str],
     *,
     columns: int = 4,
@@ -74,14 +74,14 @@ def wrapped(text: str, font: Font, width: float) -> list[str]:
     return [*lines, line] if line else lines
 
 
-def _cell(item: GalleryItem, width: int, font: Font, font_size: int) -> Image.Image:
+def _cell(item: CaptionedPicture, width: int, font: Font, font_size: int) -> Image.Image:
     """One picture over its caption."""
     picture_height, line_height = width * 3 // 4, round(font_size * 1.35)
     text = item.caption + (" (wrong)" if item.correct is False else "")
     lines = wrapped(text, font, width)
     text_top = picture_height + MARK_PIXELS + font_size // 2
     cell = Image.new("RGB", (width, text_top + line_height * len(lines)), PAPER)
-    if item.image:
+    if item.has_image:
         picture = load_image(item.image)
         cell.paste(ImageOps.pad(picture, (width, picture_height), color=MAT), (0, 0))
     pen = ImageDraw.Draw(cell)

@@ -5,6 +5,7 @@ Reads picture files; writes nothing. Everything comes back as text that fits int
 
 import base64
 import io
+import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,8 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
-from captioning.reports.contents import GalleryItem, WordHeat
 from captioning.sources.images import load_image
+from captioning.sources.records import CaptionedPicture, WordHeat
 
 GROUPS = ("best", "worst", "random")
 PICTURES_PER_GROUP = 24
@@ -29,14 +30,14 @@ SEED = 0
 
 
 def gallery_indexes(
-    items: Sequence[GalleryItem], *, per_group: int = PICTURES_PER_GROUP
+    items: Sequence[CaptionedPicture], *, per_group: int = PICTURES_PER_GROUP
 ) -> Mapping[str, tuple[int, ...]]:
     """The places in `items` of each group's pictures; the same for the same scores.
 
     Best and worst (by CIDEr, at most a third of the pictures each, never the same one) come from
     the pictures that have a score, best and worst first; random ones come from all.
     """
-    scored = [(item.score(RANKED_BY), index) for index, item in enumerate(items)]
+    scored = [(finite(item.scores.get(RANKED_BY)), index) for index, item in enumerate(items)]
     ranked = [i for _, i in sorted((-score, i) for score, i in scored if score is not None)]
     extreme = min(per_group, max(1, len(ranked) // 3))
     drawn = random.Random(SEED).sample(range(len(items)), min(per_group, len(items)))
@@ -67,3 +68,15 @@ def embedded_heat(word: WordHeat) -> str:
     peak = float(heat.max()) or 1.0
     cells = np.round(heat / peak * 255).astype(np.uint8)
     return f"{heat.shape[1]}:{base64.b64encode(cells.tobytes()).decode('ascii')}"
+
+
+def finite(value: object) -> float | None:
+    """`value` as a float; None for what is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def finite_values(values: Sequence[float | None]) -> list[float]:
+    """The finite numbers among `values`, in their order."""
+    return [number for value in values if (number := finite(value)) is not None]

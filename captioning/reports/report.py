@@ -9,7 +9,7 @@ script) and its content policy forbids it the network. `evaluate.py` writes it b
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,17 @@ from markupsafe import Markup
 from captioning.metrics.intervals import Diversity
 from captioning.reports.calibration import calibration_error, confidence_bins
 from captioning.reports.charts import Series, calibration_chart, histogram, line_chart
-from captioning.reports.contents import (
-    GalleryItem,
-    Report,
-    ReportedScore,
-    WordHeat,
+from captioning.reports.gallery import (
+    GROUPS,
+    embedded_heat,
+    embedded_picture,
     finite,
     finite_values,
+    gallery_indexes,
 )
-from captioning.reports.gallery import GROUPS, embedded_heat, embedded_picture, gallery_indexes
+from captioning.sources.records import CaptionedPicture
 from captioning.system.files import write_text
 from captioning.tracking.curves import Point, smoothed
-
-__all__ = [
-    "GalleryItem",
-    "Report",
-    "ReportedScore",
-    "WordHeat",
-    "gallery_indexes",
-    "render_report",
-    "write_report",
-]
 
 TEMPLATES_DIR = Path(__file__).parent / "templates"
 CURVE_METRICS = {"CIDEr": 1, "BLEU-4": 3, "ROUGE-L": 4, "METEOR": 5, "SPICE": 2}
@@ -50,11 +40,53 @@ REPEATED_SHOWN = 6
 """Most frequent captions that are listed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportedScore:
+    """A corpus score, or the reason why it was not computed."""
+
+    name: str
+    value: float | None
+    low: float | None = None
+    """Lower end of the 95 % interval."""
+    high: float | None = None
+    """Upper end of the 95 % interval."""
+    skipped: str = ""
+    """Why `value` is None, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that one report shows; a part that is empty is left out of the page."""
+
+    title: str
+    """What was evaluated, e.g. "CLIP ViT-B/32 on Flickr30k"."""
+    subtitle: str = ""
+    """Where it lies and when it was evaluated."""
+    scores: tuple[ReportedScore, ...] = ()
+    """In the order in which they are shown; the first two are shown large."""
+    items: tuple[CaptionedPicture, ...] = ()
+    """Every evaluated picture: all count in the distributions, some stand in the gallery."""
+    curves: tuple[Mapping[str, Any], ...] = ()
+    """The lines of the run's `metrics.jsonl`."""
+    warnings: tuple[str, ...] = ()
+    """What the reader must know before the numbers; the warning of `diversity` is added."""
+    diversity: Diversity | None = None
+    """How varied the captions are."""
+    measures: Mapping[str, object] = field(default_factory=dict)
+    """Further numbers by label, shown beside those of `diversity`."""
+    protocol: Mapping[str, object] = field(default_factory=dict)
+    """Label to value: split, pictures, references a picture, tokenizer, decoding."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """The settings of the run."""
+    provenance: Mapping[str, object] = field(default_factory=dict)
+    """Git commit, package versions, data fingerprint, hardware."""
+
+
 @dataclass(frozen=True)
 class Card:
     """One picture of the gallery, ready for the page."""
 
-    item: GalleryItem
+    item: CaptionedPicture
     groups: tuple[str, ...]
     picture: tuple[str, int, int] | None
     """Its address, width and height."""
@@ -64,11 +96,11 @@ class Card:
     @property
     def sort_keys(self) -> dict[str, float | None]:
         """What the page can sort by."""
-        scores = {name: self.item.score(name) for name in SORT_SCORES}
+        scores = {name: finite(self.item.scores.get(name)) for name in SORT_SCORES}
         return {
             **scores,
             "confidence": finite(self.item.confidence),
-            "length": self.item.length_words,
+            "length": len(self.item.caption.split()),
         }
 
 
@@ -152,7 +184,7 @@ def _diversity_measures(diversity: Diversity | None) -> dict[str, object]:
     return measures
 
 
-def _cards(items: Sequence[GalleryItem]) -> list[Card]:
+def _cards(items: Sequence[CaptionedPicture]) -> list[Card]:
     chosen = gallery_indexes(items)
     groups: dict[int, list[str]] = {}
     for group in GROUPS:
@@ -161,9 +193,9 @@ def _cards(items: Sequence[GalleryItem]) -> list[Card]:
     return [_card(items[index], tuple(names)) for index, names in groups.items()]
 
 
-def _card(item: GalleryItem, groups: tuple[str, ...]) -> Card:
-    picture = embedded_picture(item.image) if item.image else None
-    words = item.words if picture and item.words else ()
+def _card(item: CaptionedPicture, groups: tuple[str, ...]) -> Card:
+    picture = embedded_picture(item.image) if item.has_image else None
+    words = item.words if picture else ()
     return Card(item, groups, picture, tuple((word.text, embedded_heat(word)) for word in words))
 
 
@@ -196,10 +228,10 @@ def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
     return [(step, value) for step, value in pairs if step is not None and value is not None]
 
 
-def _distribution_charts(items: Sequence[GalleryItem]) -> list[Markup]:
+def _distribution_charts(items: Sequence[CaptionedPicture]) -> list[Markup]:
     if not items:
         return []
-    lengths = [item.length_words for item in items]
+    lengths = [len(item.caption.split()) for item in items]
     reference_lengths = [len(text.split()) for item in items for text in item.references]
     charts = [
         histogram(
@@ -214,7 +246,7 @@ def _distribution_charts(items: Sequence[GalleryItem]) -> list[Markup]:
     return charts
 
 
-def _calibration(items: Sequence[GalleryItem]) -> dict[str, Any] | None:
+def _calibration(items: Sequence[CaptionedPicture]) -> dict[str, Any] | None:
     """The chart of confidence against share right, with what is said beside it."""
     checked = [
         (confidence, item.correct)
@@ -234,5 +266,5 @@ def _calibration(items: Sequence[GalleryItem]) -> dict[str, Any] | None:
     }
 
 
-def _has_score(items: Sequence[GalleryItem], name: str) -> bool:
-    return any(item.score(name) is not None for item in items)
+def _has_score(items: Sequence[CaptionedPicture], name: str) -> bool:
+    return any(finite(item.scores.get(name)) is not None for item in items)

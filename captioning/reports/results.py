@@ -1,47 +1,148 @@
-"""What an evaluation leaves in its folder: `metrics.json`, `captions.jsonl` and `report.html`.
+"""What comes of an evaluation: what is printed, and the files that it leaves in its folder.
+
+    write_evaluation(evaluation, folder)     metrics.json, captions.jsonl, report.html, captions.png
 
 Each file is written whole or not at all; the numbers come last, so that a folder which has them is
 whole.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from captioning.metrics.scoring import ScoreSheet
-from captioning.reports.contents import GalleryItem, ReportedScore
-from captioning.reports.report import Report, write_report
+from captioning.reports.contact_sheet import contact_sheet
+from captioning.reports.report import Report, ReportedScore, write_report
+from captioning.sources.records import CaptionedPicture
 from captioning.system.files import write_json, write_text
 
+SHEET_PICTURES = 12
+SHOWN_CAPTIONS = 5
 
-def write_results(
-    folder: Path,
-    *,
-    numbers: Mapping[str, Any],
-    captions: Iterable[Mapping[str, Any]],
-    report: Report,
-) -> None:
-    """Write all three into `folder`, which is made where it is missing."""
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Captions with their scores: of a checkpoint on a split, or of any model."""
+
+    title: str
+    subtitle: str
+    pictures: tuple[CaptionedPicture, ...]
+    """In the order of `sheet.base.ids`."""
+    sheet: ScoreSheet
+    protocol: Mapping[str, object]
+    checkpoint: str = ""
+    """Its folder or repository; the following are of it, and empty where there is none."""
+    model: Mapping[str, object] = field(default_factory=dict)
+    """The encoder, its features of a picture, and parameters."""
+    truth: Mapping[str, float | None] = field(default_factory=dict)
+    """On drawn scenes: share of captions that are right, by what they tell, and of words that
+    looked at their object; None where there was nothing to count. Else empty."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `metrics.json` holds."""
+        of_checkpoint = {"checkpoint": self.checkpoint, "model": self.model}
+        return {
+            **self.sheet.to_json(),
+            **({"truth": self.truth} if self.truth else {}),
+            **(of_checkpoint if self.checkpoint else {}),
+            "protocol": self.protocol,
+            **({"provenance": self.provenance} if self.provenance else {}),
+        }
+
+    def report(self) -> Report:
+        """What `report.html` shows."""
+        return Report(
+            title=self.title,
+            subtitle=self.subtitle,
+            scores=_reported_scores(self.sheet),
+            items=self.pictures,
+            curves=tuple(_curves(Path(self.checkpoint))) if self.checkpoint else (),
+            diversity=self.sheet.diversity,
+            measures={
+                name.replace("_", " "): None if value is None else f"{value:.1%}"
+                for name, value in self.truth.items()
+            },
+            protocol=self.protocol,
+            settings=self.settings,
+            provenance=self.provenance,
+        )
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write numbers, captions and report into `folder`, and a contact sheet where pictures are."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in captions)
-    write_text(folder / "captions.jsonl", lines)
-    write_report(folder / "report.html", report)
-    write_json(folder / "metrics.json", numbers)
+    pictures = evaluation.pictures
+    if evaluation.checkpoint:
+        spread = np.linspace(0, len(pictures) - 1, min(SHEET_PICTURES, len(pictures))).astype(int)
+        contact_sheet([pictures[number] for number in spread], folder / "captions.png")
+    lines = [
+        json.dumps(_line(name, picture), ensure_ascii=False) + "\n"
+        for name, picture in zip(evaluation.sheet.base.ids, pictures, strict=True)
+    ]
+    write_text(folder / "captions.jsonl", "".join(lines))
+    write_report(folder / "report.html", evaluation.report())
+    write_json(folder / "metrics.json", evaluation.to_json())
 
 
-def caption_line(image: str, item: GalleryItem, **more: object) -> dict[str, Any]:
-    """A line of `captions.jsonl`; `more` are further entries."""
+def print_evaluation(evaluation: Evaluation) -> None:
+    """A line a metric, what is right, and how the numbers came about, so that they can be compared.
+
+    What the reader must know before the numbers goes to standard error.
+    """
+    _print_scores(evaluation.sheet)
+    if evaluation.truth:
+        print("\nright, as the truth of the drawn scenes tells:")
+        for name, share in evaluation.truth.items():
+            print(f"  {name.replace('_', ' '):26}{'-' if share is None else f'{share:.1%}':>7}")
+    print("\n" + "\n".join(f"{name:22}{value}" for name, value in evaluation.protocol.items()))
+    if evaluation.sheet.diversity.warning:
+        print(f"\nWARNING: {evaluation.sheet.diversity.warning}", file=sys.stderr)
+
+
+def print_captions(evaluation: Evaluation) -> None:
+    """A few captions beside what a person wrote."""
+    pictures = evaluation.pictures
+    print(f"\n{min(SHOWN_CAPTIONS, len(pictures))} captions, and what a person wrote:")
+    step = max(len(pictures) // SHOWN_CAPTIONS, 1)
+    for one in pictures[::step][:SHOWN_CAPTIONS]:
+        print(f"  {one.image.name}\n    model   {one.caption}\n    person  {one.references[0]}")
+
+
+def _print_scores(sheet: ScoreSheet) -> None:
+    """A line a metric, with its 95 % interval or the reason why it is missing."""
+    for metric, value in sheet.corpus.items():
+        if value is None:
+            print(f"{metric:14}{'-':>9}  {sheet.skipped[metric]}")
+            continue
+        interval = sheet.intervals.get(metric)
+        ends = f"  [{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
+        print(f"{metric:14}{value:9.4f}{ends}")
+
+
+def _line(name: str, picture: CaptionedPicture) -> dict[str, Any]:
+    """A line of `captions.jsonl`; `name` stands for a picture that has no file."""
+    known = {
+        "confidence": picture.confidence,
+        "log_probability": picture.log_probability,
+        "correct": picture.correct,
+    }
     return {
-        "image": image,
-        "caption": item.caption,
-        "references": list(item.references),
-        "scores": dict(item.scores),
-        **more,
+        "image": str(picture.image) if picture.has_image else name,
+        "caption": picture.caption,
+        "references": list(picture.references),
+        "scores": dict(picture.scores),
+        **{key: value for key, value in known.items() if value is not None},
     }
 
 
-def reported_scores(sheet: ScoreSheet) -> tuple[ReportedScore, ...]:
+def _reported_scores(sheet: ScoreSheet) -> tuple[ReportedScore, ...]:
     """The scores as the report shows them, the two that matter most first."""
     first = ("CIDEr", "BLEU-4")
     reported = []
@@ -51,3 +152,11 @@ def reported_scores(sheet: ScoreSheet) -> tuple[ReportedScore, ...]:
         skipped = sheet.skipped.get(name, "")
         reported.append(ReportedScore(name=name, value=value, low=low, high=high, skipped=skipped))
     return tuple(reported)
+
+
+def _curves(checkpoint: Path) -> list[dict[str, Any]]:
+    """The log of the run that a checkpoint's folder lies in, if it does."""
+    path = checkpoint.parent / "metrics.jsonl"
+    if not (checkpoint.is_dir() and path.is_file()):
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

@@ -3,6 +3,14 @@
 Reads nothing; writes an ImageFolder as `records.py` describes, with the truth of each picture
 under `scene` in its metadata line. `python prepare_dataset.py --DATASET demo` runs it. What others
 need of the scenes can be imported from here.
+
+Open `plan` first: what is in a scene is decided there, before anything is drawn or said. This file
+draws a plan, back to front: `skies` and `backdrops` the place and its time of day, `sprites` the
+things, with the strokes of `pen`. `captions` says the plan in five ways and judges what a model
+says of it; `truth` sums that up over a split, and tells whether words looked at their things.
+
+The room knows `sources.records`, and nothing of models: an evaluation that meets
+records with a `scene` hands it captions and places as plain values.
 """
 
 import hashlib

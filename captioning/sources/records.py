@@ -10,10 +10,13 @@ more, such as the truth of a drawn scene, which is kept in `Record.extra`.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from captioning.system.errors import UserError
 from captioning.system.files import atomic_write
@@ -32,6 +35,42 @@ class Record:
     """At least one caption, as it was written."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further columns of the metadata line."""
+
+
+@dataclass(frozen=True)
+class WordHeat:
+    """One word of a caption and where in the picture the model looked while writing it."""
+
+    text: str
+    heat: NDArray[np.floating[Any]]
+    """(rows, columns) attention >= 0, laid over the whole upright picture; any small size."""
+
+
+@dataclass(frozen=True)
+class CaptionedPicture:
+    """A picture, what a model says of it and what people wrote."""
+
+    image: Path = Path()
+    """The picture's file; `Path()` where captions were scored without pictures."""
+    caption: str = ""
+    """What the model says."""
+    references: tuple[str, ...] = ()
+    """What people wrote."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """The caption's own scores, by the names of the metrics."""
+    confidence: float | None = None
+    """Geometric mean of its token probabilities, 0 to 1."""
+    log_probability: float | None = None
+    """Sum of the log-probabilities of its tokens."""
+    correct: bool | None = None
+    """Whether it tells the truth, where that can be checked (drawn scenes)."""
+    words: tuple[WordHeat, ...] = ()
+    """Its words with what each looked at, where the picture is shown with them."""
+
+    @property
+    def has_image(self) -> bool:
+        """Whether there is a file of the picture."""
+        return self.image != Path()
 
 
 def read_records(split_dir: str | os.PathLike[str], *, mend: str = "") -> list[Record]:

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from captioning.sources.records import CaptionedPicture
 from captioning.system.progress import Progress
-from captioning.tracking.events import Outcome, RunFacts, Sample, Validation, Values
+from captioning.tracking.events import Outcome, RunFacts, Validation, Values
 
 if TYPE_CHECKING:
     from config import Config
@@ -180,7 +181,7 @@ class Console:
         for label, text in rows:
             self._print_folded(f"  {label:<10}  ", text)
 
-    def _print_samples(self, samples: Sequence[Sample]) -> None:
+    def _print_samples(self, samples: Sequence[CaptionedPicture]) -> None:
         names = [sample.image.stem[:PICTURE_NAME_COLUMNS] for sample in samples]
         width = max(map(len, names), default=0)
         for name, sample in zip(names, samples, strict=True):

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from captioning.sources.records import CaptionedPicture
+
 Values = Mapping[str, float]
 """Measured numbers by name, e.g. `{"loss": 2.31, "learning_rate": 4.2e-4}`."""
 
@@ -28,15 +30,6 @@ class RunFacts:
     epochs: int
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A validation picture, what the model says of it and what people said."""
-
-    image: Path
-    caption: str
-    references: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Validation:
     """The outcome of one validation."""
@@ -45,7 +38,7 @@ class Validation:
     epoch: int
     values: Values
     """`validation_loss` and whatever caption metrics were computed."""
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[CaptionedPicture, ...] = ()
     """A few pictures, the same each time."""
     caption_lengths: tuple[int, ...] = ()
     """Words of each caption that the model gave."""

@@ -21,10 +21,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captioning.sources.records import CaptionedPicture
 from captioning.system.files import write_text
 from captioning.tracking.console import Console
 from captioning.tracking.curves import draw_curves
-from captioning.tracking.events import Outcome, RunFacts, Sample, Validation, Values
+from captioning.tracking.events import Outcome, RunFacts, Validation, Values
 from captioning.tracking.wandb_log import WandbLog, setup_wandb
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class RunLog:
         step: int,
         epoch: int,
         values: Values,
-        samples: Sequence[Sample] = (),
+        samples: Sequence[CaptionedPicture] = (),
         *,
         attention_strip: Path | None = None,
         is_best: bool = False,

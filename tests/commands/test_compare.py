@@ -13,10 +13,11 @@ import pytest
 
 import captioner
 import compare
-import evaluation
+import evaluate
 from captioning.comparison import comparing as comparison
 from captioning.comparison import page as comparison_report
 from captioning.comparison import runs as comparison_runs
+from captioning.reports import results
 from captioning.system.errors import EXIT_TERMINATED, EXIT_USER_ERROR, UserError
 from compare import Plan, PlannedRun
 from config import dump_config
@@ -246,8 +247,8 @@ def test_best_is_evaluated_and_a_part_is_no_whole(
     plan = compare.plan_of(words(place, tmp_path))
     read, plans = [], []
     monkeypatch.setattr(captioner.Captioner, "from_pretrained", lambda path, **_: read.append(path))
-    monkeypatch.setattr(evaluation, "evaluate_checkpoint", lambda *_: None)
-    monkeypatch.setattr(evaluation, "write_evaluation", lambda *_: None)
+    monkeypatch.setattr(evaluate, "evaluate_checkpoint", lambda *_: None)
+    monkeypatch.setattr(results, "write_evaluation", lambda *_: None)
     compare._evaluate(plan.runs[0])
     assert read == [plan.folder / "clip-seed1" / "best"]
     monkeypatch.setattr(comparison_runs, "read_run", lambda *_, **__: None)

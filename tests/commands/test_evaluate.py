@@ -9,7 +9,6 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import numpy as np
 import pytest
 import transformers as hf
 from PIL import Image
@@ -19,15 +18,11 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import evaluate
-import evaluation
-from attention import WordAttention
 from captioner import Captioner
-from captioning.scenes.plan import Scene, SceneObject
 from captioning.sources.records import Record, read_records, write_records
 from captioning.system.errors import UserError
-from captioning.vision.preprocessing import Region
 from encoder import VisionEncoder
-from evaluation import Pointing, evaluate_checkpoint
+from evaluate import evaluate_checkpoint
 from tests.helpers.small_runs import lines_of, run, write_data, write_encoder
 from tests.helpers.webdriver import open_browser
 
@@ -203,37 +198,6 @@ def test_pictures_of_one_name_in_two_folders_are_two(best: Path, tmp_path: Path)
     found = evaluate_checkpoint(captioner, str(best), tmp_path / "small", use_java=False)
     assert list(found.sheet.base.ids) == ["one/same.png", "two/same.png"]
     assert found.truth == {}
-
-
-def test_object_words_are_right_where_their_heat_peaks_in_the_object_s_box(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    size = (80, 40)
-
-    def look(text: str, row: int, column: int) -> WordAttention:
-        grid = np.zeros((4, 4), np.float32)
-        grid[row, column] = 1
-        return WordAttention(text, grid, Region(0, 0, *size), size)
-
-    things = (
-        SceneObject("balloon", "red", (0.0, 0.0, 0.25, 0.5)),
-        SceneObject("cat", "blue", (0.5, 0.5, 1.0, 1.0)),
-    )
-    scene = Scene("meadow", "day", things, "left of", 0).to_dict()
-    captions = [
-        [look("a", 3, 3), look("red", 3, 3), look("balloon", 1, 0)],  # inside
-        [look("the", 0, 0), look("blue", 3, 3), look("cat.", 0, 3)],  # above it
-        [look("a", 0, 0), look("red", 0, 0), look("balloon", 0, 3)],  # beside it
-        [look("a", 0, 0), look("green", 0, 0), look("balloon", 0, 0)],  # there is no such thing
-    ]
-    monkeypatch.setattr(evaluation, "_attention", lambda *_: captions)
-    records = [Record(Path("a.png"), ("x",), {"scene": scene})] * 4
-    assert evaluation._pointing(None, records, []) == Pointing(3, 1, 0.125 + 0.25 + 0.125)
-
-
-def test_shares_of_nothing_are_none() -> None:
-    assert set(Pointing(0, 0, 0.0).to_json().values()) == {None}
-    assert list(Pointing(4, 3, 0.4).to_json().values()) == [0.75, 0.1]
 
 
 def write(path: Path, content: object) -> str:

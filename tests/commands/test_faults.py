@@ -29,7 +29,7 @@ from torch.utils.data import get_worker_info
 
 import checkpoint
 import generate
-import pipeline as captioning
+import pipeline
 import train
 import trainer
 import validation
@@ -151,6 +151,13 @@ def test_a_log_that_cannot_be_written_is_a_sentence(
         train.main(arguments(place, RUN_NAME="no log", **SAVES))
     monkeypatch.undo()
     assert equals_whole(place, go_on(place, "no log"))
+
+
+def test_a_strip_that_cannot_be_written_does_not_end_a_run(place: Path) -> None:
+    folder = place / "checkpoints" / "no strip"
+    (folder / "attention.png").mkdir(parents=True)
+    assert run(place, RUN_NAME="no strip", **SAVES) == folder
+    assert equals_whole(place, folder)
 
 
 def test_a_folder_that_cannot_be_written_to_is_a_sentence(place: Path, tmp_path: Path) -> None:
@@ -444,11 +451,11 @@ def test_captioning_without_memory_goes_on_in_smaller_batches(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     work = without_memory(list, 5, len)
-    assert captioning.in_batches(50, work, batch_size=32) == list(range(50))
+    assert pipeline.in_batches(50, work, batch_size=32) == list(range(50))
     said = capsys.readouterr().err.splitlines()
     assert said == [f"Out of memory; going on with {n} pictures at a time." for n in (16, 8, 4)]
     with pytest.raises(UserError, match="with a single picture"):
-        captioning.in_batches(3, without_memory(list, 0, len))
+        pipeline.in_batches(3, without_memory(list, 0, len))
 
 
 def test_validation_without_memory_goes_on_in_smaller_batches(
@@ -457,9 +464,9 @@ def test_validation_without_memory_goes_on_in_smaller_batches(
     loss = without_memory(
         validation.caption_loss, 2, lambda model, features, batch, **more: len(batch.pictures)
     )
-    search = without_memory(captioning.search, 1, lambda state, batch_size, **more: batch_size)
+    search = without_memory(pipeline.search, 1, lambda state, batch_size, **more: batch_size)
     monkeypatch.setattr(validation, "caption_loss", loss)
-    monkeypatch.setattr(captioning, "search", search)
+    monkeypatch.setattr(pipeline, "search", search)
     folder = run(place, RUN_NAME="little memory", **SAVES)
     said = capsys.readouterr().err
     assert "Out of memory; going on with 2 pictures at a time." in said
@@ -570,7 +577,7 @@ def signals_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         (trainer, "train_step", 8),  # the last of an epoch
         (trainer, "validate", 1),
         (validation, "caption_loss", 1),
-        (captioning, "search", 2),
+        (pipeline, "search", 2),
         (checkpoint, "write_json", 3),
         (Trainer, "_log_step", 4),
     ],
@@ -601,7 +608,7 @@ def test_a_signal_ends_a_validation_at_once(
     place: Path, signals_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signals_at(validation, "caption_loss", 1, signal.SIGTERM)
-    monkeypatch.setattr(validation, "caption_records", None)  # is not reached
+    monkeypatch.setattr(pipeline.CaptionPipeline, "best_captions", None)  # is not reached
     changes = {"RUN_NAME": "validation", **SAVES}
     assert train.main(arguments(place, **changes)) == EXIT_TERMINATED
     state = checkpoint.read_checkpoint(place / "checkpoints" / "validation" / "last").state

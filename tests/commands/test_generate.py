@@ -239,6 +239,23 @@ def test_attention_is_drawn_of_the_first_picture_that_can_be_read(
         assert picture.width > 400
 
 
+def test_a_picture_whose_attention_is_drawn_is_read_once(
+    command, pictures, tmp_path, monkeypatch
+) -> None:
+    content, fetched = Path(pictures[0]).read_bytes(), []
+    monkeypatch.setattr(image_inputs, "fetch", lambda url: fetched.append(url) or content)
+    url, strip = "http://example.org/a.jpg", tmp_path / "words.png"
+    assert command("--image", url, "--attention", str(strip))[0] == 0
+    assert fetched == [url]
+    assert strip.exists()
+
+
+def test_a_strip_that_cannot_be_written_is_the_user_s_to_mend(command, pictures, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        command("--image", pictures[0], "--attention", str(tmp_path / "file" / "words.png"))
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -63,8 +63,8 @@ def test_a_run_is_read_with_its_scores_and_its_log(tmp_path: Path) -> None:
     run = read_run(tmp_path, model="CLIP", seed=3, run_dir=tmp_path / "run")
     assert (run.model, run.seed, run.checkpoint) == ("CLIP", 3, "run/best")
     assert run.scores.ids == (str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg"))
-    assert [one.text for one in run.captions] == ["a dog runs", "a cat on a mat"]
-    assert [one.cider for one in run.captions] == run.scores.per_image["CIDEr"].tolist()
+    assert [one.caption for one in run.captions] == ["a dog runs", "a cat on a mat"]
+    assert [one.scores["CIDEr"] for one in run.captions] == run.scores.per_image["CIDEr"].tolist()
     assert run.captions[0].correct is True
     assert run.means["CLIPScore"].tolist() == [0.5, 0.7]
     assert (run.others, run.truth) == ({"METEOR": 0.25}, {"time": 0.5})

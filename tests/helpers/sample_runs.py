@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from captioning.comparison.comparing import Comparison, compare_runs
-from captioning.comparison.runs import Caption, Cost, CurvePoint, RunResult
+from captioning.comparison.runs import Cost, CurvePoint, RunResult
 from captioning.metrics import score_captions
+from captioning.sources.records import CaptionedPicture
 from config import Config, result_settings
 
 THINGS = ("dog", "cat", "boat", "kite", "house", "tree", "man", "car")
@@ -44,7 +45,9 @@ def sample_run(
         {key: references(number) for number, key in enumerate(ids)},
     )
     captions = tuple(
-        Caption(image, text, references(number), float(cider), bool(is_right))
+        CaptionedPicture(
+            image, text, references(number), {"CIDEr": float(cider)}, correct=bool(is_right)
+        )
         for number, (text, cider, is_right) in enumerate(
             zip(texts, scores.per_image["CIDEr"], right, strict=True)
         )

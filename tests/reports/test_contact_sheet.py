@@ -15,7 +15,7 @@ from captioning.reports.contact_sheet import (
     contact_sheet,
     wrapped,
 )
-from captioning.reports.contents import GalleryItem
+from captioning.sources.records import CaptionedPicture
 from captioning.system.errors import UserError
 
 FONT = ImageFont.load_default(size=14)
@@ -32,7 +32,7 @@ def rgb(colour: str) -> tuple[int, ...]:
 
 def test_rows_and_columns(tmp_path: Path) -> None:
     image = picture(tmp_path / "a.png")
-    items = [GalleryItem(image=image, caption="a dog")] * 5
+    items = [CaptionedPicture(image=image, caption="a dog")] * 5
     contact_sheet(items, tmp_path / "new" / "sheet.png", columns=3, cell_width=100, font_size=10)
     with Image.open(tmp_path / "new" / "sheet.png") as sheet:
         assert sheet.width == 10 + 3 * 110
@@ -47,7 +47,7 @@ def test_wrong_captions_are_marked(tmp_path: Path) -> None:
     image = picture(tmp_path / "a.png")
     bars, inks = {}, {}
     for correct in (True, False, None):
-        item = GalleryItem(image=image, caption="a dog", correct=correct)
+        item = CaptionedPicture(image=image, caption="a dog", correct=correct)
         contact_sheet([item], tmp_path / "sheet.png", cell_width=400, font_size=20)
         with Image.open(tmp_path / "sheet.png") as sheet:
             bars[correct] = sheet.getpixel((220, 20 + 300 + MARK_PIXELS // 2))
@@ -63,7 +63,7 @@ def test_a_tall_picture_is_shown_whole(tmp_path: Path) -> None:
     tall.paste("red", (0, 0, 100, 40))
     tall.paste("blue", (0, 360, 100, 400))
     tall.save(tmp_path / "tall.png")
-    item = GalleryItem(image=tmp_path / "tall.png", caption="")
+    item = CaptionedPicture(image=tmp_path / "tall.png", caption="")
     contact_sheet([item], tmp_path / "sheet.png", cell_width=400, font_size=10)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.getpixel((210, 15)) == (255, 0, 0)
@@ -79,7 +79,9 @@ def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int) -> None:
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.png is missing"):
-        contact_sheet([GalleryItem(image=tmp_path / "gone.png", caption="")], tmp_path / "s.png")
+        contact_sheet(
+            [CaptionedPicture(image=tmp_path / "gone.png", caption="")], tmp_path / "s.png"
+        )
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet([], tmp_path / "s.png")
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioning.reports.contents import GalleryItem, WordHeat
 from captioning.reports.gallery import (
     HEAT_SIDE,
     LONG_SIDE_PIXELS,
@@ -17,10 +16,11 @@ from captioning.reports.gallery import (
     embedded_picture,
     gallery_indexes,
 )
+from captioning.sources.records import CaptionedPicture, WordHeat
 
 
-def scored(*scores: float | None) -> list[GalleryItem]:
-    return [GalleryItem(image=None, caption="", scores={"CIDEr": score}) for score in scores]
+def scored(*scores: float | None) -> list[CaptionedPicture]:
+    return [CaptionedPicture(scores={} if one is None else {"CIDEr": one}) for one in scores]
 
 
 def cells(encoded: str) -> np.ndarray:

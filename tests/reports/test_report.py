@@ -13,13 +13,12 @@ from PIL import Image
 
 from captioning.metrics.intervals import describe_captions
 from captioning.reports.report import (
-    GalleryItem,
     Report,
     ReportedScore,
-    WordHeat,
     render_report,
     write_report,
 )
+from captioning.sources.records import CaptionedPicture, WordHeat
 from captioning.system.errors import UserError
 from tests.helpers.webdriver import Browser, open_browser
 
@@ -44,7 +43,7 @@ def corner_heat(row: int, column: int) -> np.ndarray:
 
 
 def full_report(picture: Path) -> Report:
-    item = GalleryItem(
+    item = CaptionedPicture(
         image=picture,
         caption="a red dog",
         references=("a dog runs", "one brown dog on grass"),
@@ -57,7 +56,7 @@ def full_report(picture: Path) -> Report:
             WordHeat("dog", np.zeros((4, 6))),
         ),
     )
-    plain = replace(item, words=None)
+    plain = replace(item, words=())
     items = (
         item,
         replace(
@@ -71,7 +70,7 @@ def full_report(picture: Path) -> Report:
         replace(plain, caption=ARABIC, scores={"CIDEr": 0.1, "BLEU-4": None}, confidence=None),
         replace(plain, caption=EMOJI, scores={"CIDEr": 0.4}, confidence=0.3, correct=None),
         replace(plain, caption=LONG_WORD, references=(), scores={"CIDEr": 0.0}),
-        replace(plain, caption="", scores={}, image=None),
+        replace(plain, caption="", scores={}, image=Path()),
     )
     training = [{"step": step, "loss": 4 / step, "learning_rate": 1e-4} for step in range(1, 90)]
     validation = {"step": 50, "validation_loss": 1.0, "CIDEr": 0.5, "BLEU-4": math.nan}
@@ -138,7 +137,7 @@ def test_calibration_counts_what_was_checked_and_has_a_confidence(picture: Path)
     assert "<dt>Share right</dt><dd>75.0 %</dd>" in page
     assert "<dt>Mean confidence</dt><dd>0.725</dd>" in page
     assert "3 captions of confidence 0.80: 100% right" in page
-    unchecked = GalleryItem(image=None, caption="a dog", confidence=0.5)
+    unchecked = CaptionedPicture(caption="a dog", confidence=0.5)
     assert "Captions checked" not in render_report(Report(title="t", items=(unchecked,)))
 
 
@@ -150,8 +149,8 @@ def test_an_empty_report_is_a_page() -> None:
 
 
 def test_numbers_that_are_none_are_a_dash(picture: Path) -> None:
-    item = GalleryItem(
-        image=None, caption="a dog", scores={"CIDEr": None, "BLEU-4": math.inf}, confidence=math.nan
+    item = CaptionedPicture(
+        caption="a dog", scores={"CIDEr": math.nan, "BLEU-4": math.inf}, confidence=math.nan
     )
     curves = ({"step": 1, "loss": math.nan}, {"epoch": 1}, {"step": None, "loss": 1.0})
     page = render_report(Report(title="t", items=(item,), curves=curves))
@@ -163,7 +162,8 @@ def test_numbers_that_are_none_are_a_dash(picture: Path) -> None:
 
 def test_the_file_embeds_the_gallery_only(picture: Path) -> None:
     items = [
-        GalleryItem(image=picture, caption=f"dog {i}", scores={"CIDEr": i / 99}) for i in range(300)
+        CaptionedPicture(image=picture, caption=f"dog {i}", scores={"CIDEr": i / 99})
+        for i in range(300)
     ]
     page = render_report(Report(title="t", items=tuple(items)))
     embedded = page.count('src="data:image/webp;base64,')
@@ -189,7 +189,7 @@ def test_one_caption_for_many_pictures_is_warned_of() -> None:
 
 def test_repeated_captions_are_listed() -> None:
     captions = ["a man", "a man", "a man", "a dog", "a dog", "a cat"]
-    items = tuple(GalleryItem(image=None, caption=caption) for caption in captions)
+    items = tuple(CaptionedPicture(caption=caption) for caption in captions)
     page = render_report(Report(title="t", items=items))
     listed = re.findall(
         r'<li style="--share: ([\d.]+)%"><span dir="auto">(.*?)</span><b>(\d)', page
@@ -202,7 +202,7 @@ def test_a_page_is_written_whole_or_not_at_all(picture: Path, tmp_path: Path) ->
     write_report(path, Report(title="half a pair \ud83d"))
     before = path.read_text(encoding="utf-8")
     assert "half a pair ?" in before
-    broken = GalleryItem(image=tmp_path / "gone.jpg", caption="a dog")
+    broken = CaptionedPicture(image=tmp_path / "gone.jpg", caption="a dog")
     with pytest.raises(UserError, match=r"gone\.jpg is missing"):
         write_report(path, Report(title="t", items=(broken,)))
     assert path.read_text(encoding="utf-8") == before

@@ -8,24 +8,16 @@ import torch
 import transformers as hf
 from PIL import Image
 
-from attention import (
-    MARGIN_PIXELS,
-    TILES_IN_A_ROW,
-    WordAttention,
+from captioner import (
+    Caption,
+    Captioner,
     attend,
-    draw_strip,
-    fitted,
-    lacks_letters,
-    load_font,
     roll_out,
     word_attention,
-    write_strip,
 )
-from captioner import Caption, Captioner
-from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
 from captioning.training.packing import Packing
-from captioning.vision.preprocessing import ImagePreprocessor, Region
+from captioning.vision.preprocessing import ImagePreprocessor
 from config import Config
 from encoder import VisionEncoder
 from model import CaptionModel, Projection, TransformerDecoder
@@ -75,11 +67,11 @@ def rigged(
         memory_dim=P,
         max_length=20,
         dropout=0.0,
-        positions="learned",
     )
     with torch.no_grad():
         for parameter in (*projection.mlp.parameters(), *decoder.parameters()):
             parameter.zero_()
+        decoder.positions.zero_()
         projection.positions.copy_(torch.eye(P))  # each patch is its own direction
         decoder.embedding.weight.copy_(torch.eye(V))  # each token too
         for block in decoder.blocks:
@@ -133,6 +125,7 @@ def test_heat_lies_where_the_patch_lies_in_the_picture(
     assert [word.text for word in words] == ["a", "red", "dog"]
     for word, (row, column) in zip(words, looks.values(), strict=True):
         x, y = word.peak()
+        assert word.peak_share() == ((x + 0.5) / size[0], (y + 0.5) / size[1])
         assert abs((x + 0.5) - (left + (column + 0.5) * patch_width)) < patch_width / 2
         assert abs((y + 0.5) - (top + (row + 0.5) * patch_height)) < patch_height / 2
         heat = word.heat()
@@ -317,83 +310,3 @@ def test_a_missing_rollout_is_said(
     rolled = captioner.attention(image, caption_of(tokenizer), rollout=True)
     assert "no attention to roll out" in capsys.readouterr().err
     assert all((a.grid == b.grid).all() for a, b in zip(plain, rolled, strict=True))
-
-
-def looked_at(text: str, row: int, column: int, size: tuple[int, int]) -> WordAttention:
-    grid = np.zeros((GRID, GRID), np.float32)
-    grid[row, column] = 1
-    return WordAttention(text, grid, Region(0, 0, *size), size)
-
-
-@pytest.mark.parametrize("size", [(90, 300), (300, 90), (64, 64), (3000, 20)])
-def test_long_words_of_a_strip_stay_in_their_columns(size: tuple[int, int]) -> None:
-    texts = ["a", "extraordinarily", "long-winded", "w" * 80, "собака"]
-    words = [looked_at(text, 0, 0, size) for text in texts]
-    strip = draw_strip(Image.new("RGB", size, "teal"), words)
-    columns = min(len(words) + 1, TILES_IN_A_ROW)
-    step = (strip.width - MARGIN_PIXELS) // columns
-    pixels = np.asarray(strip)
-    for column in range(columns + 1):
-        between = pixels[:, column * step : column * step + MARGIN_PIXELS]
-        assert (between == 255).all()
-    assert (pixels != 255).any()
-
-
-def test_a_long_word_widens_the_columns_of_a_narrow_picture() -> None:
-    tall = Image.new("RGB", (50, 200), "teal")
-    short, long = (
-        draw_strip(tall, [looked_at(text, 0, 0, tall.size)]).width
-        for text in ("a", "extraordinarily")
-    )
-    assert long > short + load_font().getlength("extraordinarily") // 2
-
-
-def test_a_strip_is_warm_where_a_word_looked_and_dark_elsewhere() -> None:
-    grey = Image.new("RGB", (224, 224), (120, 120, 120))
-    strip = np.asarray(draw_strip(grey, [looked_at("dog", 0, 3, (224, 224))])).astype(int)
-    tile = strip[-224 - MARGIN_PIXELS : -MARGIN_PIXELS, -224 - MARGIN_PIXELS : -MARGIN_PIXELS]
-    hot, cold = tile[28, 196], tile[196, 28]
-    assert hot[0] > hot[2] + 60
-    assert hot.sum() > 2 * cold.sum()
-    plain = strip[-224 - MARGIN_PIXELS : -MARGIN_PIXELS, MARGIN_PIXELS : MARGIN_PIXELS + 224]
-    assert (plain == 120).all()
-
-
-def test_a_strip_is_written_whole_or_refused(tmp_path: Path) -> None:
-    picture, words = Image.new("RGB", (30, 20)), [looked_at("dog", 1, 1, (30, 20))]
-    write_strip(picture, words, tmp_path / "new folder" / "words.png")
-    with Image.open(tmp_path / "new folder" / "words.png") as strip:
-        assert strip.format == "PNG"
-    assert [path.name for path in (tmp_path / "new folder").iterdir()] == ["words.png"]
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        write_strip(picture, words, tmp_path / "file" / "words.png")
-
-
-def test_letters_that_a_font_lacks_are_noticed(tmp_path: Path) -> None:
-    font = load_font()
-    for text in ("a dog", "café Größe", "собака", "σκύλος", "كلب", "כלב"):
-        assert not lacks_letters(text, font), text
-    assert lacks_letters("犬が走る", font)
-    (tmp_path / "no.ttf").write_text("no font")
-    with pytest.raises(UserError, match="no font"):
-        load_font(str(tmp_path / "no.ttf"))
-
-
-def test_a_text_is_cut_to_what_fits() -> None:
-    font = load_font()
-    assert fitted("dog", font, 1000) == "dog"
-    cut = fitted("w" * 50, font, 100)
-    assert cut.startswith("w")
-    assert cut.endswith("…")
-    assert font.getlength(cut) <= 100
-
-
-@pytest.mark.parametrize("text", ["a\u2029b", "\x1d", "x\x85", "a\nb\rc"])
-def test_what_ends_a_line_does_not_end_the_drawing(text: str) -> None:
-    size = (64, 64)
-    plain = draw_strip(Image.new("RGB", size, "teal"), [looked_at("a b", 0, 0, size)])
-    assert (
-        draw_strip(Image.new("RGB", size, "teal"), [looked_at(text, 0, 0, size)]).size[1]
-        == (plain.size[1])
-    )

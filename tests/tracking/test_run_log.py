@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from captioning.sources.records import CaptionedPicture
 from captioning.system.errors import UserError
 from captioning.tracking import wandb_log
 from captioning.tracking.console import Console, duration
 from captioning.tracking.curves import draw_curves
-from captioning.tracking.events import Outcome, RunFacts, Sample, Validation
+from captioning.tracking.events import Outcome, RunFacts, Validation
 from captioning.tracking.run_log import JsonLines, RunFiles, RunLog, best_validation
 from captioning.tracking.wandb_log import WandbLog, choose_mode
 from config import Config
@@ -57,13 +58,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def make_samples(folder: Path) -> list[Sample]:
+def make_samples(folder: Path) -> list[CaptionedPicture]:
     folder.mkdir(parents=True, exist_ok=True)
     samples = []
     for i, size in enumerate(((40, 30), (30, 40), (50, 50))):
         path = folder / f"picture-{i}.png"
         Image.new("RGB", size, (80 * i, 40, 200)).save(path)
-        samples.append(Sample(path, f"caption {i} of it", (f"what people say of {i}",)))
+        samples.append(CaptionedPicture(path, f"caption {i} of it", (f"what people say of {i}",)))
     return samples
 
 
@@ -182,7 +183,9 @@ def follow(stream: io.StringIO, folder: Path, *, epochs: int = 12) -> list[str]:
     """Show a whole run; returns the lines as they stay on the screen."""
     console = Console(config(folder, HF_REPO_ID="me/captioner"), stream)
     console.start(FACTS, 0)
-    samples = tuple(Sample(Path(f"a-long-picture-name-{i}.jpg"), CAPTION) for i in range(5))
+    samples = tuple(
+        CaptionedPicture(Path(f"a-long-picture-name-{i}.jpg"), CAPTION) for i in range(5)
+    )
     for epoch in range(1, epochs + 1):
         for step in range(epoch * 100 - 99, epoch * 100 + 1):
             console.advance(300)

@@ -10,8 +10,7 @@ import transformers as hf
 from PIL import Image
 from torch import Tensor
 
-from attention import roll_out
-from captioner import Captioner
+from captioner import Captioner, roll_out
 from captioning.system.errors import UserError
 from captioning.vision.tower_features import FeatureChoice, _as_patches, grid_of
 from encoder import VisionEncoder
