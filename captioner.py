@@ -276,7 +276,7 @@ def attend(
             inputs.flatten().to(device),
             positions.to(device),
             Packing(len(rows), longest),
-            pipeline.model.read(features),
+            pipeline.model.encode_memory(features),
             weights=weights,
         )
     mean = torch.stack(weights).float().mean((0, 2)).cpu().numpy()  # (B, T, P)

@@ -13,7 +13,8 @@
     trainer_state.json        to go on training: step, order, best (`last` only)
     average.safetensors       to go on training: the weights' average, with EMA_DECAY (`last` only)
 
-How a folder is kept whole is in `captioning.system.folders`. Nothing in it is pickled, nothing is executed.
+How a folder is kept whole is in `captioning.system.folders`. Nothing in it is pickled, nothing is
+executed.
 """
 
 import shutil
@@ -42,7 +43,7 @@ from captioning.system.runtime import Runtime
 from captioning.system.tensors import fill_tensors, read_tensors, save_tensors
 from captioning.tracking.energy import EnergyMeter
 from captioning.tracking.provenance import finish, write_provenance
-from captioning.training.sharding import part_like, whole
+from captioning.training.sharding import full_tensor, part_like
 from captioning.training.train_state import STATE, TrainState, older_name, read_state
 from captioning.training.weight_average import WeightAverage
 from captioning.vision.tower import RANDOM_PREFIX
@@ -95,7 +96,7 @@ def save_checkpoint(
     stay beside it as `step-N`. Raises `OSError` where the disk does not take the files; the old
     checkpoint is then still there.
     """
-    weights = {name: whole(tensor) for name, tensor in _weights(pipeline).items()}
+    weights = {name: full_tensor(tensor) for name, tensor in _weights(pipeline).items()}
     moments = _optimizer_tensors(optimizer, pipeline) if optimizer is not None else {}
     if not pipeline.runtime.is_main:
         return
@@ -203,7 +204,7 @@ class RunFolder:
                 "before it is still there; training goes on and tries again."
             )
             is_missing = True
-        return not self._pipeline.runtime.most(is_missing)
+        return not self._pipeline.runtime.max_over_processes(is_missing)
 
     def _card(self, state: TrainState, examples: Mapping[str, CaptionedPicture]) -> str:
         training = Training(
@@ -412,7 +413,7 @@ def _optimizer_tensors(
 ) -> dict[str, Tensor]:
     names = _trained_names(pipeline)
     return {
-        f"{kind}/{names[parameter]}": whole(value)
+        f"{kind}/{names[parameter]}": full_tensor(value)
         for parameter, state in optimizer.state.items()
         for kind, value in state.items()
     }

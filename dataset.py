@@ -33,7 +33,7 @@ Flags = NDArray[np.bool_]
 class Batch:
     """B pictures and N tokens of their captions; `packing` tells which token is whose."""
 
-    pictures: Tensor
+    picture_rows: Tensor
     """(B,) row number of each picture in its split."""
     content: Tensor
     """(B, P, F) features, or (B, 3, H, W) uint8 pixels."""
@@ -44,8 +44,8 @@ class Batch:
     positions: Tensor
     """(N,) each token's place in its caption."""
     packing: Packing
-    captions: int
-    """How many captions there are."""
+    num_captions: int
+    """R, the captions."""
 
     @property
     def num_tokens(self) -> int:
@@ -57,13 +57,13 @@ class Batch:
         if self.content.device == device and self.inputs.device == device:
             return self
         return Batch(
-            pictures=self.pictures.to(device, non_blocking=True),
+            picture_rows=self.picture_rows.to(device, non_blocking=True),
             content=self.content.to(device, non_blocking=True),
             inputs=self.inputs.to(device, non_blocking=True),
             targets=self.targets.to(device, non_blocking=True),
             positions=self.positions.to(device, non_blocking=True),
             packing=self.packing.to(device),
-            captions=self.captions,
+            num_captions=self.num_captions,
         )
 
 
@@ -75,7 +75,7 @@ class Step:
     """Batches whose gradients are added up; at least one."""
     num_tokens: int
     """Tokens to predict, over all processes."""
-    captions: int
+    num_captions: int
     """Captions, over all processes."""
     weight: float = 1.0
     """What the batches count: 0 where others have it all, and this is done to keep step."""
@@ -223,13 +223,13 @@ class CaptionDataset:
         positions = _ranges(np.zeros(len(captions), np.int64), lengths)
         slots = np.repeat(row * longest, lengths) + positions
         return Batch(
-            pictures=rows,
+            picture_rows=rows,
             content=pictures.rows(rows),
             inputs=torch.from_numpy(self._ids[tokens].astype(np.int64)),
             targets=torch.from_numpy(self._ids[tokens + 1].astype(np.int64)),
             positions=torch.from_numpy(positions),
             packing=Packing(len(sizes) * most, longest, torch.from_numpy(slots)),
-            captions=len(captions),
+            num_captions=len(captions),
         )
 
 
@@ -392,6 +392,6 @@ def step_of(
     captions = CaptionDataset(records, tokenizer, max_length)
     step = StepDataset(captions, captions.plan(batch_size), _Held(content), micro_batch_size)[0]
     assert isinstance(step, Step)
-    totals = torch.tensor([step.num_tokens, step.captions])
+    totals = torch.tensor([step.num_tokens, step.num_captions])
     num_tokens, num_captions = runtime.sum_over_processes(totals).tolist()
-    return replace(step, num_tokens=num_tokens, captions=num_captions)
+    return replace(step, num_tokens=num_tokens, num_captions=num_captions)

@@ -37,7 +37,7 @@ class VisionEncoder(VisionTower):
         takes it."""
         super().__init__(tower, preprocessor, **about)
         self._trained = last_blocks(tower, trained_blocks, self.name, unused=self.unused)
-        self._is_thawed, self._has_adapters = True, False
+        self._is_unfrozen, self._has_adapters = True, False
         unused = {id(tower.get_parameter(key)) for key in self.unused}
         for block in self._trained:
             for parameter in block.parameters():
@@ -66,7 +66,7 @@ class VisionEncoder(VisionTower):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features (B, P, F) of uint8 pixels (B, 3, H, W); without a graph where all is frozen."""
-        with nullcontext() if self._trained and self._is_thawed else torch.no_grad():
+        with nullcontext() if self._trained and self._is_unfrozen else torch.no_grad():
             return self._encode(pixels)
 
     def train(self, mode: bool = True) -> Self:
@@ -74,7 +74,7 @@ class VisionEncoder(VisionTower):
         stay in evaluation mode, as those of blocks beside whose layers adapters learn."""
         super().train(False)
         self.training = mode
-        if self._is_thawed and not self._has_adapters:
+        if self._is_unfrozen and not self._has_adapters:
             for block in self._trained:
                 block.train(mode)
         return self
@@ -88,9 +88,9 @@ class VisionEncoder(VisionTower):
         if config.GRADIENT_CHECKPOINTING:
             recompute_blocks(self.tower, self.name)
 
-    def thaw(self, is_thawed: bool = True) -> None:
+    def unfreeze(self, is_unfrozen: bool = True) -> None:
         """Let what is to be trained be trained, or hold it frozen for the time being."""
-        self._is_thawed = is_thawed
+        self._is_unfrozen = is_unfrozen
         self.train(self.training)
 
     def depths(self) -> dict[nn.Parameter, int]:

@@ -83,7 +83,7 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(memory_dim, 2 * dim, bias=False)
         self.output = nn.Linear(dim, dim)
 
-    def read(self, memory: Tensor) -> KeysValues:
+    def keys_values(self, memory: Tensor) -> KeysValues:
         """(B, P, M) -> keys and values, once a picture."""
         return KeysValues(*split_heads(self.key_value(memory), self.heads, parts=2))
 
@@ -91,11 +91,11 @@ class CrossAttention(nn.Module):
         self,
         x: Tensor,
         packing: Packing,
-        pictures: KeysValues,
+        memory: KeysValues,
         weights: list[Tensor] | None = None,
     ) -> Tensor:
         """(N, D) -> (N, D); appends (R, H, T, P) attention weights to `weights` if given."""
-        keys, values = pictures
+        keys, values = memory
         q = packing.pad(self.query(x)).view(keys.shape[0], -1, x.shape[-1])  # (B, R / B * T, D)
         (q,) = split_heads(q, self.heads, parts=1)  # (B, H, R / B * T, d)
         if weights is not None:
@@ -126,13 +126,13 @@ class DecoderBlock(nn.Module):
         self,
         x: Tensor,
         packing: Packing,
-        pictures: KeysValues,
+        memory: KeysValues,
         cache: KVCache | None = None,
         weights: list[Tensor] | None = None,
     ) -> Tensor:
         """(N, D) -> (N, D)."""
         x = x + self.dropout(self.self_attention(self.norm_self(x), packing, cache))
-        x = x + self.dropout(self.cross_attention(self.norm_cross(x), packing, pictures, weights))
+        x = x + self.dropout(self.cross_attention(self.norm_cross(x), packing, memory, weights))
         return x + self.dropout(self.feed_forward(self.norm_ff(x)))
 
 
@@ -175,16 +175,16 @@ class TransformerDecoder(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def read(self, memory: Tensor) -> list[KeysValues]:
+    def keys_values(self, memory: Tensor) -> list[KeysValues]:
         """(B, P, M) -> each layer's cross-attention keys and values."""
-        return [block.cross_attention.read(memory) for block in self.blocks]
+        return [block.cross_attention.keys_values(memory) for block in self.blocks]
 
     def forward(
         self,
         ids: Tensor,
         positions: Tensor,
         packing: Packing,
-        pictures: Sequence[KeysValues],
+        memory: Sequence[KeysValues],
         caches: Sequence[KVCache] | None = None,
         weights: list[Tensor] | None = None,
     ) -> Tensor:
@@ -193,7 +193,7 @@ class TransformerDecoder(nn.Module):
         x = self.dropout(x + self.positions[positions])
         for layer, block in enumerate(self.blocks):
             cache = caches[layer] if caches is not None else None
-            x = block(x, packing, pictures[layer], cache, weights)
+            x = block(x, packing, memory[layer], cache, weights)
         return self.norm(x)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -252,14 +252,14 @@ class CaptionModel(nn.Module):
             ),
         )
 
-    def read(self, features: Tensor) -> list[KeysValues]:
+    def encode_memory(self, features: Tensor) -> list[KeysValues]:
         """(B, P, F) features -> what each decoder layer's cross-attention reads."""
         memory = self.projection(features)  # (B, P, M)
-        return self.decoder.read(memory)  # L x 2 (B, H, P, d)
+        return self.decoder.keys_values(memory)  # L x 2 (B, H, P, d)
 
     def forward(self, features: Tensor, ids: Tensor, positions: Tensor, packing: Packing) -> Tensor:
         """(B, P, F) features and (N,) tokens -> (N, V) logits of the tokens that follow."""
-        hidden = self.decoder(ids, positions, packing, self.read(features))
+        hidden = self.decoder(ids, positions, packing, self.encode_memory(features))
         return self.decoder.logits(hidden)
 
 
@@ -272,8 +272,8 @@ class DecoderState:
     def __init__(self, model: CaptionModel, features: Tensor) -> None:
         """Begin with one empty row for each of (B, P, F) features."""
         self._decoder = model.decoder
-        self._pictures = model.read(features)
-        self._caches = [KVCache() for _ in self._pictures]
+        self._memory = model.encode_memory(features)
+        self._caches = [KVCache() for _ in self._memory]
         self._length = 0
         self._width = 1
 
@@ -282,17 +282,17 @@ class DecoderState:
         ids, self._width = tokens.flatten(), tokens.shape[1]
         position = torch.full_like(ids, self._length)
         packing = Packing(rows=ids.numel(), length=1)
-        hidden = self._decoder(ids, position, packing, self._pictures, self._caches)
+        hidden = self._decoder(ids, position, packing, self._memory, self._caches)
         self._length += 1
         return self._decoder.logits(hidden).float().view(*tokens.shape, -1)
 
     def reorder(self, pictures: Tensor, rows: Tensor) -> None:
         """New picture b is old picture `pictures[b]`; its row w goes on from old `rows[b, w]`."""
-        before = self._pictures[0].keys.shape[0]
+        before = self._memory[0].keys.shape[0]
         if len(pictures) != before:
-            self._pictures = [
+            self._memory = [
                 KeysValues(*(part.index_select(0, pictures) for part in layer))
-                for layer in self._pictures
+                for layer in self._memory
             ]
         flat = (pictures[:, None] * self._width + rows).flatten()
         for cache in self._caches:

@@ -112,9 +112,9 @@ def set_learning_rate(
 class BatchTooLargeError(Exception):
     """A batch did not fit into the memory of one of the processes; raised in all of them."""
 
-    def __init__(self, captions: int) -> None:
-        super().__init__(captions)
-        self.captions = captions
+    def __init__(self, num_captions: int) -> None:
+        super().__init__(num_captions)
+        self.num_captions = num_captions
         """Captions of that batch."""
 
 
@@ -194,9 +194,9 @@ class Gradients:
             except torch.OutOfMemoryError:
                 if self._is_sharded:  # the others are amid the same pass
                     raise
-                failed = batch.captions
+                failed = batch.num_captions
                 break
-        if failed := self._runtime.most(failed):
+        if failed := self._runtime.max_over_processes(failed):
             self.drop()
             for statistic, old in zip(self._statistics, before, strict=True):
                 statistic.copy_(old)
@@ -214,7 +214,7 @@ class Gradients:
         """The batches and what each counts; of a sharded encoder, each pass is one of all."""
         passes = [(batch, step.weight) for batch in step.batches]
         if self._is_sharded:
-            missing = self._runtime.most(len(passes)) - len(passes)
+            missing = self._runtime.max_over_processes(len(passes)) - len(passes)
             passes += [(step.batches[0], 0.0)] * missing
         return passes
 
@@ -251,7 +251,7 @@ class StepResult:
     """Norm of the gradient of the mean loss, before clipping."""
     num_tokens: int
     """Tokens of all processes."""
-    captions: int
+    num_captions: int
     """Captions of all processes."""
 
 
@@ -281,4 +281,4 @@ def train_step(
     gradient_norm = clip_gradients(parameters, clip_norm or math.inf)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss_sum, gradient_norm, step.num_tokens, step.captions)
+    return StepResult(loss_sum, gradient_norm, step.num_tokens, step.num_captions)

@@ -190,7 +190,7 @@ def each_shared_batch(
     def shared_work(batch: range) -> list[Result]:
         numbers = runtime.shared(batch)
         found: list[Result] = []
-        with runtime.jointly(torch.OutOfMemoryError, Stopped):
+        with runtime.raise_in_all(torch.OutOfMemoryError, Stopped):
             check_stop()
             if numbers:
                 found = work(numbers)

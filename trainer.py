@@ -20,7 +20,7 @@ from captioning.streaming.steps import StreamSteps
 from captioning.system.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
 from captioning.system.stopping import Stopped, StopRequest
 from captioning.tracking.run_log import RunLog
-from captioning.training.sharding import put_together
+from captioning.training.sharding import unsharded
 from captioning.training.train_state import TrainState
 from checkpoint import RunFolder
 from config import Config
@@ -53,7 +53,7 @@ class Trainer:
         self.steps, self.validation, self.folder = steps, validation, folder
         self.log, self.state = log, state
         device = pipeline.runtime.device
-        self._loss_sum = torch.tensor(pipeline.runtime.own(state.loss_sums), device=device)
+        self._loss_sum = torch.tensor(pipeline.runtime.own_share(state.loss_sums), device=device)
         self._bad_step = torch.tensor(NEVER, device=device)
         self._stop = StopRequest(is_quiet=not pipeline.runtime.is_alone)
         self._stopped_by = 0
@@ -70,7 +70,7 @@ class Trainer:
                 try:
                     self._run_epoch()
                 except BatchTooLargeError as error:
-                    self._compute_less_at_a_time(error.captions)
+                    self._compute_less_at_a_time(error.num_captions)
         if not self._stopped_by:
             return EXIT_DONE
         self.save_last(is_final=True)
@@ -82,7 +82,7 @@ class Trainer:
 
     def _run_epoch(self) -> None:
         optimization, length = self.optimization, self.steps.length(self.state.epoch)
-        self.pipeline.encoder.thaw(self.state.epoch >= self.config.ENCODER_START_EPOCH)
+        self.pipeline.encoder.unfreeze(self.state.epoch >= self.config.ENCODER_START_EPOCH)
         for step in self._remaining():
             self._learning_rate = optimization.set_rates(self.state.step)
             self.pipeline.runtime.seed_step(self.config.RANDOM_SEED, self.state.step)
@@ -106,7 +106,7 @@ class Trainer:
 
     def _must_stop(self) -> bool:
         """Whether one of the processes was asked to stop; the same in all of them."""
-        self._stopped_by = self.pipeline.runtime.most(self._stop.number)
+        self._stopped_by = self.pipeline.runtime.max_over_processes(self._stop.number)
         return bool(self._stopped_by)
 
     def _compute_less_at_a_time(self, captions: int) -> None:
@@ -146,8 +146,8 @@ class Trainer:
         is_bad = ~torch.isfinite(result.loss_sum) & (self._bad_step == NEVER)
         self._bad_step.masked_fill_(is_bad, self.state.step)
         self._gradient_norm = result.gradient_norm
-        self._captions_since_log += result.captions
-        self.log.advance(result.captions)
+        self._captions_since_log += result.num_captions
+        self.log.advance(result.num_captions)
 
     def _log_step(self) -> None:
         """Read the loss back, once in LOG_INTERVAL steps, and write a line."""
@@ -172,7 +172,7 @@ class Trainer:
 
     def _check_loss(self) -> None:
         """Stop where the loss of a step was not finite; `last` is from before it."""
-        step = -self.pipeline.runtime.most(-int(self._bad_step.item()))
+        step = -self.pipeline.runtime.max_over_processes(-int(self._bad_step.item()))
         if step == NEVER:
             return
         number = self.state.step_in_epoch - (self.state.step - step) - 1
@@ -201,7 +201,7 @@ class Trainer:
         self._start_clocks()
 
     def _validate(self) -> None:
-        with put_together(self.pipeline.encoder):
+        with unsharded(self.pipeline.encoder):
             result = validate(
                 self.pipeline,
                 self.validation.captions,
@@ -249,7 +249,7 @@ class Trainer:
         steps, minutes = self.config.save_interval
         waited_minutes = (time.monotonic() - self._saved_at) / 60
         is_due = bool(steps and self.state.step % steps == 0) or 0 < minutes <= waited_minutes
-        return bool(self.pipeline.runtime.most(is_due))
+        return bool(self.pipeline.runtime.max_over_processes(is_due))
 
     def save_last(self, *, is_final: bool = False) -> None:
         """Write `last`, from which training can go on; one that `is_final` must succeed."""

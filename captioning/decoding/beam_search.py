@@ -158,7 +158,7 @@ def _close(
 ) -> Captions:
     """The best of the closed captions (S, R) and those of the drafts that close now, in order."""
     ranks = drafts.scores / drafts.lengths**length_penalty
-    joined = closed.beside(replace(drafts, scores=ranks.masked_fill(~is_closing, -math.inf)))
+    joined = closed.concatenate(replace(drafts, scores=ranks.masked_fill(~is_closing, -math.inf)))
     return joined.take(joined.scores.topk(closed.scores.shape[1]).indices)
 
 

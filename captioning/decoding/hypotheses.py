@@ -111,7 +111,7 @@ class Captions:
             self.lengths[:, :count],
         )
 
-    def beside(self, other: "Captions") -> "Captions":
+    def concatenate(self, other: "Captions") -> "Captions":
         """The captions of both, set by set."""
         return Captions(
             torch.cat((self.ids, other.ids), 1),

@@ -29,7 +29,7 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def deal(weights: Sequence[int] | NDArray[np.int64], parts: int) -> list[list[int]]:
+def partition(weights: Sequence[int] | NDArray[np.int64], parts: int) -> list[list[int]]:
     """Deal things out, the heaviest first, each to the part that is lightest so far.
 
     Gives the numbers of each part's things in ascending order; a part may be empty.

@@ -1,8 +1,8 @@
 """Where a run computes: device, precision, processes, seeds. The only module that knows of ranks.
 
 One process is the same code as many with a world of one. Under `torchrun` each process has its own
-device and its share of the work; `gather`, `most`, `average` and others speak with the others.
-Plain values travel between processors, never by way of a GPU, so that nothing waits for its device.
+device and its share of the work; `gather`, `max_over_processes`, `average` and others speak with
+the others. Plain values travel between processors, never by way of a GPU, so that nothing waits for its device.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from captioning.system.errors import UserError
-from captioning.system.processes import deal, shared_store
+from captioning.system.processes import partition, shared_store
 
 Item = TypeVar("Item")
 COLLECTIVE_TIMEOUT = timedelta(days=1)
@@ -103,7 +103,7 @@ class Runtime:
 
     def barrier(self) -> None:
         """Wait until every process is here."""
-        self.most(0)
+        self.max_over_processes(0)
 
     def gather(self, items: list[Item]) -> list[Item]:
         """Items that were shared out as `items[rank::world_size]`, together again in their order.
@@ -119,7 +119,7 @@ class Runtime:
             whole += [part[i] for part in parts if i < len(part)]
         return whole
 
-    def most(self, value: int) -> int:
+    def max_over_processes(self, value: int) -> int:
         """The largest value of all processes."""
         if self.world_size == 1:
             return value
@@ -147,7 +147,7 @@ class Runtime:
         return DistributedDataParallel(module, device_ids=devices)
 
     @contextlib.contextmanager
-    def jointly(self, *interruptions: type[BaseException]) -> Iterator[None]:
+    def raise_in_all(self, *interruptions: type[BaseException]) -> Iterator[None]:
         """Each process does its part of some work in the block; an interruption of one, of the
         given types, is raised in all at the block's end."""
         number = 0
@@ -155,7 +155,7 @@ class Runtime:
             yield
         except interruptions as error:
             number = 1 + [isinstance(error, kind) for kind in interruptions].index(True)
-        if number := self.most(number):
+        if number := self.max_over_processes(number):
             raise interruptions[number - 1]
 
     def on_main(self, make: Callable[[], Item]) -> Item:
@@ -172,7 +172,7 @@ class Runtime:
         """This process's share of `items`; `gather` puts results back in order."""
         return items[self.rank :: self.world_size]
 
-    def own(self, sums: Sequence[float]) -> float:
+    def own_share(self, sums: Sequence[float]) -> float:
         """This process's part of sums that were gathered, by as many processes or by others."""
         if len(sums) == self.world_size:
             return sums[self.rank]
@@ -183,7 +183,7 @@ class Runtime:
 
         Every process gets about the same weight; one may get nothing.
         """
-        return deal(weights, self.world_size)[self.rank]
+        return partition(weights, self.world_size)[self.rank]
 
     def seed_step(self, seed: int, step: int) -> None:
         """Make this process's random numbers of a step (dropout) a function of (seed, step)."""

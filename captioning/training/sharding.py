@@ -1,7 +1,7 @@
 """A trained encoder in parts: each process keeps its share of weights, gradients and moments.
 
 PyTorch's FSDP2 puts a block together when it is computed, and takes it apart again. Outside of
-training steps `put_together` holds the whole encoder, so that each process may use it as often as
+training steps `unsharded` holds the whole encoder, so that each process may use it as often as
 it likes. Tensors that are no parts pass through all functions here as they are.
 """
 
@@ -45,7 +45,7 @@ def is_part(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The tensor of which this is a part; all processes ask for it together."""
     return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
 
@@ -62,7 +62,7 @@ def part_like(tensor: Tensor, parameter: Any) -> Tensor:
 
 
 @contextmanager
-def put_together(encoder: nn.Module) -> Iterator[None]:
+def unsharded(encoder: nn.Module) -> Iterator[None]:
     """Within the block each process has the whole encoder."""
     if not is_sharded(encoder):
         yield
@@ -79,19 +79,19 @@ def put_together(encoder: nn.Module) -> Iterator[None]:
             part.set_reshard_after_forward(True)
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
-    """Scale the gradients down to a norm of at most `most`; returns the norm that they had."""
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale the gradients down to a norm of at most `max_norm`; returns the norm that they had."""
     with_gradients = [parameter for parameter in parameters if parameter.grad is not None]
     kinds = [
         [parameter for parameter in with_gradients if is_part(parameter) is kind]
         for kind in (False, True)
     ]
     norms = [
-        whole(nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]))
+        full_tensor(nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]))
         for kind in kinds
         if kind
     ]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
     for kind in kinds:
-        nn.utils.clip_grads_with_norm_(kind, most, norm)
+        nn.utils.clip_grads_with_norm_(kind, max_norm, norm)
     return norm

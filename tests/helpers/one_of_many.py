@@ -18,7 +18,7 @@ class OneOfMany(Runtime):
     def gather(self, items: list[Any]) -> list[Any]:
         return items
 
-    def most(self, value: int) -> int:
+    def max_over_processes(self, value: int) -> int:
         return value
 
     def average(self, tensors: Sequence[Tensor]) -> None:

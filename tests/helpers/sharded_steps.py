@@ -18,7 +18,7 @@ from captioning.sources.records import read_records
 from captioning.store.rows import LivePictures
 from captioning.store.views import TrainingPictures
 from captioning.system.runtime import Runtime
-from captioning.training.sharding import clip_gradients, is_part, shard, whole
+from captioning.training.sharding import clip_gradients, full_tensor, is_part, shard
 from captioning.vision.blocks import blocks_of
 from config import Config, parse_config
 from dataset import CaptionDataset, PreparedSteps
@@ -81,7 +81,9 @@ def steps_of(config: Config, runtime: Runtime) -> dict[str, Tensor]:
         optimizer.step()
         gradients.drop()
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    weights |= {f"encoder.{name}": whole(tensor) for name, tensor in encoder.state_dict().items()}
+    weights |= {
+        f"encoder.{name}": full_tensor(tensor) for name, tensor in encoder.state_dict().items()
+    }
     counted = {"losses": torch.stack(losses), "computed": torch.tensor(len(computed))}
     return counted | {
         name: tensor.detach().clone().contiguous() for name, tensor in weights.items()

@@ -187,7 +187,9 @@ def test_heads_are_averaged_as_the_model_computes_them(
     with torch.no_grad():
         read = torch.tensor([tokenizer.start_id, *ids[:-1]])
         packing = Packing(1, len(ids))
-        model.decoder(read, torch.arange(len(ids)), packing, model.read(features), weights=given)
+        model.decoder(
+            read, torch.arange(len(ids)), packing, model.encode_memory(features), weights=given
+        )
     expected = sum(layer[0].mean(0) for layer in given) / len(given)
     (found,) = attend(pipeline, features, [ids])
     assert found == pytest.approx(expected.numpy(), abs=1e-6)

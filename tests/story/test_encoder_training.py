@@ -236,12 +236,12 @@ def test_adapters_that_cannot_be_are_refused(
 
 def test_frozen_norms_count_nothing_under_adapters_or_before_the_thaw(tmp_path: Path) -> None:
     encoder = ready(saved(tmp_path, "resnet"))
-    encoder.thaw(False)
+    encoder.unfreeze(False)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     assert not encoder(some_pixels(32)).requires_grad
     assert not any(module.training for module in encoder.tower.modules())
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
-    encoder.thaw()
+    encoder.unfreeze()
     assert encoder(some_pixels(32)).requires_grad
     assert any(not torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     adapted = ready(saved(tmp_path, "vit"), ENCODER_LORA_RANK=2)

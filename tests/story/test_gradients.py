@@ -114,7 +114,7 @@ def test_what_batch_norm_has_seen_is_averaged_over_processes() -> None:
 
 def test_memory_that_another_process_lacks_gives_the_step_up_here_too() -> None:
     class Beside(OneOfMany):
-        def most(self, value: int) -> int:
+        def max_over_processes(self, value: int) -> int:
             return max(value, 9)
 
     model, encoder = vocabulary_model(), nn.BatchNorm2d(3)

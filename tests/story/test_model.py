@@ -50,7 +50,7 @@ def test_shapes() -> None:
     model = make_model()
     ids, positions, packing = pack([[1, 5, 6], [1, 7]], 1)
     assert model.projection(features_of(2)).shape == (2, PATCHES, 12)
-    keys, values = model.read(features_of(2))[0]
+    keys, values = model.encode_memory(features_of(2))[0]
     assert keys.shape == values.shape == (2, 4, PATCHES, 4)
     assert model(features_of(2), ids, positions, packing).shape == (5, VOCABULARY)
 
@@ -151,16 +151,16 @@ def test_attention_weights_are_those_that_were_used() -> None:
     features = features_of(2)
     ids, positions, packing = pack([[1, 5, 6], [1, 7, 8]], 1)
     weights: list[Tensor] = []
-    model.decoder(ids, positions, packing, model.read(features), weights=weights)
+    model.decoder(ids, positions, packing, model.encode_memory(features), weights=weights)
     assert [tuple(layer.shape) for layer in weights] == [(2, 4, 3, PATCHES)] * 2
     torch.testing.assert_close(weights[0].sum(-1), torch.ones(2, 4, 3))
     # One layer by hand, second picture, third token, from the layer's own inputs.
     inputs: list[Tensor] = []
     attention = model.decoder.blocks[0].cross_attention
     attention.query.register_forward_hook(lambda module, args, output: inputs.append(output))
-    model.decoder(ids, positions, packing, model.read(features))
+    model.decoder(ids, positions, packing, model.encode_memory(features))
     query = inputs[0][5].view(4, 4)
-    keys = model.read(features)[0].keys[1]
+    keys = model.encode_memory(features)[0].keys[1]
     by_hand = torch.einsum("hd,hpd->hp", query, keys).div(2.0).softmax(-1)
     torch.testing.assert_close(weights[0][1, :, 2], by_hand, rtol=1e-5, atol=1e-6)
 

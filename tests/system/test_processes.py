@@ -13,7 +13,7 @@ import torch
 
 import evaluate
 import generate
-from captioning.system.processes import deal
+from captioning.system.processes import partition
 from checkpoint import read_checkpoint
 from tests.helpers.processes import outputs_of, run_together, start, start_training, write_script
 from tests.helpers.small_runs import (
@@ -53,11 +53,11 @@ def equals_whole(place: Path, folder: Path) -> None:
 def test_things_are_dealt_out_once_and_evenly() -> None:
     weights = torch.randint(1, 40, (60,), generator=torch.Generator().manual_seed(0)).tolist()
     for parts in (1, 2, 3, 8):
-        dealt = deal(weights, parts)
+        dealt = partition(weights, parts)
         assert sorted(number for part in dealt for number in part) == list(range(60))
         loads = [sum(weights[number] for number in part) for part in dealt]
         assert max(loads) - min(loads) <= max(weights)
-    assert deal([5, 4], 3) == [[0], [1], []]
+    assert partition([5, 4], 3) == [[0], [1], []]
 
 
 @pytest.mark.slow

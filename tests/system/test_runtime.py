@@ -22,9 +22,9 @@ def test_each_process_and_step_has_random_numbers_of_its_own() -> None:
 
 
 def test_sums_go_on_with_as_many_processes_or_with_others() -> None:
-    assert [one_of(2, rank).own([3.0, 4.0]) for rank in range(2)] == [3.0, 4.0]
-    assert [one_of(3, rank).own([3.0, 4.0]) for rank in range(3)] == [7.0, 0.0, 0.0]
-    assert one_of(1).own([]) == 0.0
+    assert [one_of(2, rank).own_share([3.0, 4.0]) for rank in range(2)] == [3.0, 4.0]
+    assert [one_of(3, rank).own_share([3.0, 4.0]) for rank in range(3)] == [7.0, 0.0, 0.0]
+    assert one_of(1).own_share([]) == 0.0
 
 
 def test_what_one_process_does_the_others_do_not() -> None:
@@ -43,14 +43,14 @@ def test_what_one_process_does_the_others_do_not() -> None:
 
 def test_an_interruption_of_another_process_is_raised_here() -> None:
     class Beside(OneOfMany):
-        def most(self, value: int) -> int:
+        def max_over_processes(self, value: int) -> int:
             return max(value, 2)
 
     done = []
-    with pytest.raises(MemoryError), one_of(2, kind=Beside).jointly(KeyError, MemoryError):
+    with pytest.raises(MemoryError), one_of(2, kind=Beside).raise_in_all(KeyError, MemoryError):
         done.append(1)
     assert done
-    with pytest.raises(KeyError), one_of(2).jointly(KeyError, MemoryError):
+    with pytest.raises(KeyError), one_of(2).raise_in_all(KeyError, MemoryError):
         raise KeyError
 
 
