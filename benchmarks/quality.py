@@ -81,15 +81,15 @@ def as_plain(batch: Batch) -> Batch:
     grid = torch.zeros(3, packing.rows * packing.length, dtype=torch.long)
     grid[2] = torch.arange(packing.length).repeat(packing.rows)
     grid[0, packing.slots], grid[1, packing.slots] = batch.inputs, batch.targets
-    copies = packing.rows // len(batch.pictures)
+    copies = packing.rows // len(batch.picture_rows)
     return Batch(
-        pictures=batch.pictures.repeat_interleave(copies),
+        picture_rows=batch.picture_rows.repeat_interleave(copies),
         content=batch.content.repeat_interleave(copies, 0),
         inputs=grid[0],
         targets=grid[1],
         positions=grid[2],
         packing=Packing(packing.rows, packing.length),
-        captions=batch.captions,
+        num_captions=batch.num_captions,
     )
 
 

@@ -152,7 +152,7 @@ def flops(batches: Sequence[Batch], model: CaptionModel) -> float:
         by_token += sum(p.numel() for p in block.parameters() if p.dim() == 2) - read
     total = 0.0
     for batch in batches:
-        patches = len(batch.pictures) * PATCHES
+        patches = len(batch.picture_rows) * PATCHES
         lengths = batch.positions.float() + 1
         attended = float(lengths.sum()) + batch.num_tokens * PATCHES
         total += 2 * (by_token * batch.num_tokens + by_patch * patches)
@@ -225,7 +225,7 @@ def plain_way(
         optimizer.step()
         optimizer.zero_grad()
         loss.item()
-        return batch.captions
+        return batch.num_captions
 
     return step
 
@@ -261,7 +261,7 @@ class OurWay:
         step = step_of(self.steps, self.number % max(1, len(self.steps) - 1))
         self.number += 1
         train_step(self.gradients, self.optimizer, step, clip_norm=self.config.GRAD_CLIP_VALUE)
-        return step.captions
+        return step.num_captions
 
 
 def step_of(steps: StepDataset, number: int) -> Step:
@@ -352,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     medians = {side: statistics.median(values) for side, values in found.items()}
     sample = [step_of(steps, number).batches for number in range(max(1, min(len(steps) - 1, 20)))]
     flops_per_pair = sum(flops(batches, ours.model) for batches in sample) / sum(
-        batch.captions for batches in sample for batch in batches
+        batch.num_captions for batches in sample for batch in batches
     )
     ceiling = statistics.median(ceilings)
     results = {

@@ -2,7 +2,8 @@
 
 One process is the same code as many with a world of one. Under `torchrun` each process has its own
 device and its share of the work; `gather`, `max_over_processes`, `average` and others speak with
-the others. Plain values travel between processors, never by way of a GPU, so that nothing waits for its device.
+the others. Plain values travel between processors, never by way of a GPU, so that nothing waits for
+its device.
 """
 
 import contextlib

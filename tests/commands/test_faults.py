@@ -462,7 +462,7 @@ def test_validation_without_memory_goes_on_in_smaller_batches(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loss = without_memory(
-        validation.caption_loss, 2, lambda model, features, batch, **more: len(batch.pictures)
+        validation.caption_loss, 2, lambda model, features, batch, **more: len(batch.picture_rows)
     )
     search = without_memory(pipeline.search, 1, lambda state, batch_size, **more: batch_size)
     monkeypatch.setattr(validation, "caption_loss", loss)

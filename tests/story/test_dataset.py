@@ -50,7 +50,7 @@ def groups_of(plan: Plan) -> list[tuple[int, tuple[int, ...]]]:
 
 def captions_of(batch: Batch) -> list[tuple[int, list[int], list[int]]]:
     """(picture, inputs, targets) of each caption, read back from the grid."""
-    per_picture = batch.packing.rows // len(batch.pictures)
+    per_picture = batch.packing.rows // len(batch.picture_rows)
     slots = batch.packing.slots
     assert slots is not None
     found: dict[int, tuple[list[int], list[int]]] = {}
@@ -66,7 +66,7 @@ def captions_of(batch: Batch) -> list[tuple[int, list[int], list[int]]]:
         assert place == position == len(inputs)
         inputs.append(token)
         targets.append(target)
-    return [(int(batch.pictures[row // per_picture]), *found[row]) for row in sorted(found)]
+    return [(int(batch.picture_rows[row // per_picture]), *found[row]) for row in sorted(found)]
 
 
 @given(
@@ -124,7 +124,7 @@ def test_a_batch_holds_each_caption_whole_with_its_picture() -> None:
     seen = []
     for step in range(len(plan)):
         batch = captions.collate_fn(plan, plan.groups(step), Rows())
-        assert batch.content.flatten().tolist() == batch.pictures.tolist()
+        assert batch.content.flatten().tolist() == batch.picture_rows.tolist()
         for picture, inputs, targets in captions_of(batch):
             assert inputs[1:] == targets[:-1]
             seen.append((picture, [*inputs, targets[-1]]))
@@ -143,7 +143,7 @@ def test_no_token_is_padding() -> None:
     assert (batch.targets != TOKENIZER.pad_id).all()
     assert (batch.inputs != TOKENIZER.pad_id).all()
     assert batch.num_tokens == sum(len(inputs) for _, inputs, _ in captions_of(batch))
-    assert batch.captions == 50
+    assert batch.num_captions == 50
 
 
 def test_micro_batches_are_the_step_in_pieces() -> None:
@@ -151,7 +151,7 @@ def test_micro_batches_are_the_step_in_pieces() -> None:
     plan = captions.plan(30, seed=1)
     (whole,) = StepDataset(captions, plan, Rows())[1].batches
     pieces = StepDataset(captions, plan, Rows(), micro_batch_size=10)[1].batches
-    assert [piece.captions for piece in pieces] == [10, 10, 10]
+    assert [piece.num_captions for piece in pieces] == [10, 10, 10]
     assert [c for piece in pieces for c in captions_of(piece)] == captions_of(whole)
 
 
@@ -162,7 +162,7 @@ def test_steps_come_in_order_from_where_they_are_asked(num_workers: int) -> None
     steps = StepDataset(captions, plan, Rows())
     before = torch.get_rng_state()
     found = [
-        step.batches[0].pictures.tolist()
+        step.batches[0].picture_rows.tolist()
         for step in iterate_steps(steps, first=4, num_workers=num_workers)
     ]
     assert found == [plan.pictures[plan.groups(step)].tolist() for step in range(4, len(plan))]

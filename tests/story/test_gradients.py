@@ -133,7 +133,7 @@ def test_memory_that_another_process_lacks_gives_the_step_up_here_too() -> None:
     )
     with pytest.raises(BatchTooLargeError) as caught:
         gradients.add(make_step())
-    assert caught.value.captions == 9
+    assert caught.value.num_captions == 9
     assert all(parameter.grad is None for parameter in model.parameters())
     assert encoder.running_mean is not None
     assert not encoder.running_mean.any()

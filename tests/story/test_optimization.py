@@ -147,7 +147,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     second = run_step(pieces, make_step(micro_batch_size=6))
     assert len(make_step(micro_batch_size=6).batches) > 2
     assert first.num_tokens == second.num_tokens
-    assert first.captions == second.captions == 20
+    assert first.num_captions == second.num_captions == 20
     torch.testing.assert_close(first.loss_sum, second.loss_sum)
     torch.testing.assert_close(first.gradient_norm, second.gradient_norm)
     for one, other in zip(whole.parameters(), pieces.parameters(), strict=True):
@@ -158,7 +158,7 @@ def test_a_step_without_memory_leaves_everything_as_it_was() -> None:
     model, calls = vocabulary_model(), []
 
     def small_loss(model: Any, features: Any, batch: Batch, label_smoothing: float) -> Any:
-        calls.append(batch.captions)
+        calls.append(batch.num_captions)
         if len(calls) == 3:
             raise torch.OutOfMemoryError
         return caption_loss(model, features, batch, label_smoothing)
@@ -169,7 +169,7 @@ def test_a_step_without_memory_leaves_everything_as_it_was() -> None:
     step = make_step(micro_batch_size=6)
     with pytest.raises(BatchTooLargeError) as caught:
         train_step(gradients, optimizer, step, clip_norm=1.0)
-    assert caught.value.captions == calls[2] == step.batches[2].captions
+    assert caught.value.num_captions == calls[2] == step.batches[2].num_captions
     for parameter, old in zip(model.parameters(), before, strict=True):
         assert parameter.grad is None
         assert parameter.equal(old)
@@ -203,7 +203,7 @@ def test_it_overfits_eight_pictures() -> None:
     optimizer = make_optimizer(model, learning_rate=1e-2, weight_decay=0.0)
     encoder: Any = nn.Identity()
     gradients = make_gradients(model, label_smoothing=0.0)
-    step = Step([batch], batch.num_tokens, batch.captions)
+    step = Step([batch], batch.num_tokens, batch.num_captions)
     for _ in range(150):
         result = train_step(gradients, optimizer, step, clip_norm=1.0)
     assert result.loss_sum.item() / batch.num_tokens < 0.01

@@ -66,7 +66,7 @@ def test_the_captions_of_a_picture_share_a_step(tmp_path: Path) -> None:
     steps = stream(write_shards(tmp_path, shards=3, each=10))
     for number, step in enumerate(steps.iterate(0)):
         (batch,) = step.batches
-        assert (step.captions, batch.captions) == (12, 12)
+        assert (step.num_captions, batch.num_captions) == (12, 12)
         assert step.num_tokens == batch.num_tokens
         assert batch.content.shape == (6, 3, 24, 24)
         names = steps.names(0, number)
@@ -80,7 +80,7 @@ def test_a_micro_batch_is_a_part_of_the_same_step(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path)
     (whole,) = islice(stream(pattern).iterate(0), 1)
     (parts,) = islice(stream(pattern).iterate(0, micro_batch_size=4), 1)
-    assert [batch.captions for batch in parts.batches] == [4, 4, 4]
+    assert [batch.num_captions for batch in parts.batches] == [4, 4, 4]
     assert torch.cat([batch.content for batch in parts.batches]).equal(whole.batches[0].content)
 
 
@@ -160,8 +160,8 @@ def test_a_step_is_shared_out_whole_and_every_process_knows_its_size(tmp_path: P
         stream(pattern, rank, 5, kind=Tenfold, captions_per_step=1).step(0, 0) for rank in range(5)
     ]
     own = [batch for step in steps for batch in step.batches]
-    assert [batch.captions for batch in own] == [2, 2, 3, 2, 3]
-    assert [step.captions for step in steps] == [10 * batch.captions for batch in own]
+    assert [batch.num_captions for batch in own] == [2, 2, 3, 2, 3]
+    assert [step.num_captions for step in steps] == [10 * batch.num_captions for batch in own]
     assert [step.num_tokens for step in steps] == [10 * batch.num_tokens for batch in own]
 
 

@@ -177,7 +177,7 @@ def test_memory_that_one_process_lacks_halves_the_micro_batch_of_all(
     before = """
 loss_of = optimization.caption_loss
 def limited(model, features, batch, label_smoothing):
-    if rank == 1 and batch.captions > 6 and model.training:
+    if rank == 1 and batch.num_captions > 6 and model.training:
         raise torch.OutOfMemoryError("out of memory")
     return loss_of(model, features, batch, label_smoothing)
 optimization.caption_loss = limited
