@@ -58,7 +58,7 @@ def caveats(comparison: Comparison) -> list[str]:
     if len(machines) > 1:
         caveats.append("The runs were evaluated on several machines; so may be their times.")
     frozen = [one for one in settings if one.get("ENCODER_TRAINED_BLOCKS") == 0]
-    if any(one.get("CACHE_FEATURES") for one in frozen) and _has_times(comparison):
+    if any(one.get("FEATURE_CACHE") != "off" for one in frozen) and _has_times(comparison):
         caveats.append("Times leave out encoding each picture once, where features are cached.")
     return caveats
 

@@ -20,7 +20,7 @@ from captioning.comparison import runs as comparison_runs
 from captioning.reports import results
 from captioning.system.errors import EXIT_TERMINATED, EXIT_USER_ERROR, UserError
 from compare import Plan, PlannedRun
-from config import dump_config
+from config import Config, dump_config
 from tests.helpers.small_runs import SETTINGS, differences, write_data, write_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -40,23 +40,13 @@ def preset(folder: Path, text: str = COMPARISON, **changes: object) -> Path:
     """A comparison of small runs whose data and encoders lie under `folder`."""
     settings = {**SETTINGS, "DATA_DIR": folder / "data", "NUM_EPOCHS": 6, **changes}
     lines = [
-        f'{name} = "{value}"'
-        if isinstance(value, Path) or not _is_number(value)
-        else f"{name} = {value}"
+        f'{name} = "{value}"' if isinstance(getattr(Config, name), str) else f"{name} = {value}"
         for name, value in settings.items()
         if name not in PER_RUN
     ]
     path = folder / "which.toml"
     path.write_text("\n".join(lines) + text.format(folder=folder))
     return path
-
-
-def _is_number(value: object) -> bool:
-    try:
-        float(str(value))
-    except ValueError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")

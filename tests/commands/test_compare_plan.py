@@ -8,7 +8,7 @@ import pytest
 from captioning.comparison.comparing import differing_settings
 from captioning.system.errors import UserError
 from compare import folder_name, read_plan
-from config import PER_RUN, SHARED, WITHOUT_EFFECT, Config, result_settings
+from config import NO_EFFECT, PER_RUN, SHARED, Config, result_settings, settings_with
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -151,9 +151,11 @@ def test_a_setting_that_is_newer_than_a_run_had_its_default() -> None:
     assert differing_settings([changed, older], now) == ("DECODER_DROPOUT",)
 
 
-def test_every_setting_that_is_named_exists() -> None:
+def test_every_setting_decides_a_result_or_has_a_reason_not_to() -> None:
     known = {field.name for field in fields(Config)}
-    assert known >= PER_RUN | SHARED | WITHOUT_EFFECT
+    without = settings_with(NO_EFFECT, PER_RUN)
+    assert result_settings(Config()).keys() == known - without
+    assert known >= settings_with(PER_RUN, SHARED) >= {"RUN_NAME", "RANDOM_SEED", "DATASET"}
 
 
 def test_folder_names_are_plain() -> None:

@@ -151,7 +151,7 @@ def test_caveats_are_those_of_the_runs() -> None:
     processor = sample_run("b", settings={"IMAGE_PROCESSOR_NAME": "x"})  # part of the encoder
     assert "The models differ in" not in text(sample_run("a"), processor)
     longer = sample_run("b", settings={"NUM_EPOCHS": 9, "BATCH_SIZE": 8})
-    assert "The models differ in BATCH_SIZE and NUM_EPOCHS too" in text(sample_run("a"), longer)
+    assert "The models differ in NUM_EPOCHS and BATCH_SIZE too" in text(sample_run("a"), longer)
     wide = replace(sample_run("b"), protocol={"decoding": "beam", "tokenizer": "PTB"})
     assert "several ways: beam and greedy." in text(sample_run("a"), wide)
     assert "several machines" in text(sample_run("a"), sample_run("b", hardware={"device": "gpu"}))
