@@ -2,6 +2,7 @@
 # make demo    draw the demo data, train, evaluate, caption a picture
 # make test    every test but the slow ones
 # make check   format, lint, types
+# make readme  the generated parts of the README and of docs/
 # make audit   known vulnerabilities of the pinned packages (asks PyPI)
 
 PYTHON ?= python3
@@ -53,6 +54,7 @@ readme: setup
 
 readme-demo: demo
 	$(BIN)/python docs/record_demo.py $(DEMO_RUN)
+	$(BIN)/python docs/first_look.py $(DEMO_RUN) data/demo/test/scene_000240.jpg
 	$(BIN)/python docs/refresh_readme.py
 
 clean-demo:

@@ -1,6 +1,6 @@
 """Families of encoders and what their features look like: writes `docs/encoders.json`.
 
-    python docs/encoder_table.py      then `make readme`, which puts the table into the README
+    python docs/encoder_table.py      then `make readme`, which puts the table into docs/encoders.md
 
 Each shape is computed: the example's architecture is built from its config, without memory for its
 weights, and reads a picture of the size that its image processor makes.

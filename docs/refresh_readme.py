@@ -1,16 +1,22 @@
-"""Writes the generated parts of the README: the table of files, of settings, the demo's results.
+"""Writes the generated parts of the README and of the pages in `docs/`.
 
-    python docs/refresh_readme.py            rewrites README.md; `make readme` calls it
+    python docs/refresh_readme.py            `make readme` calls it
 
-What a file is for is the first sentence of its docstring; a setting's meaning is its docstring in
-`config.py`; the demo's results are read from `docs/demo.json`, which `make readme-demo` copies from
-an evaluation. A test compares the README with what this gives.
+    README.md           the files of the story, the rooms behind them, the demo's results
+    docs/settings.md    every setting
+    docs/encoders.md    the families of encoders
+
+What a file or a room is for is the first paragraph of its docstring; a setting's meaning is its
+docstring in `config.py`. The demo's results are read from `docs/demo.json`, which `make
+readme-demo` copies from an evaluation, shapes of encoders from `docs/encoders.json`. A test
+compares the pages with what this gives.
 """
 
 import ast
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,26 +25,40 @@ sys.path.insert(0, str(ROOT))
 from captioning.system.options import settings_table  # noqa: E402
 from config import Config  # noqa: E402
 
-ORDER = {
-    "What is trained": ("config prepare_dataset tokenizer encoder features dataset model"),
-    "How": "optimization pipeline checkpoint captioner validation trainer train",
-    "What comes of it": "generate evaluate compare hub",
-}
-"""The modules in reading order: each imports only those above it. Names under a heading."""
+PAGES = ("README.md", "docs/settings.md", "docs/encoders.md")
+STORY = (
+    "config prepare_dataset tokenizer encoder features dataset model optimization pipeline "
+    "checkpoint validation trainer train captioner generate evaluate compare hub"
+).split()
+"""The files at the root in reading order: each imports only those before it."""
+ROOMS = (
+    "system sources scenes metrics vision store streaming training decoding tracking sharing "
+    "reports comparison"
+).split()
+"""The folders of `captioning/`, in the order in which the story enters them."""
 
 
-def files_table() -> str:
-    """The table of files; commands are marked with a star."""
+def purpose(path: Path) -> str:
+    """The first paragraph of a module's docstring, in one line."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(docstring.split("\n\n", 1)[0].split())
+
+
+def story() -> str:
+    """The table of the files at the root; commands are marked with a star."""
     lines = ["| file | what it is |", "|---|---|"]
-    for heading, names in ORDER.items():
-        lines.append(f"| **{heading}** | |")
-        for name in names.split():
-            source = (ROOT / f"{name}.py").read_text(encoding="utf-8")
-            first = (ast.get_docstring(ast.parse(source)) or "").split("\n\n", 1)[0]
-            is_command = 'if __name__ == "__main__":' in source
-            star = " *" if is_command else ""
-            lines.append(f"| `{name}.py`{star} | {' '.join(first.split())} |")
-    return "\n".join([*lines, "", "\\* has a command line."])
+    for path in (ROOT / f"{name}.py" for name in STORY):
+        is_command = 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
+        lines.append(f"| `{path.name}`{' *' if is_command else ''} | {purpose(path)} |")
+    return "\n".join(lines)
+
+
+def rooms() -> str:
+    """The table of the rooms."""
+    lines = ["| room | what is in it |", "|---|---|"]
+    for name in ROOMS:
+        lines.append(f"| `{name}` | {purpose(ROOT / 'captioning' / name / '__init__.py')} |")
+    return "\n".join(lines)
 
 
 def results() -> str:
@@ -54,7 +74,8 @@ def results() -> str:
         ("time of day right", f"{truth['time']:.1%}"),
         ("relation right, where there are two objects", f"{truth['relation']:.1%}"),
         (
-            "attention of an object's word peaks inside its box",
+            "attention of an object's word peaks inside its box (by chance: "
+            f"{truth['attention_inside_by_chance']:.1%})",
             f"{truth['attention_inside_object']:.1%}",
         ),
         ("CIDEr", f"{demo['CIDEr']:.3f}"),
@@ -84,20 +105,25 @@ def encoders() -> str:
     return "\n".join(lines)
 
 
+PARTS: dict[str, Callable[[], str]] = {
+    "files": story,
+    "rooms": rooms,
+    "results": results,
+    "encoders": encoders,
+    "settings": lambda: settings_table(Config),
+}
+
+
 def refreshed(text: str) -> str:
-    """The README with its generated parts made anew."""
-    parts = {
-        "files": files_table(),
-        "settings": settings_table(Config),
-        "results": results(),
-        "encoders": encoders(),
-    }
-    for name, part in parts.items():
+    """A page with its generated parts, each between two comments with its name, made anew."""
+    for name, make in PARTS.items():
         pattern = re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
-        text = pattern.sub(lambda _, n=name, p=part: f"<!-- {n} -->\n{p}\n<!-- /{n} -->", text)
+        if pattern.search(text):
+            part = f"<!-- {name} -->\n{make()}\n<!-- /{name} -->"
+            text = pattern.sub(lambda _, part=part: part, text)
     return text
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(refreshed(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in (ROOT / name for name in PAGES):
+        page.write_text(refreshed(page.read_text(encoding="utf-8")), encoding="utf-8")
