@@ -40,10 +40,9 @@ from captioning.system.errors import (
 )
 from captioning.system.files import read_json
 from captioning.system.options import parse_options
+from captioning.system.rules import PER_RUN, SHARED
 from config import (
     COMPARE_TABLE,
-    PER_RUN,
-    SHARED,
     Config,
     dump_config,
     load_config,

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from captioning.system.errors import EXIT_DONE, UserError, run_command
 from captioning.system.processes import ending_together, is_main_process
-from config import MAY_CHANGE, NO_EFFECT, Config, load_config, parse_config, settings_with
+from captioning.system.rules import MAY_CHANGE, NO_EFFECT
+from config import Config, load_config, parse_config, settings_with
 
 if TYPE_CHECKING:
     from captioning.sources.records import Record

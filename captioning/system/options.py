@@ -27,30 +27,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from captioning.system.errors import UserError
+from captioning.system.rules import Rule
 
 Options = TypeVar("Options")
 Note = TypeVar("Note")
 Field = dataclasses.Field[Any]
 HELP_INDENT = " " * 6
 SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a value must satisfy: a test, and the same in words, for the sentence of an error."""
-
-    holds: Callable[[Any], object]
-    text: str
-
-
-def at_least(low: float) -> Rule:
-    """Numbers from `low` on."""
-    return Rule(lambda value: value >= low, f"at least {low:g}")
-
-
-def between(low: float, high: float) -> Rule:
-    """Numbers from `low` on that are below `high`."""
-    return Rule(lambda value: low <= value < high, f"at least {low:g} and below {high:g}")
 
 
 def parse_options(

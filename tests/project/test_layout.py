@@ -16,7 +16,7 @@ ROOMS = (
     "streaming comparison"
 ).split()
 """In their order: a room knows only rooms before it."""
-MOST_LINES, MOST_FUNCTION_LINES, MOST_STORY_FILES = 480, 60, 20
+MOST_LINES, MOST_FUNCTION_LINES, MOST_STORY_FILES = 490, 60, 20
 
 
 def name_of(path: Path) -> str:
@@ -43,6 +43,7 @@ def readme_order() -> list[str]:
 def test_the_readme_tells_the_whole_story_in_its_order() -> None:
     order = readme_order()
     assert sorted(order) == sorted(STORY)
+    assert len(order) <= MOST_STORY_FILES
     place = {name: number for number, name in enumerate(order)}
     wrong = [
         f"{name} imports {other}"

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 
 from captioning.system.errors import UserError
 from captioning.system.options import described_fields
+from captioning.system.rules import MAY_CHANGE, NO_EFFECT, PER_RUN
 from config import (
-    MAY_CHANGE,
-    NO_EFFECT,
-    PER_RUN,
     Config,
     dump_config,
     load_config,

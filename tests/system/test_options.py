@@ -6,7 +6,8 @@ from typing import Annotated
 import pytest
 
 from captioning.system.errors import UserError
-from captioning.system.options import at_least, parse_options
+from captioning.system.options import parse_options
+from captioning.system.rules import at_least
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,83 @@
+"""What can be true of a setting, to be written beside its type: a rule, and roles.
+
+NUM_EPOCHS: Annotated[int, at_least(1), MAY_CHANGE] = 15
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must satisfy: a test, and the same in words, for the sentence of an error."""
+
+    holds: Callable[[Any], object]
+    text: str
+
+
+def at_least(low: float) -> Rule:
+    """Numbers from `low` on."""
+    return Rule(lambda value: value >= low, f"at least {low:g}")
+
+
+def between(low: float, high: float) -> Rule:
+    """Numbers from `low` on that are below `high`."""
+    return Rule(lambda value: low <= value < high, f"at least {low:g} and below {high:g}")
+
+
+class Role(Enum):
+    """What is true of a setting besides its rule."""
+
+    NO_EFFECT = "says where and how a run computes and logs, not what comes out; it may change"
+    MAY_CHANGE = "a run may go on with another value"
+    PER_RUN = "a comparison gives it to each run"
+    SHARED = "must be the same for all models of a comparison"
+    ON_CARD = "the model card shows it"
+    OF_TRAINED_ENCODER = "means nothing while the encoder is frozen"
+
+
+NO_EFFECT, MAY_CHANGE, PER_RUN = Role.NO_EFFECT, Role.MAY_CHANGE, Role.PER_RUN
+SHARED, ON_CARD, OF_TRAINED_ENCODER = Role.SHARED, Role.ON_CARD, Role.OF_TRAINED_ENCODER
+
+
+def is_layers(text: str) -> bool:
+    """Whether `text` names layers: "last", "-2", "-1,-4"; none twice."""
+    parts = text.replace("last", "-1").split(",")
+    is_named = all(re.fullmatch(r"-[1-9]\d{0,3}", part) for part in parts)
+    return is_named and len(set(parts)) == len(parts)
+
+
+def is_augmentation(text: str) -> bool:
+    """Whether `text` names kinds of augmentation, none twice, or none at all."""
+    kinds = text.split(",")
+    is_named = set(kinds) <= {"crop", "flip", "colour"}
+    return text == "none" or (is_named and len(set(kinds)) == len(kinds))
+
+
+def bytes_of(text: str) -> int | None:
+    """ "500GB" -> 500,000,000,000; None for what is no size."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])B", text)
+    return int(float(found[1]) * 1000 ** (1 + "KMGT".index(found[2]))) if found else None
+
+
+POSITIVE = Rule(lambda value: value > 0, "above 0")
+FRACTION = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
+SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
+SEED = between(0, 2**63)
+EVEN = Rule(lambda value: value >= 2 and value % 2 == 0, "even and at least 2")
+DATASET_NAME = Rule(lambda text: text and not {".", ".."} & set(text.split("/")), "a name")
+NOT_EMPTY = Rule(bool, "the name of a vision model")
+FILE_NAME = Rule(
+    lambda text: not set("/\\\0") & set(text) and text not in (".", ".."),
+    "a plain name, without slashes",
+)
+LAYERS = Rule(is_layers, "last, or places from the end such as -2 or -1,-4, none twice")
+KINDS_OF_AUGMENTATION = Rule(is_augmentation, 'none, or some of "crop,flip,colour"')
+CACHE = Rule(lambda text: text in ("on", "off") or bytes_of(text), "on, off, or a size as 500GB")
+INTERVAL = Rule(
+    lambda text: re.fullmatch(r"\d+|\d+(\.\d+)?m", text),
+    'minutes such as "10m", steps such as "500", or 0',
+)
