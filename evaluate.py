@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from captioning.sources.records import (
     METADATA_NAME,
@@ -24,8 +24,9 @@ from captioning.sources.records import (
     read_records,
 )
 from captioning.system.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
-from captioning.system.options import parse_options
+from captioning.system.options import notes_of, parse_options
 from captioning.system.processes import ending_together, is_main_process
+from captioning.system.rules import at_least
 
 if TYPE_CHECKING:
     from captioner import Caption, Captioner
@@ -37,11 +38,13 @@ HEAT_SIZE = (24, 24)
 """Columns and rows of the heat maps that the report holds."""
 TITLE_LABELS = 3
 """A comparison of more checkpoints is called by their number."""
-OF_CHECKPOINTS = {
-    *("split", "data_dir", "output_dir", "method", "beam_size", "length_penalty", "limit"),
-    *("clip_model", "device", "revision", "trust_remote_code"),
-}
-"""Options that mean nothing where captions are given."""
+
+
+class OfCheckpoints:
+    """Of an option that means nothing where captions are given."""
+
+
+OF_CHECKPOINTS = OfCheckpoints()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,35 +57,35 @@ class EvaluateOptions:
     """JSON of any model's captions: {"id": "caption"}, or COCO results. Needs references."""
     references: str = ""
     """JSON of what people wrote: {"id": ["...", ...]}, or COCO annotations."""
-    split: Literal["test", "validation", "train"] = "test"
+    split: Annotated[Literal["test", "validation", "train"], OF_CHECKPOINTS] = "test"
     """Split of the prepared data set."""
-    data_dir: str = ""
+    data_dir: Annotated[str, OF_CHECKPOINTS] = ""
     """Folder of prepared data sets ("" = as in training)."""
     output: str = ""
     """Folder for the results ("" = `evaluation` beside the checkpoint; of several checkpoints, a
     folder each in it, or "" = as of one, and their comparison in `comparison` under output-dir).
     Captions that are given leave results only where it is set."""
-    output_dir: str = "checkpoints"
+    output_dir: Annotated[str, OF_CHECKPOINTS] = "checkpoints"
     """Where to look for the newest `best`."""
-    method: Literal["greedy", "beam"] = "beam"
+    method: Annotated[Literal["greedy", "beam"], OF_CHECKPOINTS] = "beam"
     """How to search."""
-    beam_size: int = 0
+    beam_size: Annotated[int, at_least(0), OF_CHECKPOINTS] = 0
     """Beams (0 = as in training)."""
-    length_penalty: float = 1.0
+    length_penalty: Annotated[float, OF_CHECKPOINTS] = 1.0
     """Above 1 favours longer captions, below 1 shorter ones."""
-    limit: int = 0
+    limit: Annotated[int, at_least(0), OF_CHECKPOINTS] = 0
     """Score the first so many pictures only (0 = all)."""
-    clip_model: str = ""
+    clip_model: Annotated[str, OF_CHECKPOINTS] = ""
     """CLIP of the Hub or a folder, for CLIPScore and RefCLIPScore ("" = leave them out)."""
     java: bool = True
     """Compute METEOR and SPICE where Java and their files are there."""
-    seed: int = 0
+    seed: Annotated[int, at_least(0)] = 0
     """Seed of the bootstrap."""
-    device: str = "auto"
+    device: Annotated[str, OF_CHECKPOINTS] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    revision: str = ""
+    revision: Annotated[str, OF_CHECKPOINTS] = ""
     """Branch, tag or commit of a Hub repository."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, OF_CHECKPOINTS] = False
     """Run code that the encoder's repository brings along. Only for repositories you trust."""
 
 
@@ -361,11 +364,7 @@ def _compare(
 
 def _check(options: EvaluateOptions) -> None:
     """Raise `UserError` with all that can be told from the options alone."""
-    problems = [
-        f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 0."
-        for name in ("limit", "beam_size", "seed")
-        if getattr(options, name) < 0
-    ]
+    problems = []
     if options.method == "greedy" and options.beam_size > 1:
         problems.append("--beam-size means nothing to --method greedy; leave one of them out.")
     if bool(options.candidates) != bool(options.references):
@@ -381,7 +380,7 @@ def _check(options: EvaluateOptions) -> None:
             f"--{field.name.replace('_', '-')} is for checkpoints and means nothing to captions "
             "that are given; leave it out."
             for field in fields(options)
-            if field.name in OF_CHECKPOINTS and getattr(options, field.name) != field.default
+            if notes_of(field, OfCheckpoints) and getattr(options, field.name) != field.default
         ]
     if problems:
         raise UserError(*problems)

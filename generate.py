@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from captioning.system.errors import (
     EXIT_DONE,
@@ -27,9 +27,10 @@ from captioning.system.errors import (
     UserError,
     run_command,
 )
-from captioning.system.options import parse_options
+from captioning.system.options import check_value, notes_of, parse_options
 from captioning.system.processes import ending_together, is_main_process
 from captioning.system.progress import Progress
+from captioning.system.rules import at_least
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,28 +41,16 @@ if TYPE_CHECKING:
 
 USUAL_BEAM_SIZE = 3
 """Stands for that of a model as long as none is loaded."""
-METHODS_OF = {
-    "beam_size": ("beam", "diverse"),
-    "length_penalty": ("beam", "diverse", "sample"),
-    "groups": ("diverse",),
-    "diversity_penalty": ("diverse",),
-    "temperature": ("sample",),
-    "top_k": ("sample",),
-    "top_p": ("sample",),
-    "min_p": ("sample",),
-    "seed": ("sample",),
-}
-"""The methods for which an option means something."""
-LEAST = {
-    "num_captions": 1,
-    "batch_size": 1,
-    "beam_size": 0,
-    "groups": 0,
-    "limit": 0,
-    "min_length": 0,
-    "max_length": 0,
-}
-"""The smallest value of an option."""
+
+
+@dataclass(frozen=True)
+class For:
+    """The methods for which an option means something."""
+
+    methods: tuple[str, ...]
+
+
+BEAMS, GROUPS, SAMPLES = For(("beam", "diverse")), For(("diverse",)), For(("sample",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,29 +67,29 @@ class GenerateOptions:
     """Where to look for the newest `best`."""
     method: Literal["greedy", "beam", "sample", "diverse"] = "beam"
     """How to search."""
-    beam_size: int = 0
+    beam_size: Annotated[int, at_least(0), BEAMS] = 0
     """Beams (0 = as in training, or as many as captions are asked for)."""
-    num_captions: int = 1
+    num_captions: Annotated[int, at_least(1)] = 1
     """Captions of each picture."""
-    length_penalty: float = 1.0
+    length_penalty: Annotated[float, For(("beam", "diverse", "sample"))] = 1.0
     """Above 1 favours longer captions, below 1 shorter ones."""
-    groups: int = 0
+    groups: Annotated[int, at_least(0), GROUPS] = 0
     """Groups of a diverse beam search (0 = as many as beams)."""
-    diversity_penalty: float = 0.5
+    diversity_penalty: Annotated[float, GROUPS] = 0.5
     """How strongly groups of a diverse beam search avoid each other's words."""
-    temperature: float = 1.0
+    temperature: Annotated[float, SAMPLES] = 1.0
     """Sampling: below 1 plainer, above 1 wilder."""
-    top_k: int = 0
+    top_k: Annotated[int, SAMPLES] = 0
     """Sampling: from the k most probable tokens (0 = off)."""
-    top_p: float = 1.0
+    top_p: Annotated[float, SAMPLES] = 1.0
     """Sampling: from the most probable tokens that sum to p (1 = off)."""
-    min_p: float = 0.0
+    min_p: Annotated[float, SAMPLES] = 0.0
     """Sampling: from tokens at least this many times as probable as the best (0 = off)."""
-    seed: int = 0
+    seed: Annotated[int, SAMPLES] = 0
     """Sampling: the same seed gives the same captions."""
-    min_length: int = 0
+    min_length: Annotated[int, at_least(0)] = 0
     """Tokens of a caption at least."""
-    max_length: int = 0
+    max_length: Annotated[int, at_least(0)] = 0
     """Tokens of a caption at most, its end counted (0 = as in training, which cannot be passed)."""
     no_repeat_ngram: int = 0
     """No sequence of this many tokens comes twice (0 = off)."""
@@ -118,9 +107,9 @@ class GenerateOptions:
     """Font file of the attention's words, for scripts that DejaVu lacks, such as Chinese."""
     json: bool = False
     """Print a JSON line a picture."""
-    limit: int = 0
+    limit: Annotated[int, at_least(0)] = 0
     """Caption the first so many pictures only (0 = all)."""
-    batch_size: int = 32
+    batch_size: Annotated[int, at_least(1)] = 32
     """Pictures computed together; halved where memory does not suffice."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
@@ -211,17 +200,16 @@ def caption_all(
 
 def check_options(options: GenerateOptions) -> None:
     """Raise `UserError` with all that can be told without a model."""
-    problems = []
+    problems: list[str] = []
     for field in fields(options):
-        flag, value = f"--{field.name.replace('_', '-')}", getattr(options, field.name)
-        if field.name in LEAST and value < LEAST[field.name]:
-            problems.append(f"{flag} is {value}; it must be at least {LEAST[field.name]}.")
-        methods = METHODS_OF.get(field.name, (options.method,))
-        if value != field.default and options.method not in methods:
-            problems.append(
-                f"{flag} means nothing to --method {options.method}; leave it out, or add "
-                f"--method {methods[0]}."
-            )
+        value = getattr(options, field.name)
+        problems += check_value(field, value)
+        problems += [
+            f"--{field.name.replace('_', '-')} means nothing to --method {options.method}; leave "
+            f"it out, or add --method {note.methods[0]}."
+            for note in notes_of(field, For)
+            if value != field.default and options.method not in note.methods
+        ]
     if options.font and not Path(options.font).is_file():
         problems.append(f"--font is {options.font!r}; it must name a .ttf or .otf file.")
     if options.attention and Path(options.attention).suffix.lower() != ".png":

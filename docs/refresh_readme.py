@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from captioning.system.options import settings_table  # noqa: E402
+from captioning.system.options import described_fields  # noqa: E402
 from config import Config  # noqa: E402
 
 PAGES = ("README.md", "docs/settings.md", "docs/encoders.md")
@@ -51,6 +51,21 @@ def story() -> str:
         is_command = 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
         lines.append(f"| `{path.name}`{' *' if is_command else ''} | {purpose(path)} |")
     return "\n".join(lines)
+
+
+def settings() -> str:
+    """The settings with defaults and docstrings, a Markdown table a group."""
+    lines: list[str] = []
+    heading = None
+    for one in described_fields(Config):
+        if one.heading != heading:
+            heading = one.heading
+            lines += ["", f"## {heading}", "", "| setting | default | meaning |", "|---|---|---|"]
+        default = getattr(Config, one.name)
+        shown = json.dumps(default) if isinstance(default, str | bool) else f"{default:g}"
+        meaning = one.meaning.replace("|", "\\|")
+        lines.append(f"| `{one.name}` | `{shown}` | {meaning} |")
+    return "\n".join(lines).strip()
 
 
 def rooms() -> str:
@@ -110,7 +125,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "rooms": rooms,
     "results": results,
     "encoders": encoders,
-    "settings": lambda: settings_table(Config),
+    "settings": settings,
 }
 
 

@@ -15,7 +15,6 @@ import ast
 import dataclasses
 import difflib
 import inspect
-import json
 import math
 import shutil
 import sys
@@ -264,21 +263,6 @@ def help_text(options_type: type[Any], default: Any, description: str, prog: str
         indent = HELP_INDENT
         lines += textwrap.wrap(one.meaning, width, initial_indent=indent, subsequent_indent=indent)
     return "\n".join(lines)
-
-
-def settings_table(options_type: type[Any]) -> str:
-    """The fields of a dataclass with defaults and docstrings, a Markdown table a heading."""
-    lines: list[str] = []
-    heading = None
-    for one in described_fields(options_type):
-        if one.heading != heading:
-            heading = one.heading
-            lines += ["", f"## {heading}", "", "| setting | default | meaning |", "|---|---|---|"]
-        default = getattr(options_type, one.name)
-        shown = json.dumps(default) if isinstance(default, str | bool) else f"{default:g}"
-        meaning = one.meaning.replace("|", "\\|")
-        lines.append(f"| `{one.name}` | `{shown}` | {meaning} |")
-    return "\n".join(lines).strip()
 
 
 def _placeholder(field: Field) -> str:
