@@ -12,8 +12,9 @@ interrupted call goes on, and renamed when it is whole. A second call finds noth
 import difflib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,14 @@ class HubPlace:
     revision: str = ""
 
 
-FLICKR30K = HubPlace(("nlphuji/flickr30k",), "refs/convert/parquet")
-FLICKR8K = HubPlace(("jxie/flickr8k",))
-COCO = HubPlace(tuple(f"Multimodal-Fatima/COCO_captions_{split}" for split in SPLITS))
+KNOWN = {
+    "flickr30k": HubPlace(("nlphuji/flickr30k",), "refs/convert/parquet"),
+    "flickr8k": HubPlace(("jxie/flickr8k",)),
+    "coco": HubPlace(tuple(f"Multimodal-Fatima/COCO_captions_{split}" for split in SPLITS)),
+}
+"""With Karpathy's splits, COCO's `restval` in train: 29,000 / 1,014 / 1,000 pictures, 6,000 / 1,000
+/ 1,000, and 113,287 / 5,000 / 5,000."""
+DEMO = "demo"
 
 
 def prepare_dataset(config: Config) -> Summary:
@@ -51,84 +57,62 @@ def prepare_dataset(config: Config) -> Summary:
 
     Raises `UserError` for a source that cannot be used.
     """
-    if config.IMAGE_DIR:
-        return prepare_files(config)
-    others = prepare_held_out if config.STREAM else prepare_hub
-    return PREPARERS.get(config.dataset[0], others)(config)
-
-
-def prepare_flickr30k(config: Config) -> Summary:
-    """Flickr30k with Karpathy's splits: 29,000 / 1,014 / 1,000 pictures."""
-    return _prepare(config, lambda folder: _write(config, folder, _published(config, FLICKR30K)))
-
-
-def prepare_flickr8k(config: Config) -> Summary:
-    """Flickr8k with its splits: 6,000 / 1,000 / 1,000 pictures."""
-    return _prepare(config, lambda folder: _write(config, folder, _published(config, FLICKR8K)))
-
-
-def prepare_coco(config: Config) -> Summary:
-    """COCO with Karpathy's splits, `restval` in train: 113,287 / 5,000 / 5,000 pictures."""
-    return _prepare(config, lambda folder: _write(config, folder, _published(config, COCO)))
-
-
-def prepare_hub(config: Config) -> Summary:
-    """Any data set of the Hub with a column of pictures and one of captions."""
-    return _prepare(config, lambda folder: _write(config, folder, _by_hub_name(config)))
-
-
-def prepare_files(config: Config) -> Summary:
-    """One's own pictures: IMAGE_DIR with CAPTIONS_FILE."""
-    return _prepare(
-        config,
-        lambda folder: _write(config, folder, files_source(config.IMAGE_DIR, config.CAPTIONS_FILE)),
-    )
-
-
-def prepare_held_out(config: Config) -> Summary:
-    """The first pictures of a stream, for validation and test."""
-
-    def hold_out(folder: Path) -> Summary:
-        source = held_out_source(find_sources(config.STREAM), config.HELD_OUT_FRACTION)
-        return _write(config, folder, source)
-
-    return _prepare(config, hold_out)
-
-
-def prepare_demo(config: Config) -> Summary:
-    """Drawn scenes, without any download; their splits are by scene."""
-
-    def draw(folder: Path) -> Summary:
-        from captioning.scenes import DEFAULT_COUNT, write_scenes
-
-        shutil.rmtree(folder, ignore_errors=True)
-        with Progress("scenes", DEFAULT_COUNT, unit="scenes", has_lines=False) as bar:
-            write_scenes(folder, seed=config.RANDOM_SEED, progress=bar.advance)
-        return replace(summary_of(folder, "drawn scenes"), has_own_splits=True)
-
-    return _prepare(config, draw)
-
-
-PREPARERS: dict[str, Callable[[Config], Summary]] = {
-    "flickr30k": prepare_flickr30k,
-    "flickr8k": prepare_flickr8k,
-    "coco": prepare_coco,
-    "demo": prepare_demo,
-}
-
-
-def _prepare(config: Config, make: Callable[[Path], Summary]) -> Summary:
-    """`make` the data set unless it is there; prints what it holds."""
-    names_source = bool(config.IMAGE_DIR or config.DATASET_SOURCE or _hub_place(config)[1])
+    is_drawn = config.DATASET == DEMO and not config.IMAGE_DIR
     try:
         return prepare_folder(
-            config.dataset_dir, make, settings=_settings(config), names_source=names_source
+            config.dataset_dir,
+            partial(draw_demo if is_drawn else write_source, config),
+            settings=_settings(config),
+            names_source=bool(config.IMAGE_DIR or config.DATASET_SOURCE or _hub_place(config)[1]),
         )
     except OSError as error:
         raise UserError(
             f"{config.dataset_dir} could not be made: {error}. Mend that and give the same command "
             "again; it goes on from there."
         ) from error
+
+
+def write_source(config: Config, folder: Path) -> Summary:
+    """The pictures and captions of a source, with splits by picture."""
+    rules = SplitRules(config.RANDOM_SEED, *[config.HELD_OUT_FRACTION] * 2)
+    workers = min(8, os.cpu_count() or 1) if config.NUM_WORKERS < 0 else config.NUM_WORKERS
+    return write_prepared(
+        folder,
+        source_of(config),
+        rules,
+        max_bad_fraction=config.MAX_BAD_FRACTION,
+        workers=workers,
+    )
+
+
+def draw_demo(config: Config, folder: Path) -> Summary:
+    """Drawn scenes, without any download; their splits are by scene."""
+    from captioning.scenes import DEFAULT_COUNT, write_scenes
+
+    shutil.rmtree(folder, ignore_errors=True)
+    with Progress("scenes", DEFAULT_COUNT, unit="scenes", has_lines=False) as bar:
+        write_scenes(folder, seed=config.RANDOM_SEED, progress=bar.advance)
+    return replace(summary_of(folder, "drawn scenes"), has_own_splits=True)
+
+
+def source_of(config: Config) -> Source:
+    """One's own pictures, a data set known by name, the first pictures of a stream, for validation
+    and test, or any data set of the Hub with a column of pictures and one of captions."""
+    name = config.dataset[0]
+    if config.IMAGE_DIR:
+        return files_source(config.IMAGE_DIR, config.CAPTIONS_FILE)
+    if name in KNOWN:
+        return _published(config, KNOWN[name])
+    if config.STREAM:
+        return held_out_source(find_sources(config.STREAM), config.HELD_OUT_FRACTION)
+    if "/" not in name and not config.DATASET_SOURCE:
+        close = difflib.get_close_matches(name, (*KNOWN, DEMO), n=1)
+        raise UserError(
+            f"There is no data set {name} in {config.DATA_DIR}, and it is none of "
+            f"{', '.join((*KNOWN, DEMO))}; {f'did you mean {close[0]}? Else ' if close else ''}name a "
+            "Hub data set (user/name), or your own pictures with --IMAGE_DIR and --CAPTIONS_FILE."
+        )
+    return _published(config, HubPlace((name,)))
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -161,25 +145,6 @@ def _hub_place(config: Config) -> tuple[str, str]:
     """DATASET_SOURCE ("" = the usual place of DATASET) and the revision that either names."""
     where, revision = split_revision(config.DATASET_SOURCE)
     return where, revision or config.dataset[1]
-
-
-def _by_hub_name(config: Config) -> Source:
-    if "/" not in config.DATASET and not config.DATASET_SOURCE:
-        close = difflib.get_close_matches(config.DATASET, PREPARERS, n=1)
-        raise UserError(
-            f"There is no data set {config.DATASET} in {config.DATA_DIR}, and it is none of "
-            f"{', '.join(PREPARERS)}; {f'did you mean {close[0]}? Else ' if close else ''}name a "
-            "Hub data set (user/name), or your own pictures with --IMAGE_DIR and --CAPTIONS_FILE."
-        )
-    return _published(config, HubPlace((config.dataset[0],)))
-
-
-def _write(config: Config, folder: Path, source: Source) -> Summary:
-    rules = SplitRules(config.RANDOM_SEED, *[config.HELD_OUT_FRACTION] * 2)
-    workers = min(8, os.cpu_count() or 1) if config.NUM_WORKERS < 0 else config.NUM_WORKERS
-    return write_prepared(
-        folder, source, rules, max_bad_fraction=config.MAX_BAD_FRACTION, workers=workers
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from captioning.system.errors import UserError
-from prepare_dataset import prepare_dataset, prepare_flickr30k
+from prepare_dataset import prepare_dataset
 from tests.helpers.sample_sources import (
     config_for,
     hub_config,
@@ -81,7 +81,7 @@ def test_zip_with_its_captions_file(tmp_path: Path) -> None:
     )
     members["__MACOSX/flickr/images/._0.jpg"] = b"junk"
     config = hub_config(tmp_path, make_zip(tmp_path / "flickr.zip", members))
-    assert sum(prepare_flickr30k(config).pictures.values()) == 6
+    assert sum(prepare_dataset(config).pictures.values()) == 6
     for split, records in splits_of(config).items():
         for name, captions in records.items():
             assert captions == (f"Picture {name[0]} .",)
@@ -191,7 +191,7 @@ def flickr30k_columns() -> dict[str, list[object]]:
 def test_flickr30k_parquet(tmp_path: Path) -> None:
     write_parquet(tmp_path / "hub" / "TEST" / "test" / "0000.parquet", flickr30k_columns())
     config = hub_config(tmp_path, tmp_path / "hub")
-    summary = prepare_flickr30k(config)
+    summary = prepare_dataset(config)
     assert summary.pictures == {"train": 4, "validation": 1, "test": 1}
     found = splits_of(config)
     assert found["validation"] == {"1001.jpg": ("One 1", "Two 1")}

@@ -240,7 +240,8 @@ def test_an_open_store_keeps_its_rows_while_a_new_one_is_built(
 SLOW_BUILD = """
 import sys, time
 from pathlib import Path
-import feature_files, torch
+import torch
+from captioning.store import files as feature_files
 from captioning.store.building import RowMaker, build_features
 from captioning.system.runtime import Runtime
 from tests.helpers.small_encoder import SmallEncoder
