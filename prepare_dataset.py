@@ -109,8 +109,9 @@ def source_of(config: Config) -> Source:
         close = difflib.get_close_matches(name, (*KNOWN, DEMO), n=1)
         raise UserError(
             f"There is no data set {name} in {config.DATA_DIR}, and it is none of "
-            f"{', '.join((*KNOWN, DEMO))}; {f'did you mean {close[0]}? Else ' if close else ''}name a "
-            "Hub data set (user/name), or your own pictures with --IMAGE_DIR and --CAPTIONS_FILE."
+            f"{', '.join((*KNOWN, DEMO))}; {f'did you mean {close[0]}? Else ' if close else ''}"
+            "name a Hub data set (user/name), or your own pictures with --IMAGE_DIR and "
+            "--CAPTIONS_FILE."
         )
     return _published(config, HubPlace((name,)))
 
