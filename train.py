@@ -15,24 +15,32 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioning.sharing.repository import check_token
+from captioning.sharing.uploader import BestUploader
+from captioning.sources.prepared import read_marker
+from captioning.sources.records import Record, read_records
+from captioning.streaming.held_out import held_out_hashes, vocabulary_captions
+from captioning.streaming.shards import StreamSource, find_sources
 from captioning.system.errors import EXIT_DONE, UserError, run_command
 from captioning.system.processes import ending_together, is_main_process
 from captioning.system.rules import MAY_CHANGE, NO_EFFECT
+from captioning.tracking.energy import EnergyMeter
+from captioning.tracking.events import RunFacts
+from captioning.tracking.provenance import data_fingerprint, provenance
+from captioning.tracking.run_log import RunLog
+from captioning.training.train_state import TrainState
 from config import Config, load_config, parse_config, settings_with
+from prepare_dataset import prepare_dataset
 
 if TYPE_CHECKING:
-    from captioning.sources.records import Record
-    from captioning.streaming.shards import StreamSource
     from captioning.system.runtime import Runtime
-    from captioning.tracking.events import RunFacts
-    from captioning.training.train_state import TrainState
     from checkpoint import Checkpoint
     from dataset import Split
     from optimization import Optimization
     from pipeline import CaptionPipeline
     from trainer import Trainer, TrainingSteps
 
-Records = Mapping[str, Sequence["Record"]]
+Records = Mapping[str, Sequence[Record]]
 """The pictures and captions of each split."""
 UPLOAD_SECONDS = 600.0
 """How long a finished run waits for the last upload; a stopped one does not."""
@@ -105,11 +113,8 @@ def train(config: Config, resumed: Path | None = None) -> int:
     """Train as `config` says, from `resumed` or from the start; returns the exit code."""
     from captioning.system.runtime import Runtime
     from captioning.training.guards import locked, plain_faults
-    from prepare_dataset import prepare_dataset
 
     if config.HF_UPLOAD_BEST_CHECKPOINTS:
-        from captioning.sharing.repository import check_token
-
         check_token(config.HF_REPO_ID)
     runtime = Runtime.create(config.DEVICE, config.PRECISION)
     with (
@@ -132,11 +137,6 @@ def train(config: Config, resumed: Path | None = None) -> int:
 
 def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = None) -> "Trainer":
     """All parts of a run, made from the settings or from the checkpoint that it goes on from."""
-    from captioning.sharing.uploader import BestUploader
-    from captioning.streaming.shards import find_sources
-    from captioning.tracking.energy import EnergyMeter
-    from captioning.tracking.provenance import data_fingerprint, provenance
-    from captioning.tracking.run_log import RunLog
     from captioning.training.sharding import shard
     from checkpoint import RunFolder, read_checkpoint
     from trainer import Trainer
@@ -179,13 +179,10 @@ def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = Non
 
 
 def starting_state(
-    config: Config, stream: Sequence["StreamSource"], checkpoint: "Checkpoint | None"
-) -> "TrainState":
+    config: Config, stream: Sequence[StreamSource], checkpoint: "Checkpoint | None"
+) -> TrainState:
     """Where a run stands that begins, or goes on. Raises `UserError` where the data has changed."""
-    from captioning.sources.prepared import read_marker
     from captioning.streaming.steps import stream_fingerprint
-    from captioning.tracking.provenance import data_fingerprint
-    from captioning.training.train_state import TrainState
 
     folder = config.dataset_dir
     marker = read_marker(folder)  # a folder that was found prepared has none
@@ -208,8 +205,6 @@ def starting_state(
 
 def read_splits(config: Config) -> Records:
     """The splits that a run reads. Raises `UserError` where one is missing or empty."""
-    from captioning.sources.records import read_records
-
     mend = f"python prepare_dataset.py --DATASET {config.DATASET}"
     names = ("validation",) if config.STREAM else ("train", "validation")
     records = {name: read_records(config.dataset_dir / name, mend=mend) for name in names}
@@ -226,7 +221,7 @@ def build_pipeline(
     config: Config,
     runtime: "Runtime",
     records: Records,
-    stream: Sequence["StreamSource"] = (),
+    stream: Sequence[StreamSource] = (),
     checkpoint: "Checkpoint | None" = None,
 ) -> "CaptionPipeline":
     """Encoder, model and tokenizer: those of the checkpoint, or new ones of the settings."""
@@ -259,10 +254,8 @@ def build_pipeline(
     )
 
 
-def captions_for_vocabulary(records: Records, stream: Sequence["StreamSource"]) -> list[str]:
+def captions_for_vocabulary(records: Records, stream: Sequence[StreamSource]) -> list[str]:
     """What the vocabulary is trained on: captions of the training pictures, none held out."""
-    from captioning.streaming.held_out import vocabulary_captions
-
     if stream:
         held_out = [text for record in records["validation"] for text in record.captions]
         return vocabulary_captions(stream, without=frozenset(held_out))
@@ -273,8 +266,8 @@ def open_data(
     config: Config,
     pipeline: "CaptionPipeline",
     records: Records,
-    stream: Sequence["StreamSource"],
-    state: "TrainState",
+    stream: Sequence[StreamSource],
+    state: TrainState,
 ) -> tuple["TrainingSteps", "Split"]:
     """The steps of training, and what is validated on. Features that are missing are made first;
     as many rows as fit are held on the device."""
@@ -318,11 +311,10 @@ def open_data(
 def open_stream(
     config: Config,
     pipeline: "CaptionPipeline",
-    stream: Sequence["StreamSource"],
-    state: "TrainState",
+    stream: Sequence[StreamSource],
+    state: TrainState,
 ) -> "TrainingSteps":
     """The steps of a stream, from where the run stands."""
-    from captioning.streaming.held_out import held_out_hashes
     from captioning.streaming.steps import StreamSettings, StreamSteps
     from dataset import step_of
     from features import stream_features, worker_count
@@ -415,9 +407,8 @@ def facts_of(
     records: Records,
     steps: "TrainingSteps",
     validation: "Split",
-) -> "RunFacts":
+) -> RunFacts:
     """What the screen and Weights & Biases are told of a run when it begins."""
-    from captioning.tracking.events import RunFacts
 
     train, length = records.get("train"), steps.length(0)
     passing = config.BATCH_SIZE * length

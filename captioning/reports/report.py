@@ -17,8 +17,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from captioning.metrics.intervals import Diversity
-from captioning.reports.calibration import calibration_error, confidence_bins
-from captioning.reports.charts import Series, calibration_chart, histogram, line_chart
+from captioning.reports.charts import (
+    Series,
+    calibration_chart,
+    calibration_error,
+    confidence_bins,
+    histogram,
+    line_chart,
+)
 from captioning.reports.gallery import (
     GROUPS,
     embedded_heat,

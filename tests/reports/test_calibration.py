@@ -2,7 +2,7 @@
 
 import pytest
 
-from captioning.reports.calibration import calibration_error, confidence_bins, wilson_interval
+from captioning.reports.charts import calibration_error, confidence_bins, wilson_interval
 
 
 def test_bins_hold_their_captions() -> None:

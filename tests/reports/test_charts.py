@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioning.reports.calibration import confidence_bins
 from captioning.reports.charts import (
     BOTTOM,
     LEFT,
@@ -16,6 +15,7 @@ from captioning.reports.charts import (
     Axis,
     Series,
     calibration_chart,
+    confidence_bins,
     histogram,
     line_chart,
     short_number,
