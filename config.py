@@ -465,15 +465,11 @@ def _encoder_combinations(config: Config) -> Iterator[str]:
             f"{config.NUM_EPOCHS}; the encoder would never be trained."
         )
     reads_cache = config.stores_features and not config.STREAM
-    if config.FEATURE_VIEWS > 1 and config.STREAM:
+    if config.FEATURE_VIEWS > 1 and not reads_cache:
         yield (
-            f"FEATURE_VIEWS is {config.FEATURE_VIEWS}; of a stream there are no views, and "
-            "AUGMENTATION alters its pictures each time that they pass. Leave it out."
-        )
-    elif config.FEATURE_VIEWS > 1 and not reads_cache:
-        yield (
-            f"FEATURE_VIEWS is {config.FEATURE_VIEWS}; without cached features there are no views "
-            "of them, and AUGMENTATION alters pictures each time that they are read. Leave it out."
+            f"FEATURE_VIEWS is {config.FEATURE_VIEWS}; of a stream, and without cached features, "
+            "there are no views, and AUGMENTATION alters pictures each time that they are read. "
+            "Leave it out."
         )
     elif config.FEATURE_VIEWS > 1 and config.AUGMENTATION == "none":
         yield (

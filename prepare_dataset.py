@@ -20,7 +20,6 @@ from typing import Any
 
 from captioning.sources.origins import Source, files_fingerprint, files_source, hub_source
 from captioning.sources.prepared import (
-    SplitRules,
     Summary,
     prepare_folder,
     summary_of,
@@ -74,12 +73,12 @@ def prepare_dataset(config: Config) -> Summary:
 
 def write_source(config: Config, folder: Path) -> Summary:
     """The pictures and captions of a source, with splits by picture."""
-    rules = SplitRules(config.RANDOM_SEED, *[config.HELD_OUT_FRACTION] * 2)
     workers = min(8, os.cpu_count() or 1) if config.NUM_WORKERS < 0 else config.NUM_WORKERS
     return write_prepared(
         folder,
         source_of(config),
-        rules,
+        seed=config.RANDOM_SEED,
+        held_out_fraction=config.HELD_OUT_FRACTION,
         max_bad_fraction=config.MAX_BAD_FRACTION,
         workers=workers,
     )

@@ -24,16 +24,15 @@ class SplitRequest:
 
 
 def assign_splits(
-    pictures: Sequence[SplitRequest], *, seed: int, validation_fraction: float, test_fraction: float
+    pictures: Sequence[SplitRequest], *, seed: int, held_out_fraction: float
 ) -> list[str]:
     """The split of each picture.
 
-    A fraction counts where the source lacks that split; where it is above 0 and three different
-    pictures can be divided, at least one falls to it.
+    The fraction is that of each held-out split which the source lacks; where it is above 0 and
+    three different pictures can be divided, at least one falls to it.
     """
     present = {picture.split for picture in pictures}
-    fractions = {"test": test_fraction, "validation": validation_fraction}
-    wanted = {split: fractions[split] for split in HELD_OUT if split not in present}
+    wanted = [split for split in HELD_OUT if split not in present]
     drawn = {
         picture.sha256: _draw(seed, picture.sha256)
         for picture in pictures
@@ -41,14 +40,19 @@ def assign_splits(
     }
     chosen: dict[str, str] = {}
     for sha256, number in drawn.items():
-        for split, fraction in wanted.items():
-            if number < fraction:
+        for split in wanted:
+            if number < held_out_fraction:
                 chosen[sha256] = split
                 break
-            number -= fraction
-    for split, fraction in wanted.items():
+            number -= held_out_fraction
+    for split in wanted:
         rest = [sha256 for sha256 in drawn if sha256 not in chosen]
-        if fraction > 0 and split not in chosen.values() and len(drawn) > 2 and len(rest) > 1:
+        if (
+            held_out_fraction > 0
+            and split not in chosen.values()
+            and len(drawn) > 2
+            and len(rest) > 1
+        ):
             chosen[min(rest, key=drawn.__getitem__)] = split
     return [
         chosen.get(picture.sha256, "train") if picture.split in (None, "train") else picture.split

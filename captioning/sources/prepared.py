@@ -61,15 +61,6 @@ class Problem:
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class SplitRules:
-    """How splits are drawn where a source lacks them."""
-
-    seed: int
-    validation_fraction: float
-    test_fraction: float
-
-
 def prepare_folder(
     folder: Path,
     make: Callable[[Path], Summary],
@@ -172,12 +163,19 @@ def _report(folder: Path, summary: Summary, seed: int) -> str:
 
 
 def write_prepared(
-    folder: Path, source: Source, rules: SplitRules, *, max_bad_fraction: float, workers: int
+    folder: Path,
+    source: Source,
+    *,
+    seed: int,
+    held_out_fraction: float,
+    max_bad_fraction: float,
+    workers: int,
 ) -> Summary:
     """Write `source` to `folder`, going on where an interrupted call left it.
 
-    Raises `UserError` when more than `max_bad_fraction` of the pictures cannot be used; then
-    problems.tsv lists them, and what was stored waits for the next call.
+    Splits that the source lacks are drawn by `seed`, of `held_out_fraction` each. Raises
+    `UserError` when more than `max_bad_fraction` of the pictures cannot be used; then problems.tsv
+    lists them, and what was stored waits for the next call.
     """
     names = [picture.name or f"row {index}" for index, picture in enumerate(source.pictures)]
     missing = [_problem(picture.name, picture.problem) for picture in source.pictures]
@@ -190,7 +188,7 @@ def write_prepared(
     good = [entry for entry in pooled if not entry.problem]
     good, captions = _merge_repeated(source.pictures, good)
     requests = [SplitRequest(entry.sha256, source.pictures[entry.index].split) for entry in good]
-    splits = assign_splits(requests, **asdict(rules))
+    splits = assign_splits(requests, seed=seed, held_out_fraction=held_out_fraction)
     leaks = find_leaks(requests, splits)
     chosen = [
         (split, entry)

@@ -128,19 +128,17 @@ class RunLog:
         if self._is_open:
             self._files.sync()
 
-    def close(self, *, finished: bool, notes: Iterable[tuple[str, str]] = ()) -> None:
-        """End the log; says where things are, `notes` as further (label, place), and what next."""
+    def close(self, *, finished: bool) -> None:
+        """End the log; says where things are, and what next."""
         if not self._is_open:
             return
         self._is_open = False
-        places = [("W&B", self._wandb.place)] if self._wandb.place else []
-        commands = [self._wandb.sync_command] if self._wandb.sync_command else []
         outcome = Outcome(
             seconds=time.monotonic() - self._started,
             finished=finished,
             best=best_validation(self._files.metrics.read(), self._best_metric),
-            notes=(*notes, *places),
-            commands=tuple(commands),
+            notes=(("W&B", self._wandb.place),) if self._wandb.place else (),
+            commands=(self._wandb.sync_command,) if self._wandb.sync_command else (),
         )
         self._files.close()
         self._console.close(outcome)

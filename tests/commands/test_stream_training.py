@@ -166,7 +166,7 @@ def test_too_many_bad_pictures_stop_the_run_before_it_is_worth_nothing(
         ({"STREAM": "x/*.tar", "AUGMENTATION": "crop"}, "features of pictures as they are"),
         (
             {"STREAM": "x/*.tar", "FEATURE_CACHE": "on", "FEATURE_VIEWS": 2},
-            "of a stream there are no views",
+            "of a stream, and without cached features, there are no views",
         ),
     ],
 )

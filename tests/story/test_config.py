@@ -133,7 +133,7 @@ def test_all_problems_are_reported_at_once() -> None:
         (["--AUGMENTATION", "crop"], "add --FEATURE_VIEWS 8"),
         (["--AUGMENTATION", "crop,crop", "--FEATURE_VIEWS", "2"], "some of"),
         (["--FEATURE_VIEWS", "4"], "the views would be the same"),
-        (["--FEATURE_VIEWS", "4", "--FEATURE_CACHE", "off"], "no views of them"),
+        (["--FEATURE_VIEWS", "4", "--FEATURE_CACHE", "off"], "there are no views"),
         (["--ENCODER_LAYERS", "first"], "last, or places from the end such as -2"),
         (["--ENCODER_LAYERS", "-1,last"], "none twice"),
     ],
