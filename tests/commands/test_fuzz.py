@@ -27,8 +27,8 @@ from captioning.system.runtime import Runtime
 from checkpoint import Checkpoint, load_optimizer, load_pipeline, newest_checkpoint, read_checkpoint
 from config import Config, dump_config, load_config
 from optimization import build_optimizer
+from tests.helpers.forged_checkpoints import forge
 from tests.helpers.small_runs import run, write_data, write_encoder
-from tests.story.test_checkpoint import forge
 
 RUNTIME = Runtime(torch.device("cpu"))
 CASES = [pytest.param(3, id="few"), pytest.param(100, id="many", marks=pytest.mark.slow)]

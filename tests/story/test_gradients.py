@@ -11,6 +11,14 @@ from torch import Tensor, nn
 from captioning.system.runtime import Runtime
 from dataset import Step, StepDataset
 from optimization import BatchTooLargeError, Gradients, caption_loss
+from tests.helpers.batches import (
+    NoiseFeatures,
+    PictureNumbers,
+    captions_of,
+    make_captions,
+    make_step,
+    vocabulary_model,
+)
 from tests.helpers.one_of_many import OneOfMany, one_of
 from tests.helpers.processes import run_together
 from tests.helpers.small_runs import (
@@ -20,8 +28,6 @@ from tests.helpers.small_runs import (
     run,
     weights_of,
 )
-from tests.story.test_dataset import Rows, captions_of, make_captions
-from tests.story.test_optimization import FeatureRows, make_step, vocabulary_model
 
 SAME = {"DECODER_DROPOUT": 0, "LOG_INTERVAL": 1, "NUM_EPOCHS": 2}
 MODES = {
@@ -49,7 +55,7 @@ def test_each_pair_is_trained_once_an_epoch_over_all_processes(batch_size: int) 
         found = []
         for rank in range(world_size):
             runtime = Runtime(torch.device("cpu"), rank=rank, world_size=world_size)
-            steps = StepDataset(captions, plan, Rows(), 5, runtime.fair_share)
+            steps = StepDataset(captions, plan, PictureNumbers(), 5, runtime.fair_share)
             for number in range(len(plan)):
                 step = steps[number]
                 true = sum(batch.num_tokens for batch in step.batches)
@@ -82,11 +88,11 @@ def test_the_average_over_processes_is_the_gradient_of_one(processes: int) -> No
     _, captions = make_captions([5, 3, 1, 4, 5, 2])
     plan = captions.plan(20, seed=1)
     assert plan.groups(0).stop < 7  # so that one of seven has none
-    alone = gradient_of(1, StepDataset(captions, plan, FeatureRows()), 0)
+    alone = gradient_of(1, StepDataset(captions, plan, NoiseFeatures()), 0)
     found = [
         gradient_of(
             processes,
-            StepDataset(captions, plan, FeatureRows(), 6, one_of(processes, rank).fair_share),
+            StepDataset(captions, plan, NoiseFeatures(), 6, one_of(processes, rank).fair_share),
             rank,
         )
         for rank in range(processes)

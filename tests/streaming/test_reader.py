@@ -5,10 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 from torch import Tensor
 
 from captioning.sources.images import load_image
@@ -16,13 +13,7 @@ from captioning.streaming.lanes import Position, lanes_of
 from captioning.streaming.reader import StreamReader
 from captioning.streaming.shards import find_sources
 from captioning.system.errors import UserError
-from tests.helpers.streams import picture, write_shards, write_tar
-
-
-def pixels(image: Image.Image) -> Tensor:
-    """A crop is made as large as the others."""
-    image = image if image.size == (24, 24) else image.resize((24, 24))
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+from tests.helpers.streams import picture, pixels, write_shards, write_tar
 
 
 def reader(
