@@ -209,7 +209,7 @@ def test_damaged_settings_are_refused_or_read(tmp_path: Path, name: str, cases: 
             assert load_config(path) == config
 
 
-STATE_VALUES = [None, "3", 3.5, [], {}, True, -1, 10**30]
+STATE_VALUES: list[object] = [None, "3", 3.5, [], {}, True, -1, 10**30]
 
 
 @pytest.mark.parametrize("value", STATE_VALUES, ids=repr)

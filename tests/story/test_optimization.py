@@ -100,7 +100,7 @@ def test_padding_is_never_a_target() -> None:
     lost = caption_loss(model, batch.content, batch, 0.0) - caption_loss(
         model,
         batch.content,
-        fewer,  # type: ignore[arg-type]
+        fewer,
         0.0,
     )
     logits = model(batch.content, batch.inputs, batch.positions, batch.packing)

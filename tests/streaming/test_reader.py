@@ -121,11 +121,11 @@ def test_pictures_are_altered_anew_in_each_pass_and_exactly_so(tmp_path: Path) -
     for one in whole[13:30]:
         content = again.take().content
         assert content is not None
-        assert content.equal(one.content)  # type: ignore[arg-type]
+        assert content.equal(one.content)
 
 
 def test_a_mirrored_picture_has_mirrored_captions(tmp_path: Path) -> None:
-    members = {}
+    members: dict[str, bytes] = {}
     for number in range(20):
         text = b"a dog on the left" if number % 2 else b"a sign that says 5"
         members |= {f"{number}.png": picture(number), f"{number}.txt": text}

@@ -469,7 +469,7 @@ def test_the_wandb_run_file_holds_every_figure_and_picture(tmp_path: Path) -> No
     assert [row[1:] for row in table["data"]] == [
         [f"what people say of {i}", f"caption {i} of it", f"caption {i} of it"] for i in range(3)
     ]
-    started = {}
+    started: dict[str, Any] = {}
     for record in records:
         started |= items(record.config.update) | items(record.run.config.update)
     assert started["BATCH_SIZE"] == 256
