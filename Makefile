@@ -39,7 +39,7 @@ test-slow: setup
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy *.py captioning
+	$(BIN)/mypy *.py captioning tests benchmarks docs
 
 audit: setup
 	$(INSTALL) pip-audit

@@ -33,11 +33,12 @@ from captioning.system.files import write_json
 from captioning.system.options import parse_options
 from captioning.system.runtime import Runtime
 from captioning.system.tensors import read_tensors, save_tensors
+from captioning.training.packing import Packing
 from captioning.training.weight_average import WeightAverage
 from checkpoint import load_encoder, read_checkpoint
 from config import Config
 from dataset import CaptionDataset, PreparedSteps
-from model import CaptionModel, DecoderBlock
+from model import CaptionModel, DecoderBlock, KeysValues, KVCache, TransformerDecoder
 from optimization import Gradients, Schedule, build_optimizer, set_learning_rate, train_step
 from pipeline import CaptionPipeline
 from tokenizer import train_tokenizer
@@ -91,10 +92,17 @@ class Change:
 class PostNormBlock(DecoderBlock):
     """The block of Vaswani et al. (2017): each sum is normalised."""
 
-    def forward(self, x, packing, pictures, cache=None, weights=None):
+    def forward(
+        self,
+        x: Tensor,
+        packing: Packing,
+        memory: KeysValues,
+        cache: KVCache | None = None,
+        weights: list[Tensor] | None = None,
+    ) -> Tensor:
         """(N, D) -> (N, D)."""
         x = self.norm_self(x + self.dropout(self.self_attention(x, packing, cache)))
-        x = self.norm_cross(x + self.dropout(self.cross_attention(x, packing, pictures, weights)))
+        x = self.norm_cross(x + self.dropout(self.cross_attention(x, packing, memory, weights)))
         return self.norm_ff(x + self.dropout(self.feed_forward(x)))
 
 
@@ -102,7 +110,7 @@ def post_norm(model: CaptionModel) -> None:
     """Normalise after each branch instead of before; the last norm is the last block's."""
     for block in model.decoder.blocks:
         block.__class__ = PostNormBlock
-    model.decoder.norm = nn.Identity()
+    model.decoder.set_submodule("norm", nn.Identity())
 
 
 def rms_norm(model: CaptionModel) -> None:
@@ -113,19 +121,40 @@ def rms_norm(model: CaptionModel) -> None:
                 setattr(module, name, nn.RMSNorm(child.normalized_shape, eps=child.eps))
 
 
+class UntiedDecoder(TransformerDecoder):
+    """Its logits come of a matrix of their own."""
+
+    output: nn.Linear
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, D) -> (N, V)."""
+        return self.output(x)
+
+
+class BiasedDecoder(TransformerDecoder):
+    """Its logits have a bias."""
+
+    bias: nn.Parameter
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, D) -> (N, V)."""
+        return nn.functional.linear(x, self.embedding.weight, self.bias)
+
+
 def untied(model: CaptionModel) -> None:
     """A matrix of its own for the output."""
     vocab_size, dim = model.decoder.embedding.weight.shape
-    model.decoder.output = nn.Linear(dim, vocab_size, bias=False)
-    nn.init.normal_(model.decoder.output.weight, std=dim**-0.5)
-    model.decoder.logits = model.decoder.output.forward
+    output = nn.Linear(dim, vocab_size, bias=False)
+    nn.init.normal_(output.weight, std=dim**-0.5)
+    model.decoder.output = output
+    model.decoder.__class__ = UntiedDecoder
 
 
 def output_bias(model: CaptionModel) -> None:
     """A number for each entry of the vocabulary, added to its logit."""
     decoder = model.decoder
     decoder.bias = nn.Parameter(torch.zeros(decoder.embedding.num_embeddings))
-    decoder.logits = lambda x: nn.functional.linear(x, decoder.embedding.weight, decoder.bias)
+    decoder.__class__ = BiasedDecoder
 
 
 def projection_depth(depth: int) -> Callable[[CaptionModel], None]:
@@ -133,6 +162,8 @@ def projection_depth(depth: int) -> Callable[[CaptionModel], None]:
 
     def swap(model: CaptionModel) -> None:
         first, last = model.projection.mlp[0], model.projection.mlp[-1]
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
         layers: list[nn.Module] = [nn.Linear(first.in_features, last.out_features)]
         for _ in range(depth - 1):
             layers += [nn.GELU(), nn.Linear(last.out_features, last.out_features)]
@@ -248,7 +279,7 @@ class Bench:
         data = PreparedSteps(
             records,
             CaptionDataset(records, pipeline.tokenizer, config.MAX_SEQ_LEN),
-            TrainingPictures(self.rows["train"], seed=config.RANDOM_SEED),
+            TrainingPictures(self.rows["train"], seed=config.RANDOM_SEED),  # type: ignore[arg-type]
             RUNTIME,
             batch_size=config.BATCH_SIZE,
             seed=config.RANDOM_SEED,

@@ -29,7 +29,7 @@ from captioning.system.errors import run_command
 from captioning.system.options import parse_options
 from captioning.system.runtime import Runtime
 from config import Config
-from dataset import CaptionDataset, StepDataset
+from dataset import CaptionDataset, Step, StepDataset
 from encoder import VisionEncoder
 from model import CaptionModel
 from optimization import Gradients, build_optimizer
@@ -147,6 +147,7 @@ def measure(options: Options) -> dict[str, Any]:
     captions = CaptionDataset(records, tokenizer, config.MAX_SEQ_LEN)
     plan = captions.plan(captions.num_captions)
     step = StepDataset(captions, plan, Pixels(encoder.preprocessor.size), 0)[0]
+    assert isinstance(step, Step)
     gradients = Gradients(model, encoder, runtime, label_smoothing=0.1)
     before, seconds = held_bytes(runtime), []
     for _ in range(options.steps + 1):

@@ -72,7 +72,7 @@ class UncachedState:
         pictures, width, length = self._tokens.shape
         positions = torch.arange(length, device=tokens.device).repeat(pictures * width)
         packing = Packing(pictures * width, length)
-        keys_values = self._model.read(self._features)
+        keys_values = self._model.encode_memory(self._features)
         hidden = self._model.decoder(self._tokens.flatten(), positions, packing, keys_values)
         # The first scripts computed the logits of every position and kept the last.
         return self._model.decoder.logits(hidden).view(pictures, width, length, -1)[:, :, -1]

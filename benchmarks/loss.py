@@ -74,7 +74,7 @@ def recomputed(chunk: int) -> Loss:
     def loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         parts = [
             checkpoint(all_logits, some, weight, wanted, use_reentrant=False)
-            for some, wanted in zip(x.split(chunk), targets.split(chunk), strict=True)
+            for some, wanted in zip(torch.split(x, chunk), torch.split(targets, chunk), strict=True)
         ]
         return torch.stack(parts).sum()
 

@@ -113,7 +113,7 @@ def measure(pictures: int, path: Path, device_name: str) -> Measured:
 def read_epoch(store: FeatureStore) -> int:
     """Read every row once; gives the most RAM held meanwhile, in bytes."""
     peak = 0
-    for step, indices in enumerate(torch.randperm(len(store)).split(PICTURES_A_STEP)):
+    for step, indices in enumerate(torch.split(torch.randperm(len(store)), PICTURES_A_STEP)):
         rows = store.rows(indices)
         if step % STEPS_A_SAMPLE == 0:
             peak = max(peak, anonymous_bytes())

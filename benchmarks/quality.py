@@ -29,7 +29,7 @@ from captioning.system.options import parse_options
 from captioning.system.runtime import Runtime
 from captioning.training.packing import Packing
 from config import Config
-from dataset import Batch, CaptionDataset, Step, StepDataset
+from dataset import Batch, CaptionDataset, StepDataset, iterate_steps
 from encoder import VisionEncoder
 from model import CaptionModel
 from optimization import (
@@ -100,7 +100,7 @@ def plain_step(
     loss = torch.zeros(())
     for batch in map(as_plain, batches):
         loss = loss + caption_loss(model, batch.content.float(), batch, 0.0)
-    (loss / true_tokens).backward()
+    torch.autograd.backward(loss / true_tokens)
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
@@ -152,8 +152,7 @@ def train(
     curve, step = [], 0
     for plan in plans:
         loss_sum, tokens = 0.0, 0
-        for part in StepDataset(captions, plan, rows):
-            assert isinstance(part, Step)
+        for part in iterate_steps(StepDataset(captions, plan, rows)):
             set_learning_rate(optimizer, schedule.factor(step))
             runtime.seed_step(seed, step)
             if is_plain:

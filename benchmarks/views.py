@@ -77,7 +77,8 @@ def few(data: Path, folder: Path, counts: dict[str, int]) -> None:
 def save_encoder(checkpoint: Path, folder: Path) -> None:
     """The encoder of a checkpoint as `save_pretrained` leaves one."""
     encoder = load_encoder(read_checkpoint(checkpoint))
-    encoder.tower.save_pretrained(folder)
+    tower: Any = encoder.tower
+    tower.save_pretrained(folder)
     write_json(folder / "preprocessor_config.json", encoder.processor_dict())
 
 

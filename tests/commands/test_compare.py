@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,11 +121,14 @@ def test_what_is_lost_is_made_again_and_nothing_else(
     shutil.copytree(done, tmp_path / "which")
     shutil.rmtree(tmp_path / "which" / "evaluations" / "clip-seed2")
     monkeypatch.setattr(compare, "_train", lambda run: pytest.fail(f"{run.folder} trained again"))
-    evaluated = []
+    evaluated: list[str] = []
     evaluate = compare._evaluate
-    monkeypatch.setattr(
-        compare, "_evaluate", lambda run: (evaluated.append(run.folder.name), evaluate(run))
-    )
+
+    def noted_evaluate(run: Any) -> None:
+        evaluated.append(run.folder.name)
+        evaluate(run)
+
+    monkeypatch.setattr(compare, "_evaluate", noted_evaluate)
     assert compare.main(words(place, tmp_path)) == 0
     assert evaluated == ["clip-seed2"]
     # Fewer seeds are another comparison of the same runs.

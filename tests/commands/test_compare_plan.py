@@ -7,8 +7,9 @@ import pytest
 
 from captioning.comparison.comparing import differing_settings
 from captioning.system.errors import UserError
+from captioning.system.rules import NO_EFFECT, PER_RUN, SHARED
 from compare import folder_name, read_plan
-from config import NO_EFFECT, PER_RUN, SHARED, Config, result_settings, settings_with
+from config import Config, result_settings, settings_with
 
 ROOT = Path(__file__).parents[2]
 GOOD = """

@@ -33,9 +33,12 @@ import pipeline
 import train
 import trainer
 import validation
+from captioning.decoding import search
 from captioning.store import rows as feature_store
 from captioning.system import tensors as tensor_files
 from captioning.system.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, EXIT_TERMINATED, UserError
+from captioning.training.guards import locked
+from optimization import caption_loss, train_step
 from tests.helpers.processes import ROOT
 from tests.helpers.small_runs import (
     NOT_EXACT,
@@ -131,7 +134,7 @@ def test_a_best_that_could_not_be_saved_is_not_the_best(
     state = checkpoint.read_checkpoint(folder / "last").state
     assert state is not None
     assert metrics["step"] == state.best_step == 8
-    assert metrics["validation_loss"] == -state.best_score  # type: ignore[operator]
+    assert metrics["validation_loss"] == -state.best_score
 
 
 def test_a_log_that_cannot_be_written_is_a_sentence(
@@ -185,8 +188,9 @@ def test_data_that_cannot_be_written_to_are_a_sentence(
 
 def test_the_workers_of_a_killed_run_do_not_hold_its_folder(tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys, time, train; from pathlib import Path\n"
-        "with train.locked(Path(sys.argv[1])):\n"
+        "import os, signal, sys, time; from pathlib import Path\n"
+        "from captioning.training.guards import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
         "    if not os.fork(): time.sleep(600)\n"
         "    print(flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -199,7 +203,7 @@ def test_the_workers_of_a_killed_run_do_not_hold_its_folder(tmp_path: Path) -> N
         killed.stdout.readline()
         killed.wait()
         try:
-            with train.locked(tmp_path):
+            with locked(tmp_path):
                 pass
         finally:
             os.killpg(group, signal.SIGKILL)
@@ -462,11 +466,11 @@ def test_validation_without_memory_goes_on_in_smaller_batches(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loss = without_memory(
-        validation.caption_loss, 2, lambda model, features, batch, **more: len(batch.picture_rows)
+        caption_loss, 2, lambda model, features, batch, **more: len(batch.picture_rows)
     )
-    search = without_memory(pipeline.search, 1, lambda state, batch_size, **more: batch_size)
+    limited_search = without_memory(search, 1, lambda state, batch_size, **more: batch_size)
     monkeypatch.setattr(validation, "caption_loss", loss)
-    monkeypatch.setattr(pipeline, "search", search)
+    monkeypatch.setattr(pipeline, "search", limited_search)
     folder = run(place, RUN_NAME="little memory", **SAVES)
     said = capsys.readouterr().err
     assert "Out of memory; going on with 2 pictures at a time." in said
@@ -482,9 +486,7 @@ def test_validation_without_memory_goes_on_in_smaller_batches(
 
 
 def test_a_step_without_memory_is_a_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        trainer, "train_step", without_memory(trainer.train_step, 0, lambda *_, **more: 1)
-    )
+    monkeypatch.setattr(trainer, "train_step", without_memory(train_step, 0, lambda *_, **more: 1))
     with pytest.raises(UserError, match="out of memory, though training computes as few captions"):
         train.main(arguments(place, RUN_NAME="no memory"))
 

@@ -27,8 +27,8 @@ from captioning.system.runtime import Runtime
 from checkpoint import Checkpoint, load_optimizer, load_pipeline, newest_checkpoint, read_checkpoint
 from config import Config, dump_config, load_config
 from optimization import build_optimizer
+from tests.helpers.forged_checkpoints import forge
 from tests.helpers.small_runs import run, write_data, write_encoder
-from tests.story.test_checkpoint import forge
 
 RUNTIME = Runtime(torch.device("cpu"))
 CASES = [pytest.param(3, id="few"), pytest.param(100, id="many", marks=pytest.mark.slow)]
@@ -209,7 +209,7 @@ def test_damaged_settings_are_refused_or_read(tmp_path: Path, name: str, cases: 
             assert load_config(path) == config
 
 
-STATE_VALUES = [None, "3", 3.5, [], {}, True, -1, 10**30]
+STATE_VALUES: list[object] = [None, "3", 3.5, [], {}, True, -1, 10**30]
 
 
 @pytest.mark.parametrize("value", STATE_VALUES, ids=repr)

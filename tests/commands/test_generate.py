@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import torch
 from PIL import Image
 
 import generate
-from captioner import Captioner
+from captioner import Caption, Captioner
 from captioning.sources import image_inputs
 from captioning.system.errors import UserError
 from tests.helpers.small_runs import run, write_data, write_encoder
 
 ROOT = Path(__file__).parents[2]
+Command = Callable[..., tuple[int, list[str], str]]
+"""Words to (exit code, lines of standard output, standard error)."""
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +49,8 @@ def pictures(place: Path) -> list[str]:
 
 
 @pytest.fixture
-def command(place: Path, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Runs `generate.py`: (exit code, lines of standard output, standard error)."""
+def command(place: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `generate.py`."""
 
     def call(*words: str) -> tuple[int, list[str], str]:
         capsys.readouterr()
@@ -58,19 +61,25 @@ def command(place: Path, capsys: pytest.CaptureFixture[str]):  # type: ignore[no
     return call
 
 
-def test_one_picture_prints_its_caption_alone(command, captioner, pictures) -> None:
+def test_one_picture_prints_its_caption_alone(
+    command: Command, captioner: Captioner, pictures: list[str]
+) -> None:
     code, lines, error = command("--image", pictures[0])
     assert (code, lines) == (0, [captioner(pictures[0]).text])
     assert "picture" not in error  # no bar for one
 
 
-def test_several_pictures_print_their_paths_too(command, captioner, pictures) -> None:
+def test_several_pictures_print_their_paths_too(
+    command: Command, captioner: Captioner, pictures: list[str]
+) -> None:
     code, lines, _ = command("--image", *pictures)
     expected = [f"{path}\t{one}" for path, one in zip(pictures, captioner(pictures), strict=True)]
     assert (code, lines) == (0, expected)
 
 
-def test_a_terminal_shows_a_bar_for_many_and_none_for_one(command, pictures, monkeypatch) -> None:
+def test_a_terminal_shows_a_bar_for_many_and_none_for_one(
+    command: Command, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     _, lines, error = command("--image", *pictures)
     assert [line.split("\t")[0] for line in lines] == pictures
@@ -78,13 +87,15 @@ def test_a_terminal_shows_a_bar_for_many_and_none_for_one(command, pictures, mon
     assert "1/1" not in command("--image", pictures[0])[2]
 
 
-def test_a_folder_and_a_limit(command, pictures) -> None:
+def test_a_folder_and_a_limit(command: Command, pictures: list[str]) -> None:
     code, lines, _ = command("--image", str(Path(pictures[0]).parent), "--limit", "3")
     assert code == 0
     assert [line.split("\t")[0] for line in lines] == pictures[:3]
 
 
-def test_json_prints_a_line_a_picture(command, captioner, pictures) -> None:
+def test_json_prints_a_line_a_picture(
+    command: Command, captioner: Captioner, pictures: list[str]
+) -> None:
     code, lines, _ = command("--image", *pictures[:2], "--json", "--num-captions", "2")
     rows = [json.loads(line) for line in lines]
     assert code == 0
@@ -99,7 +110,7 @@ def test_json_prints_a_line_a_picture(command, captioner, pictures) -> None:
 
 
 def test_a_broken_picture_among_many_is_reported_and_the_others_captioned(
-    command, captioner, pictures, tmp_path
+    command: Command, captioner: Captioner, pictures: list[str], tmp_path: Path
 ) -> None:
     text, cut = tmp_path / "text.png", tmp_path / "cut.jpg"
     text.write_text("no picture")
@@ -116,7 +127,7 @@ def test_a_broken_picture_among_many_is_reported_and_the_others_captioned(
     assert "3 of 5 pictures could not be captioned." in error
 
 
-def test_a_broken_picture_alone_is_the_user_s_to_mend(command, tmp_path) -> None:
+def test_a_broken_picture_alone_is_the_user_s_to_mend(command: Command, tmp_path: Path) -> None:
     text = tmp_path / "text.png"
     text.write_text("no picture")
     code, lines, error = command("--image", str(text))
@@ -126,14 +137,18 @@ def test_a_broken_picture_alone_is_the_user_s_to_mend(command, tmp_path) -> None
         command("--image", str(tmp_path / "missing.png"))
 
 
-def test_file_urls_and_private_addresses_are_not_fetched(command, pictures) -> None:
+def test_file_urls_and_private_addresses_are_not_fetched(
+    command: Command, pictures: list[str]
+) -> None:
     for url in (f"file://{pictures[0]}", "http://127.0.0.1/a.png"):
         code, lines, error = command("--image", url)
         assert (code, lines) == (2, [])
         assert "is not fetched" in error
 
 
-def test_a_url_gives_a_picture_or_is_named(command, captioner, pictures, monkeypatch) -> None:
+def test_a_url_gives_a_picture_or_is_named(
+    command: Command, captioner: Captioner, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = "http://example.org/page"
     contents = {
         page: b"<html>no picture",
@@ -146,7 +161,7 @@ def test_a_url_gives_a_picture_or_is_named(command, captioner, pictures, monkeyp
     assert f"error: {page} is text" in error
 
 
-def test_pictures_of_any_kind_are_captioned(command, tmp_path) -> None:
+def test_pictures_of_any_kind_are_captioned(command: Command, tmp_path: Path) -> None:
     plain = Image.effect_noise((40, 30), 60)
     kinds = {
         "cmyk.jpg": plain.convert("CMYK"),
@@ -164,7 +179,9 @@ def test_pictures_of_any_kind_are_captioned(command, tmp_path) -> None:
     assert len(lines) == len(kinds) + 1
 
 
-def test_a_picture_lying_on_its_side_is_turned_upright(command, pictures, tmp_path) -> None:
+def test_a_picture_lying_on_its_side_is_turned_upright(
+    command: Command, pictures: list[str], tmp_path: Path
+) -> None:
     upright = Image.open(pictures[1]).convert("RGB")
     exif = Image.Exif()
     exif[274] = 6  # the camera was turned: show it after a turn to the right
@@ -186,14 +203,16 @@ def test_a_picture_lying_on_its_side_is_turned_upright(command, pictures, tmp_pa
         ("--method", "sample", "--temperature", "2", "--top-k", "50", "--min-p", "0.01"),
     ],
 )
-def test_several_captions_are_several_lines(command, pictures, words) -> None:
+def test_several_captions_are_several_lines(
+    command: Command, pictures: list[str], words: tuple[str, ...]
+) -> None:
     code, lines, _ = command("--image", pictures[0], "--num-captions", "3", *words)
     assert code == 0
     assert len(lines) == 3
 
 
 def test_a_sample_is_the_same_whatever_the_batch_and_its_neighbours(
-    command, pictures, tmp_path
+    command: Command, pictures: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "broken.png").write_text("no picture")
     images = ["--image", pictures[0], str(tmp_path / "broken.png"), *pictures[1:]]
@@ -206,7 +225,7 @@ def test_a_sample_is_the_same_whatever_the_batch_and_its_neighbours(
     assert command(*images, *sample[:-1], "6")[1] != expected[1]
 
 
-def test_words_are_forced_and_forbidden(command, pictures) -> None:
+def test_words_are_forced_and_forbidden(command: Command, pictures: list[str]) -> None:
     (usual,) = command("--image", pictures[0])[1]
     for word in {usual.split()[0], usual.split()[-1].strip(".")}:
         (caption,) = command("--image", pictures[0], "--forbid", word.lower(), word)[1]
@@ -216,7 +235,7 @@ def test_words_are_forced_and_forbidden(command, pictures) -> None:
     assert " zebra" in caption
 
 
-def test_lengths_are_kept(command, pictures) -> None:
+def test_lengths_are_kept(command: Command, pictures: list[str]) -> None:
     (short,) = command("--image", pictures[0], "--max-length", "3")[1]
     (usual,) = command("--image", pictures[0])[1]
     assert len(short) < len(usual)
@@ -224,7 +243,7 @@ def test_lengths_are_kept(command, pictures) -> None:
 
 
 def test_attention_is_drawn_of_the_first_picture_that_can_be_read(
-    command, pictures, tmp_path
+    command: Command, pictures: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "broken.png").write_text("no picture")
     strip = tmp_path / "words.png"
@@ -240,17 +259,24 @@ def test_attention_is_drawn_of_the_first_picture_that_can_be_read(
 
 
 def test_a_picture_whose_attention_is_drawn_is_read_once(
-    command, pictures, tmp_path, monkeypatch
+    command: Command, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content, fetched = Path(pictures[0]).read_bytes(), []
-    monkeypatch.setattr(image_inputs, "fetch", lambda url: fetched.append(url) or content)
+    fetched: list[str] = []
+
+    def noted_fetch(url: str) -> bytes:
+        fetched.append(url)
+        return Path(pictures[0]).read_bytes()
+
+    monkeypatch.setattr(image_inputs, "fetch", noted_fetch)
     url, strip = "http://example.org/a.jpg", tmp_path / "words.png"
     assert command("--image", url, "--attention", str(strip))[0] == 0
     assert fetched == [url]
     assert strip.exists()
 
 
-def test_a_strip_that_cannot_be_written_is_the_user_s_to_mend(command, pictures, tmp_path) -> None:
+def test_a_strip_that_cannot_be_written_is_the_user_s_to_mend(
+    command: Command, pictures: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         command("--image", pictures[0], "--attention", str(tmp_path / "file" / "words.png"))
@@ -289,20 +315,22 @@ def test_a_strip_that_cannot_be_written_is_the_user_s_to_mend(command, pictures,
         ("--beam-sise 3", "did you mean --beam-size?"),
     ],
 )
-def test_each_option_has_its_sentence(command, pictures, words: str, sentence: str) -> None:
+def test_each_option_has_its_sentence(
+    command: Command, pictures: list[str], words: str, sentence: str
+) -> None:
     with pytest.raises(UserError) as error:
         command("--image", pictures[0], *words.split())
     assert sentence in str(error.value)
 
 
-def test_an_empty_word_is_refused(command, pictures) -> None:
+def test_an_empty_word_is_refused(command: Command, pictures: list[str]) -> None:
     for word in ("", " red"):
         with pytest.raises(UserError, match="must be a word"):
             command("--image", pictures[0], "--forbid", word)
 
 
 def test_memory_that_does_not_suffice_halves_the_batches_once(
-    command, captioner, pictures, monkeypatch
+    command: Command, captioner: Captioner, pictures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, features = command("--image", *pictures)[1], captioner.features
 
@@ -336,5 +364,6 @@ def test_the_whole_command_in_a_pipe_that_closes_early(place: Path) -> None:
 
 
 def test_the_notebook_s_names_are_here() -> None:
-    assert generate.Captioner is Captioner
-    assert generate.Caption.__name__ == "Caption"
+    captioner, caption = (getattr(generate, name) for name in ("Captioner", "Caption"))
+    assert captioner is Captioner
+    assert caption is Caption

@@ -105,7 +105,7 @@ def noting(page: mmap.mmap, name: str, method: object) -> object:
         before = page[:16]
         page[:16] = name.encode().ljust(16)
         try:
-            return method(self, *arguments, **named)  # type: ignore[operator]
+            return method(self, *arguments, **named)
         finally:
             page[:16] = before if name == "save" else b"step".ljust(16)
 

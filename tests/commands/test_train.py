@@ -69,7 +69,7 @@ def test_the_same_settings_give_the_same_run(place: Path) -> None:
     assert differences(first / "last", third / "last") != []
 
 
-MODES = {
+MODES: dict[str, dict[str, object]] = {
     "class token": {"ENCODER_TOKENS": "cls"},
     "several layers": {"ENCODER_LAYERS": "-1,-3"},
     "cached": {},

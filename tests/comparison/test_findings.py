@@ -134,7 +134,7 @@ def test_models_that_were_still_learning_are_named() -> None:
 
 def test_caveats_are_those_of_the_runs() -> None:
     def text(*runs: object) -> str:
-        return " ".join(caveats(compared(runs)))  # type: ignore[arg-type]
+        return " ".join(caveats(compared(runs)))
 
     pretrained = text(sample_run("a"), sample_run("b"))
     assert "random weights" not in pretrained

@@ -41,8 +41,9 @@ def test_p_values_are_the_adjusted_ones() -> None:
     comparison = compared(runs)
     rows = rows_of(markdown(comparison, title="x"))[7:]
     for row in rows:
+        one, other = row[0].split(" − ")
         for column, metric in ((3, "CIDEr"), (6, "BLEU-4")):
-            found = comparison.difference(*row[0].split(" − "), metric)
+            found = comparison.difference(one, other, metric)
             assert row[column - 2] == f"{found.value:+.3f}"
             assert row[column] == p_text(found.p_adjusted)
     assert comparison.difference("a", "b").p_adjusted > comparison.difference("a", "b").p_value

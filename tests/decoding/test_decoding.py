@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,10 @@ def rules_with(**changes: object) -> TokenRules:
 
 
 def run(
-    pictures: list[int] | int, rules: TokenRules, state: dict | None = None, **options: object
+    pictures: list[int] | int,
+    rules: TokenRules,
+    state: dict[str, Any] | None = None,
+    **options: object,
 ) -> list[list[Hypothesis]]:
     numbers = list(range(pictures)) if isinstance(pictures, int) else pictures
     return search(
@@ -83,7 +87,7 @@ def run(
     )
 
 
-def fed_back(picture: int, tokens: tuple[int, ...], **state: object) -> list[float]:
+def fed_back(picture: int, tokens: tuple[int, ...], **state: Any) -> list[float]:
     """The model's log-probability of each of `tokens` when the caption is fed to it."""
     table = TableState([], **state)
     prefixes = [(picture, START, *tokens[:i]) for i in range(len(tokens))]
@@ -105,7 +109,7 @@ def all_captions(words: list[int], max_length: int) -> list[tuple[int, ...]]:
 
 
 def brute_force(
-    picture: int, rules: TokenRules, length_penalty: float, **state: object
+    picture: int, rules: TokenRules, length_penalty: float, **state: Any
 ) -> list[tuple[float, tuple[int, ...]]]:
     """Every caption with its score, best first."""
     words = [token for token in range(state["vocabulary"]) if token not in (START, END)]
@@ -117,7 +121,7 @@ def brute_force(
 
 
 def reference_beams(
-    picture: int, rules: TokenRules, width: int, length_penalty: float, **state: object
+    picture: int, rules: TokenRules, width: int, length_penalty: float, **state: Any
 ) -> list[tuple[float, tuple[int, ...]]]:
     """A plain beam search that never stops before the greatest length."""
     table = TableState([], **state)
@@ -177,7 +181,7 @@ def test_batched_is_one_at_a_time(method: str) -> None:
         {"forced_words": ((4, 5), (7,))},
     ],
 )
-def test_one_beam_is_greedy(changes: dict) -> None:
+def test_one_beam_is_greedy(changes: dict[str, Any]) -> None:
     rules, state = rules_with(**changes), {"end_slope": 0.5}
     assert run(40, rules, state, beam_size=1) == run(40, rules, state, method="greedy")
 
@@ -197,7 +201,7 @@ def test_one_beam_is_greedy(changes: dict) -> None:
         },
     ],
 )
-def test_log_probability_is_what_the_model_gives_back(method: str, changes: dict) -> None:
+def test_log_probability_is_what_the_model_gives_back(method: str, changes: dict[str, Any]) -> None:
     count = 1 if method == "greedy" else 3
     for picture, hypotheses in enumerate(
         run(15, rules_with(**changes), method=method, num_captions=count)
@@ -381,7 +385,9 @@ def test_forced_words_appear(
 
 
 @pytest.mark.parametrize("forced", [((2,),), ((2, 3),), ((3,), (2,)), ((2, 2), (3,))])
-def test_wide_beam_finds_the_best_captions_with_the_forced_words(forced: tuple) -> None:
+def test_wide_beam_finds_the_best_captions_with_the_forced_words(
+    forced: tuple[tuple[int, ...], ...],
+) -> None:
     state = {"vocabulary": 5, "scale": 1.0}
     rules = rules_with(max_length=4, forced_words=forced)
     for picture, hypotheses in enumerate(run(3, rules, state, beam_size=5**4, num_captions=10)):
@@ -556,7 +562,7 @@ def test_wrong_settings_are_refused_in_words(make: object, word: str) -> None:
 
 
 def generate_with_hugging_face(
-    pictures: list[int], rules: TokenRules, state: dict, **settings: object
+    pictures: list[int], rules: TokenRules, state: dict[str, Any], **settings: object
 ) -> list[tuple[int, ...]]:
     """The captions that `GenerationMixin` finds with the logits of a `TableState`."""
     from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
@@ -572,7 +578,9 @@ def generate_with_hugging_face(
             super().__init__(config)
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
-        def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: object) -> dict:
+        def prepare_inputs_for_generation(
+            self, input_ids: Tensor, **kwargs: object
+        ) -> dict[str, Any]:
             return {"input_ids": input_ids, "pictures": kwargs["pictures"]}
 
         def forward(self, input_ids: Tensor, pictures: Tensor, **_: object) -> CausalLMOutput:
@@ -621,7 +629,9 @@ def generate_with_hugging_face(
         ),
     ],
 )
-def test_captions_are_those_of_hugging_face(options: dict, changes: dict, settings: dict) -> None:
+def test_captions_are_those_of_hugging_face(
+    options: dict[str, Any], changes: dict[str, Any], settings: dict[str, Any]
+) -> None:
     state = {"vocabulary": 200, "scale": 3.0, "end_slope": 1.2}
     rules, pictures = rules_with(max_length=12, **changes), list(range(100))
     expected = generate_with_hugging_face(pictures, rules, state, **settings)

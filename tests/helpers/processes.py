@@ -51,7 +51,7 @@ def outputs_of(process: subprocess.Popen[str], seconds: float = 200) -> tuple[st
 
 def run_together(folder: Path, processes: int = 2, **changes: object) -> Path:
     """Train in several processes; returns the run's folder."""
-    process = start_training(folder, processes, **changes)  # type: ignore[arg-type]
+    process = start_training(folder, processes, **changes)
     output, problems = outputs_of(process)
     assert process.returncode == 0, output + problems
     names = {**SETTINGS, **changes}

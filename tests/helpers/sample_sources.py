@@ -45,7 +45,7 @@ def config_for(folder: Path, **settings: object) -> Config:
         "CAPTIONS_FILE": str(folder / "captions.csv"),
         "NUM_WORKERS": 2,
     }
-    return Config(**{**given, **settings})  # type: ignore[arg-type]
+    return Config(**{**given, **settings})
 
 
 def hub_config(folder: Path, source: Path, **settings: object) -> Config:
@@ -54,7 +54,7 @@ def hub_config(folder: Path, source: Path, **settings: object) -> Config:
         "DATASET_SOURCE": str(source),
         "DATA_DIR": str(folder / "data"),
     }
-    return Config(**{**given, **settings})  # type: ignore[arg-type]
+    return Config(**{**given, **settings})
 
 
 def splits_of(config: Config) -> dict[str, dict[str, tuple[str, ...]]]:

@@ -26,11 +26,11 @@ def before_each_step(act: Callable[[Trainer, Step], object]) -> Iterator[None]:
             act(self, step)
             yield step
 
-    Trainer._remaining = remaining  # type: ignore[method-assign]
+    Trainer._remaining = remaining
     try:
         yield
     finally:
-        Trainer._remaining = original  # type: ignore[method-assign]
+        Trainer._remaining = original
 
 
 def run_killed(place: Path, after: int, **changes: object) -> None:

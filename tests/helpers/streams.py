@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
+from torch import Tensor
 
 
 def picture(number: int, size: int = 24) -> bytes:
@@ -18,6 +20,12 @@ def picture(number: int, size: int = 24) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """A picture's content (3, 24, 24); a crop is made as large as the others."""
+    image = image if image.size == (24, 24) else image.resize((24, 24))
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
 def captions(number: int, count: int = 2) -> list[str]:

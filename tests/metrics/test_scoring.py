@@ -112,7 +112,9 @@ def test_the_same_caption_for_many_is_warned_of() -> None:
         ({}, {}, "no candidates"),
     ],
 )
-def test_what_does_not_fit_is_named(candidates, references, named: str) -> None:
+def test_what_does_not_fit_is_named(
+    candidates: dict[str, str], references: dict[str, list[str]], named: str
+) -> None:
     with pytest.raises(UserError, match=named):
         score_everything(candidates, references, use_java=False)
 

@@ -22,7 +22,7 @@ PUT_IN_PLACE = {
 def code_of(cells: list[dict[str, object]]) -> str:
     """The code cells as one program."""
     cells = [cell for cell in cells if cell["cell_type"] == "code"]
-    program = "\n\n".join("".join(cell["source"]) for cell in cells)  # type: ignore[arg-type]
+    program = "\n\n".join("".join(cell["source"]) for cell in cells)
     for named, small in PUT_IN_PLACE.items():
         assert program.count(named) == 1, named
         program = program.replace(named, small)

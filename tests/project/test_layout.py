@@ -97,6 +97,16 @@ def test_every_module_function_and_class_says_what_it_is(path: Path) -> None:
             assert ast.get_docstring(node), node.name
 
 
+def test_no_test_imports_another() -> None:
+    wrong = [
+        f"{name_of(path)} imports {other}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for other in imports_of(path)
+        if re.search(r"(^|\.)(test_\w+|conftest)$", other) and other.startswith("tests")
+    ]
+    assert not wrong  # what several of them need is in tests/helpers
+
+
 def test_nothing_is_pickled_or_unpickled() -> None:
     forbidden = re.compile(
         r"torch\.(load|save)\(|\bpickle\b|\bjoblib\b|allow_pickle=True|strict=False\)"

@@ -1,6 +1,8 @@
 """The page on larger runs: its numbers are those that its calculation gives."""
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,10 @@ PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="u
         ("epochs", scaling.epochs_table),
     ],
 )
-def test_the_page_says_what_the_calculation_gives(part: str, table: object) -> None:
+def test_the_page_says_what_the_calculation_gives(part: str, table: Callable[[], str]) -> None:
     found = re.search(f"<!-- {part} -->\n(.*?)\n<!-- /{part} -->", PAGE, re.DOTALL)
     assert found is not None
-    assert found.group(1) == table()  # type: ignore[operator]
+    assert found.group(1) == table()
 
 
 def test_what_no_gpu_has_measured_is_not_called_measured() -> None:
@@ -35,7 +37,7 @@ def test_more_gpus_never_take_longer_and_features_pay_with_epochs() -> None:
         for way in (scaling.live, scaling.from_features):
             hours = [way(data, gpus).hours for gpus in scaling.GPUS]
             assert hours == sorted(hours, reverse=True)
-    once, often = (scaling.replace(scaling.DATA[2], epochs=epochs) for epochs in (1, 20))
+    once, often = (replace(scaling.DATA[2], epochs=epochs) for epochs in (1, 20))
     assert scaling.live(once, 8).hours < scaling.from_features(once, 8).hours
     assert scaling.live(often, 8).hours > 2 * scaling.from_features(often, 8).hours
 

@@ -67,7 +67,12 @@ def full_report(picture: Path) -> Report:
             correct=False,
         ),
         replace(plain, caption=INJECTION, scores={"CIDEr": math.nan}, confidence=math.nan),
-        replace(plain, caption=ARABIC, scores={"CIDEr": 0.1, "BLEU-4": None}, confidence=None),
+        replace(
+            plain,
+            caption=ARABIC,
+            scores=json.loads('{"CIDEr": 0.1, "BLEU-4": null}'),
+            confidence=None,
+        ),
         replace(plain, caption=EMOJI, scores={"CIDEr": 0.4}, confidence=0.3, correct=None),
         replace(plain, caption=LONG_WORD, references=(), scores={"CIDEr": 0.0}),
         replace(plain, caption="", scores={}, image=Path()),

@@ -392,7 +392,7 @@ def test_a_run_uploads_its_best_and_everybody_uses_it_by_name(hub: FakeHub, tmp_
     spoken = run_client(hub, tmp_path, lines[1], token=OWNER_TOKEN)
     assert spoken.returncode == 0, spoken.stderr
     caption = spoken.stdout.splitlines()[-1]
-    from generate import Captioner
+    from captioner import Captioner
 
     assert caption == str(Captioner.from_pretrained(best)(picture))
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import asdict
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
 from captioning.sharing.model_card import Example, Training, model_card
 from captioning.tracking.provenance import provenance
@@ -16,8 +16,14 @@ DEMO = Config(DATASET="demo", ENCODER_MODEL_NAME="random:tiny", RUN_NAME="scenes
 SCORES = {"validation_loss": 2.125, "BLEU-1": 0.625, "CIDEr": 0.5, "METEOR": None, "step": 1200}
 
 
+def data_of(card: str) -> ModelCardData:
+    data = ModelCard(card).data
+    assert isinstance(data, ModelCardData)
+    return data
+
+
 def test_the_hub_files_it_and_reads_its_scores() -> None:
-    data = ModelCard(model_card(FLICKR, SCORES, split="test")).data
+    data = data_of(model_card(FLICKR, SCORES, split="test"))
     assert data.pipeline_tag == "image-to-text"
     assert data.library_name == "image-captioning-trainer"
     assert data.license == "other"
@@ -90,7 +96,7 @@ def test_pictures_are_shown_only_of_the_demo() -> None:
         DEMO, SCORES, examples=examples
     )
     assert "example-1.png" not in model_card(FLICKR, SCORES, examples=examples)
-    assert ModelCard(model_card(DEMO, SCORES)).data.license == "apache-2.0"
+    assert data_of(model_card(DEMO, SCORES)).license == "apache-2.0"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +112,7 @@ def test_pictures_are_shown_only_of_the_demo() -> None:
 def test_the_data_set_is_named_where_the_hub_has_it(
     settings: dict[str, str], datasets: list[str] | None
 ) -> None:
-    assert ModelCard(model_card(Config(**settings), SCORES)).data.datasets == datasets
+    assert data_of(model_card(Config(**settings), SCORES)).datasets == datasets
 
 
 @pytest.mark.parametrize("config", [FLICKR, DEMO])

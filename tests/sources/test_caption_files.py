@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_format_gives_every_caption(form: str) -> None:
     ],
     ids=["bom", "utf-16", "utf-16-le", "windows", "blank lines", "gzip"],
 )
-def test_encoding_changes_nothing(form, encode) -> None:
+def test_encoding_changes_nothing(form: str, encode: Callable[[str], bytes]) -> None:
     assert captions_in(encode(FORMS[form])) == CAPTIONS
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from socket import AF_INET, IPPROTO_TCP, SOCK_STREAM
 from typing import ClassVar
@@ -37,6 +37,7 @@ class Handler(BaseHTTPRequestHandler):
     said: ClassVar[list[bytes]] = []
 
     def handle_one_request(self) -> None:
+        assert isinstance(self.rfile, BufferedReader)
         self.said.append(self.rfile.peek(1))
         super().handle_one_request()
 

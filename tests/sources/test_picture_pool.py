@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -130,13 +131,17 @@ def test_strange_but_whole_pictures_are_kept_as_they_are(tmp_path: Path) -> None
 def test_interrupted_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_source(tmp_path, count=30)
     monkeypatch.setattr(picture_pool, "CHUNK", 5)
-    place, placed = picture_pool._place, []
+    place = picture_pool._place
+    placed: list[str] = []
 
-    def failing_place(target: Path, *more: object) -> None:
+    def noted_place(target: Path, *more: Any) -> None:
+        placed.append(target.name)
+        place(target, *more)
+
+    def failing_place(target: Path, *more: Any) -> None:
         if len(placed) == 12:
             raise OSError(28, "No space left on device")
-        placed.append(target.name)
-        place(target, *more)  # type: ignore[arg-type]
+        noted_place(target, *more)
 
     config = config_for(tmp_path, NUM_WORKERS=1)
     monkeypatch.setattr(picture_pool, "_place", failing_place)
@@ -145,11 +150,7 @@ def test_interrupted_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not config.dataset_dir.exists()
     before = set(placed)
     placed.clear()
-    monkeypatch.setattr(
-        picture_pool,
-        "_place",
-        lambda target, *more: (placed.append(target.name), place(target, *more)),
-    )
+    monkeypatch.setattr(picture_pool, "_place", noted_place)
     summary = prepare_dataset(config)
     assert len(before) == 12
     assert len(before & set(placed)) <= 5

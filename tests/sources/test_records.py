@@ -25,7 +25,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_records(tmp_path, broken())  # type: ignore[arg-type]
+        write_records(tmp_path, broken())
     assert read_records(tmp_path)[0].captions == ("old",)
 
 

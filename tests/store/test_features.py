@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -208,7 +210,7 @@ def test_whatever_decides_features_makes_them_anew(
     images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     half = replace(CPU, dtype=torch.bfloat16)
-    requests = [
+    requests: list[tuple[list[Path], SmallEncoder, dict[str, Any], str]] = [
         (images, SmallEncoder(seed=1), {}, "another encoder or image processor"),
         (images, SmallEncoder(brightness=9), {}, "another encoder or image processor"),
         (images[1:], SmallEncoder(), {}, "another number of pictures"),
@@ -376,8 +378,8 @@ def test_features_that_cannot_be_stored_are_refused(
 def test_too_little_disk_space_is_said_before_anything_is_written(
     images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = feature_files.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(feature_files.shutil, "disk_usage", lambda folder: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(UserError, match="--FEATURE_CACHE off"):
         build(images, SmallEncoder(), tmp_path)
     assert not (tmp_path / "train.bin").exists()

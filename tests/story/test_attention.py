@@ -1,5 +1,6 @@
 """What words looked at: a model that is rigged to look at known patches, and rollout."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def rigged(
     tokenizer: CaptionTokenizer,
     looks: dict[str, tuple[int, int]],
     *,
-    processor: dict[str, object] = CROPPING,
+    processor: Mapping[str, object] = CROPPING,
     second_layer: tuple[int, int] | None = None,
 ) -> Captioner:
     """A captioner that looks at patch (row, column) `looks[word]` when it chooses the word's tokens

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from captioning.system import folders as checkpoint_files
 from captioning.system.errors import UserError
-from captioning.system.files import sha256_of
 from captioning.system.runtime import Runtime
 from checkpoint import (
     load_optimizer,
@@ -24,6 +23,7 @@ from checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from tests.helpers.forged_checkpoints import forge
 from tests.helpers.small_runs import run, write_data, write_encoder
 
 RUNTIME = Runtime(torch.device("cpu"))
@@ -173,19 +173,6 @@ def test_a_manifest_cannot_name_files_elsewhere(copied: Path) -> None:
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="damaged"):
         read_checkpoint(copied / "best")
-
-
-def forge(folder: Path) -> None:
-    """Make the manifest agree with the files, as someone who changes a checkpoint would."""
-    path = folder / "checkpoint.json"
-    manifest = json.loads(path.read_text())
-    for name in manifest["files"]:
-        file = folder / name
-        manifest["files"][name] = {
-            "size": file.stat().st_size,
-            "sha256": sha256_of(file),
-        }
-    path.write_text(json.dumps(manifest))
 
 
 def test_weights_of_other_names_or_shapes_are_refused(copied: Path) -> None:

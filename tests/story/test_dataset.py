@@ -1,43 +1,13 @@
 """Batches: each pair once, captions with their picture, an order of seed and epoch, no padding."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
-from captioning.sources.records import Record
-from dataset import Batch, CaptionDataset, Plan, StepDataset, iterate_steps, plan_epoch
-from tokenizer import train_tokenizer
-
-TEXT = "a dog cat runs sits on the red green grass sand near big small house"
-WORDS = TEXT.split()
-TOKENIZER = train_tokenizer([TEXT] * 3, 500)
-
-
-class Rows:
-    """Each picture's content is its own number."""
-
-    def rows(self, indices: Tensor) -> Tensor:
-        return indices.float().view(-1, 1, 1)
-
-
-def make_captions(counts: Sequence[int], seed: int = 0) -> tuple[list[Record], CaptionDataset]:
-    generator = np.random.default_rng(seed)
-    records = [
-        Record(
-            Path(f"{picture}.jpg"),
-            tuple(
-                " ".join(generator.choice(WORDS, generator.integers(1, 9))) for _ in range(count)
-            ),
-        )
-        for picture, count in enumerate(counts)
-    ]
-    return records, CaptionDataset(records, TOKENIZER, 12)
+from dataset import Plan, StepDataset, iterate_steps, plan_epoch
+from tests.helpers.batches import TOKENIZER, PictureNumbers, captions_of, make_captions
 
 
 def groups_of(plan: Plan) -> list[tuple[int, tuple[int, ...]]]:
@@ -46,27 +16,6 @@ def groups_of(plan: Plan) -> list[tuple[int, tuple[int, ...]]]:
         (int(picture), tuple(plan.captions[bounds[i] : bounds[i + 1]].tolist()))
         for i, picture in enumerate(plan.pictures)
     ]
-
-
-def captions_of(batch: Batch) -> list[tuple[int, list[int], list[int]]]:
-    """(picture, inputs, targets) of each caption, read back from the grid."""
-    per_picture = batch.packing.rows // len(batch.picture_rows)
-    slots = batch.packing.slots
-    assert slots is not None
-    found: dict[int, tuple[list[int], list[int]]] = {}
-    for slot, position, token, target in zip(
-        slots.tolist(),
-        batch.positions.tolist(),
-        batch.inputs.tolist(),
-        batch.targets.tolist(),
-        strict=True,
-    ):
-        row, place = divmod(slot, batch.packing.length)
-        inputs, targets = found.setdefault(row, ([], []))
-        assert place == position == len(inputs)
-        inputs.append(token)
-        targets.append(target)
-    return [(int(batch.picture_rows[row // per_picture]), *found[row]) for row in sorted(found)]
 
 
 @given(
@@ -123,7 +72,7 @@ def test_a_batch_holds_each_caption_whole_with_its_picture() -> None:
     plan = captions.plan(8, seed=3)
     seen = []
     for step in range(len(plan)):
-        batch = captions.collate_fn(plan, plan.groups(step), Rows())
+        batch = captions.collate_fn(plan, plan.groups(step), PictureNumbers())
         assert batch.content.flatten().tolist() == batch.picture_rows.tolist()
         for picture, inputs, targets in captions_of(batch):
             assert inputs[1:] == targets[:-1]
@@ -139,7 +88,7 @@ def test_a_batch_holds_each_caption_whole_with_its_picture() -> None:
 def test_no_token_is_padding() -> None:
     _, captions = make_captions([5] * 10)
     plan = captions.plan(50, seed=0)
-    batch = captions.collate_fn(plan, plan.groups(0), Rows())
+    batch = captions.collate_fn(plan, plan.groups(0), PictureNumbers())
     assert (batch.targets != TOKENIZER.pad_id).all()
     assert (batch.inputs != TOKENIZER.pad_id).all()
     assert batch.num_tokens == sum(len(inputs) for _, inputs, _ in captions_of(batch))
@@ -149,8 +98,8 @@ def test_no_token_is_padding() -> None:
 def test_micro_batches_are_the_step_in_pieces() -> None:
     _, captions = make_captions([5] * 12)
     plan = captions.plan(30, seed=1)
-    (whole,) = StepDataset(captions, plan, Rows())[1].batches
-    pieces = StepDataset(captions, plan, Rows(), micro_batch_size=10)[1].batches
+    (whole,) = StepDataset(captions, plan, PictureNumbers())[1].batches
+    pieces = StepDataset(captions, plan, PictureNumbers(), micro_batch_size=10)[1].batches
     assert [piece.num_captions for piece in pieces] == [10, 10, 10]
     assert [c for piece in pieces for c in captions_of(piece)] == captions_of(whole)
 
@@ -159,7 +108,7 @@ def test_micro_batches_are_the_step_in_pieces() -> None:
 def test_steps_come_in_order_from_where_they_are_asked(num_workers: int) -> None:
     _, captions = make_captions([5] * 40)
     plan = captions.plan(20, seed=1)
-    steps = StepDataset(captions, plan, Rows())
+    steps = StepDataset(captions, plan, PictureNumbers())
     before = torch.get_rng_state()
     found = [
         step.batches[0].picture_rows.tolist()

@@ -11,6 +11,14 @@ from torch import Tensor, nn
 from captioning.system.runtime import Runtime
 from dataset import Step, StepDataset
 from optimization import BatchTooLargeError, Gradients, caption_loss
+from tests.helpers.batches import (
+    NoiseFeatures,
+    PictureNumbers,
+    captions_of,
+    make_captions,
+    make_step,
+    vocabulary_model,
+)
 from tests.helpers.one_of_many import OneOfMany, one_of
 from tests.helpers.processes import run_together
 from tests.helpers.small_runs import (
@@ -20,11 +28,9 @@ from tests.helpers.small_runs import (
     run,
     weights_of,
 )
-from tests.story.test_dataset import Rows, captions_of, make_captions
-from tests.story.test_optimization import FeatureRows, make_step, vocabulary_model
 
 SAME = {"DECODER_DROPOUT": 0, "LOG_INTERVAL": 1, "NUM_EPOCHS": 2}
-MODES = {
+MODES: dict[str, dict[str, object]] = {
     "cached": {},
     "accumulated": {"MICRO_BATCH_SIZE": 7},
     "more processes than pictures": {"BATCH_SIZE": 5, "NUM_EPOCHS": 1},
@@ -45,11 +51,11 @@ def test_each_pair_is_trained_once_an_epoch_over_all_processes(batch_size: int) 
     _, captions = make_captions([5, 1, 3, 2, 5, 4] * 3)
     plan = captions.plan(batch_size, captions_per_step=2, seed=1)
 
-    def trained(world_size: int) -> list[object]:
+    def trained(world_size: int) -> Sequence[object]:
         found = []
         for rank in range(world_size):
             runtime = Runtime(torch.device("cpu"), rank=rank, world_size=world_size)
-            steps = StepDataset(captions, plan, Rows(), 5, runtime.fair_share)
+            steps = StepDataset(captions, plan, PictureNumbers(), 5, runtime.fair_share)
             for number in range(len(plan)):
                 step = steps[number]
                 true = sum(batch.num_tokens for batch in step.batches)
@@ -71,7 +77,7 @@ def gradient_of(processes: int, steps: StepDataset, rank: int) -> dict[str, Tens
     model, encoder = vocabulary_model(), nn.Linear(2, 2)
     step = steps[0]
     assert isinstance(step, Step)
-    loss = Gradients(model, encoder, one_of(processes, rank), label_smoothing=0.1).add(step)  # type: ignore[arg-type]
+    loss = Gradients(model, encoder, one_of(processes, rank), label_smoothing=0.1).add(step)
     assert encoder.weight.grad is None
     own = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {**own, "loss": loss * processes}
@@ -82,11 +88,11 @@ def test_the_average_over_processes_is_the_gradient_of_one(processes: int) -> No
     _, captions = make_captions([5, 3, 1, 4, 5, 2])
     plan = captions.plan(20, seed=1)
     assert plan.groups(0).stop < 7  # so that one of seven has none
-    alone = gradient_of(1, StepDataset(captions, plan, FeatureRows()), 0)
+    alone = gradient_of(1, StepDataset(captions, plan, NoiseFeatures()), 0)
     found = [
         gradient_of(
             processes,
-            StepDataset(captions, plan, FeatureRows(), 6, one_of(processes, rank).fair_share),
+            StepDataset(captions, plan, NoiseFeatures(), 6, one_of(processes, rank).fair_share),
             rank,
         )
         for rank in range(processes)
@@ -105,7 +111,7 @@ def test_what_batch_norm_has_seen_is_averaged_over_processes() -> None:
 
     encoder = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3).requires_grad_(False)])
     runtime = one_of(2, kind=Averaging)
-    gradients = Gradients(vocabulary_model(), encoder, runtime, label_smoothing=0)  # type: ignore[arg-type]
+    gradients = Gradients(vocabulary_model(), encoder, runtime, label_smoothing=0)
     averaged.clear()
     gradients.add(make_step())
     trained = encoder[0]
@@ -126,7 +132,7 @@ def test_memory_that_another_process_lacks_gives_the_step_up_here_too() -> None:
 
     gradients = Gradients(
         model,
-        encoder,  # type: ignore[arg-type]
+        encoder,
         one_of(2, kind=Beside),
         label_smoothing=0,
         loss_function=loss,

@@ -4,27 +4,8 @@ import torch
 from torch import Tensor
 
 from captioning.training.packing import Packing
-from model import CaptionModel, DecoderState, Projection, TransformerDecoder, sinusoids
-
-VOCABULARY, PATCHES, FEATURES = 50, 6, 10
-
-
-def make_model(
-    *, dropout: float = 0.0, positions: str = "sinusoidal", seed: int = 0
-) -> CaptionModel:
-    torch.manual_seed(seed)
-    decoder = TransformerDecoder(
-        vocab_size=VOCABULARY,
-        dim=16,
-        layers=2,
-        heads=4,
-        ff_dim=32,
-        memory_dim=12,
-        max_length=20,
-        dropout=dropout,
-        positions=positions,
-    )
-    return CaptionModel(Projection(PATCHES, FEATURES, 12), decoder)
+from model import CaptionModel, DecoderState, sinusoids
+from tests.helpers.models import FEATURES, PATCHES, VOCABULARY, make_model
 
 
 def features_of(count: int, seed: int = 1) -> Tensor:
@@ -66,7 +47,7 @@ def test_no_token_sees_a_later_one() -> None:
     model.decoder.embedding.register_forward_hook(keep)
     logits = logits_of(model, features_of(1), [1, 5, 6, 7, 8])
     for position in range(5):
-        logits[position].sum().backward(retain_graph=True)
+        torch.autograd.backward(logits[position].sum(), retain_graph=True)
         gradient = embedded[0].grad
         assert gradient is not None
         assert gradient[: position + 1].abs().sum(1).min() > 0
@@ -110,19 +91,16 @@ def test_captions_keep_to_their_picture() -> None:
 
 
 def test_cached_steps_equal_the_whole_caption() -> None:
-    for positions in ("sinusoidal", "learned"):
-        model = make_model(positions=positions).eval()
-        features = features_of(3)
-        captions = torch.randint(
-            4, VOCABULARY, (3, 2, 7), generator=torch.Generator().manual_seed(0)
-        )
-        state = DecoderState(model, features)
-        state.reorder(torch.arange(3), torch.zeros(3, 2, dtype=torch.long))
-        steps = torch.stack([state.step(captions[:, :, i]) for i in range(7)], dim=2)
-        for picture in range(3):
-            for row in range(2):
-                whole = logits_of(model, features[picture:][:1], captions[picture, row].tolist())
-                torch.testing.assert_close(steps[picture, row], whole, rtol=1e-4, atol=1e-5)
+    model = make_model().eval()
+    features = features_of(3)
+    captions = torch.randint(4, VOCABULARY, (3, 2, 7), generator=torch.Generator().manual_seed(0))
+    state = DecoderState(model, features)
+    state.reorder(torch.arange(3), torch.zeros(3, 2, dtype=torch.long))
+    steps = torch.stack([state.step(captions[:, :, i]) for i in range(7)], dim=2)
+    for picture in range(3):
+        for row in range(2):
+            whole = logits_of(model, features[picture:][:1], captions[picture, row].tolist())
+            torch.testing.assert_close(steps[picture, row], whole, rtol=1e-4, atol=1e-5)
 
 
 def test_reordered_rows_go_on_from_where_they_came() -> None:

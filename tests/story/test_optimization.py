@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from captioning.system.runtime import Runtime
-from dataset import Batch, Step, StepDataset
+from dataset import Batch, Step
 from optimization import (
     BatchTooLargeError,
     Gradients,
@@ -19,22 +19,16 @@ from optimization import (
     set_learning_rate,
     train_step,
 )
-from tests.story.test_dataset import TOKENIZER, make_captions
-from tests.story.test_model import FEATURES, PATCHES, make_model
+from tests.helpers.batches import (
+    TOKENIZER,
+    NoiseFeatures,
+    make_captions,
+    make_step,
+    vocabulary_model,
+)
+from tests.helpers.models import make_model
 
 RUNTIME = Runtime(torch.device("cpu"))
-
-
-class FeatureRows:
-    def rows(self, indices: torch.Tensor) -> torch.Tensor:
-        table = torch.randn(50, PATCHES, FEATURES, generator=torch.Generator().manual_seed(3))
-        return table[indices]
-
-
-def make_step(micro_batch_size: int = 0) -> Step:
-    _, captions = make_captions([5, 3, 1, 4, 5, 2])
-    plan = captions.plan(20, seed=1)
-    return StepDataset(captions, plan, FeatureRows(), micro_batch_size)[0]
 
 
 def make_optimizer(model: nn.Module, encoder: nn.Module | None = None, **settings: Any) -> Any:
@@ -46,22 +40,6 @@ def make_optimizer(model: nn.Module, encoder: nn.Module | None = None, **setting
         "eps": 1e-8,
     } | settings
     return build_optimizer(model, encoder or nn.Identity(), **values)
-
-
-def vocabulary_model() -> Any:
-    from model import CaptionModel, Projection, TransformerDecoder
-
-    torch.manual_seed(0)
-    decoder = TransformerDecoder(
-        vocab_size=len(TOKENIZER),
-        dim=16,
-        layers=2,
-        heads=2,
-        ff_dim=32,
-        memory_dim=12,
-        max_length=20,
-    )
-    return CaptionModel(Projection(PATCHES, FEATURES, 12), decoder)
 
 
 def test_the_schedule_warms_up_then_falls_to_zero() -> None:
@@ -81,7 +59,7 @@ def test_warm_up_is_at_most_a_tenth_of_the_run() -> None:
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:
-    model = make_model(positions="learned")
+    model = make_model()
     encoder = nn.Linear(3, 3)
     optimizer = make_optimizer(model, encoder)
     decayed = {p for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
@@ -91,7 +69,6 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     assert named["decoder.blocks.0.feed_forward.0.weight"] in decayed
     assert named["decoder.blocks.0.feed_forward.0.bias"] in kept
     assert named["decoder.norm.weight"] in kept
-    assert named["decoder.positions"] in kept
     assert named["projection.positions"] in kept
     assert decayed | kept == {*model.parameters(), *encoder.parameters()}
     assert set_learning_rate(optimizer, 0.5) == 5e-3
@@ -123,7 +100,7 @@ def test_padding_is_never_a_target() -> None:
     lost = caption_loss(model, batch.content, batch, 0.0) - caption_loss(
         model,
         batch.content,
-        fewer,  # type: ignore[arg-type]
+        fewer,
         0.0,
     )
     logits = model(batch.content, batch.inputs, batch.positions, batch.packing)
@@ -198,7 +175,7 @@ def test_it_overfits_eight_pictures() -> None:
     torch.manual_seed(0)
     records, captions = make_captions([1] * 8)
     plan = captions.plan(8)
-    batch = captions.collate_fn(plan, plan.groups(0), FeatureRows())
+    batch = captions.collate_fn(plan, plan.groups(0), NoiseFeatures())
     model = vocabulary_model()
     optimizer = make_optimizer(model, learning_rate=1e-2, weight_decay=0.0)
     encoder: Any = nn.Identity()

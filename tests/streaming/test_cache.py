@@ -153,7 +153,7 @@ def test_features_are_the_same_bits_whatever_is_kept(
     more = {one.name: one.content for one in again.take(40)}
     for one in whole[:40]:
         assert one.content is not None
-        assert one.content.equal(more[one.name])  # type: ignore[arg-type]
+        assert one.content.equal(more[one.name])
 
 
 @pytest.mark.parametrize("piece", [1, 16])

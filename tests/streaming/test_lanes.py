@@ -15,7 +15,7 @@ from tests.helpers.streams import picture, write_shards, write_tar, write_webdat
 def lanes(pattern: str, count: int = 3, seed: int = 1, **options: object) -> list[Lane]:
     (source,) = find_sources(pattern)
     held_out = options.get("held_out", frozenset())
-    return lanes_of(source, count=count, seed=(seed, 0), held_out=held_out)  # type: ignore[arg-type]
+    return lanes_of(source, count=count, seed=(seed, 0), held_out=held_out)
 
 
 def keys(given: list[LaneSample]) -> list[str]:

@@ -5,10 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 from torch import Tensor
 
 from captioning.sources.images import load_image
@@ -16,13 +13,7 @@ from captioning.streaming.lanes import Position, lanes_of
 from captioning.streaming.reader import StreamReader
 from captioning.streaming.shards import find_sources
 from captioning.system.errors import UserError
-from tests.helpers.streams import picture, write_shards, write_tar
-
-
-def pixels(image: Image.Image) -> Tensor:
-    """A crop is made as large as the others."""
-    image = image if image.size == (24, 24) else image.resize((24, 24))
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+from tests.helpers.streams import picture, pixels, write_shards, write_tar
 
 
 def reader(
@@ -130,11 +121,11 @@ def test_pictures_are_altered_anew_in_each_pass_and_exactly_so(tmp_path: Path) -
     for one in whole[13:30]:
         content = again.take().content
         assert content is not None
-        assert content.equal(one.content)  # type: ignore[arg-type]
+        assert content.equal(one.content)
 
 
 def test_a_mirrored_picture_has_mirrored_captions(tmp_path: Path) -> None:
-    members = {}
+    members: dict[str, bytes] = {}
     for number in range(20):
         text = b"a dog on the left" if number % 2 else b"a sign that says 5"
         members |= {f"{number}.png": picture(number), f"{number}.txt": text}

@@ -20,12 +20,12 @@ from tests.helpers.one_of_many import OneOfMany, one_of
 from tests.helpers.streams import (
     captions,
     picture,
+    pixels,
     write_parquet,
     write_shards,
     write_tar,
     write_webdataset,
 )
-from tests.streaming.test_reader import pixels
 from tokenizer import train_tokenizer
 
 SETTINGS = StreamSettings(

@@ -1,12 +1,12 @@
 """Files are whole or as they were; nothing is written through a link; the hash is SHA-256."""
 
 import os
+import secrets
 import stat
 from pathlib import Path
 
 import pytest
 
-from captioning.system import files
 from captioning.system.errors import UserError
 from captioning.system.files import atomic_write, read_json, sha256_of, write_json, write_text
 
@@ -51,7 +51,7 @@ def test_after_an_error_nothing_has_changed(tmp_path: Path, error: BaseException
 def test_no_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "other.txt"
     other.write_text("of somebody else")
-    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "guessed")
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "guessed")
     (tmp_path / ".guessed.tmp").symlink_to(other)
     with pytest.raises(FileExistsError):
         write_text(tmp_path / "name.txt", "text")

@@ -36,7 +36,7 @@ def test_what_one_process_does_the_others_do_not() -> None:
     for rank in (0, 1):
         runtime = one_of(2, rank, Beside)
         assert runtime.is_main == (rank == 0)
-        made = runtime.on_main(lambda rank=rank: calls.append(rank))  # type: ignore[misc]
+        made = runtime.on_main(lambda rank=rank: calls.append(rank))
         assert made == (None if rank == 0 else "of the main process")
     assert calls == [0]
 

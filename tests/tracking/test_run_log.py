@@ -20,52 +20,17 @@ from captioning.system.errors import UserError
 from captioning.tracking import wandb_log
 from captioning.tracking.console import Console, duration
 from captioning.tracking.curves import draw_curves
-from captioning.tracking.events import Outcome, RunFacts, Validation
+from captioning.tracking.events import Outcome, Validation
 from captioning.tracking.run_log import JsonLines, RunFiles, RunLog, best_validation
 from captioning.tracking.wandb_log import WandbLog, choose_mode
-from config import Config
+from tests.helpers.run_logs import FACTS, MEASURED, SCORES, config, make_samples
 
 ROOT = Path(__file__).parents[2]
-FACTS = RunFacts(
-    device="cpu, 2 threads, fp32",
-    trained_parameters=29_400_000,
-    frozen_parameters=87_500_000,
-    train_pictures=6000,
-    train_captions=30_000,
-    validation_pictures=1000,
-    vocabulary=6512,
-    steps_per_epoch=100,
-    epochs=12,
-)
-MEASURED = {
-    "loss": 2.5,
-    "learning_rate": 4e-4,
-    "gradient_norm": 0.75,
-    "pairs_per_second": 9120.5,
-    "waiting_share": 0.015,
-    "memory_bytes": 3.5e9,
-}
-SCORES = {"validation_loss": 2.25, "BLEU-1": 0.61, "BLEU-4": 0.21, "ROUGE-L": 0.44, "CIDEr": 0.55}
 CAPTION = "a brown dog runs through tall grass with a red ball in its mouth while another watches"
-
-
-def config(folder: Path, **values: Any) -> Config:
-    settings = {"RUN_NAME": "a-run", "NUM_EPOCHS": 12, "WANDB_MODE": "disabled"} | values
-    return Config(OUTPUT_DIR=str(folder), **settings)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def make_samples(folder: Path) -> list[CaptionedPicture]:
-    folder.mkdir(parents=True, exist_ok=True)
-    samples = []
-    for i, size in enumerate(((40, 30), (30, 40), (50, 50))):
-        path = folder / f"picture-{i}.png"
-        Image.new("RGB", size, (80 * i, 40, 200)).save(path)
-        samples.append(CaptionedPicture(path, f"caption {i} of it", (f"what people say of {i}",)))
-    return samples
 
 
 def test_lines_hold_what_was_measured(tmp_path: Path) -> None:
@@ -385,7 +350,7 @@ from dataclasses import asdict
 from pathlib import Path
 from captioning.tracking import wandb_log
 wandb_log.START_TIMEOUT_SECONDS = 2
-from tests.tracking.test_run_log import FACTS, MEASURED, SCORES, config, make_samples
+from tests.helpers.run_logs import FACTS, MEASURED, SCORES, config, make_samples
 from captioning.tracking.provenance import provenance
 from captioning.tracking.run_log import RunLog
 from PIL import Image
@@ -504,7 +469,7 @@ def test_the_wandb_run_file_holds_every_figure_and_picture(tmp_path: Path) -> No
     assert [row[1:] for row in table["data"]] == [
         [f"what people say of {i}", f"caption {i} of it", f"caption {i} of it"] for i in range(3)
     ]
-    started = {}
+    started: dict[str, Any] = {}
     for record in records:
         started |= items(record.config.update) | items(record.run.config.update)
     assert started["BATCH_SIZE"] == 256
@@ -540,7 +505,7 @@ def test_wandb_that_is_down_makes_an_offline_run(tmp_path: Path) -> None:
 
 def test_wandb_is_not_imported_where_it_is_disabled(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.tracking.test_run_log import config; "
+        "import sys; from pathlib import Path; from tests.helpers.run_logs import config; "
         "from captioning.tracking.run_log import RunLog; folder = Path(sys.argv[1]); "
         "RunLog(folder / 'a-run', config(folder)).close(finished=False); "
         "assert 'wandb' not in sys.modules"

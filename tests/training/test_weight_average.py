@@ -107,10 +107,14 @@ def test_the_average_is_validated_and_kept_as_best(place: Path) -> None:
 def test_averaging_does_not_change_what_is_trained(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbers, update = [], WeightAverage.update
-    monkeypatch.setattr(
-        WeightAverage, "update", lambda self, number: (numbers.append(number), update(self, number))
-    )
+    numbers: list[int] = []
+    update = WeightAverage.update
+
+    def noted_update(self: WeightAverage, number: int) -> None:
+        numbers.append(number)
+        update(self, number)
+
+    monkeypatch.setattr(WeightAverage, "update", noted_update)
     averaged = run(place, RUN_NAME="averaged", EMA_DECAY=0.8)
     steps = json.loads((averaged / "last" / "trainer_state.json").read_text())["step"]
     assert numbers == list(range(1, steps + 1))  # counted through both epochs

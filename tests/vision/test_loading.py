@@ -81,9 +81,9 @@ def test_what_the_hub_says(
     cause: type[Exception], advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        is_response = issubclass(cause, hub.HfHubHTTPError)
-        reason = cause("no", response=response(403)) if is_response else cause("no")
-        raise OSError("something long\nand technical") from reason
+        if issubclass(cause, hub.HfHubHTTPError):
+            raise OSError("something long\nand technical") from cause("no", response=response(403))
+        raise OSError("something long\nand technical") from cause("no")
 
     monkeypatch.setattr(hf.AutoConfig, "from_pretrained", refuse)
     with pytest.raises(UserError, match=advice):
