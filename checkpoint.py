@@ -100,16 +100,28 @@ def save_checkpoint(
     moments = _optimizer_tensors(optimizer, pipeline) if optimizer is not None else {}
     if not pipeline.runtime.is_main:
         return
-    about = {"encoder": _about_encoder(pipeline.encoder)}
+    encoder, is_saved = pipeline.encoder, _is_saved(pipeline.encoder)
+    about = {
+        "name": encoder.name,
+        "revision": encoder.revision,
+        "fingerprint": "" if is_saved else encoder.fingerprint(),
+        "in_checkpoint": is_saved,
+    }
     older = older_name(folder) if keep else None
-    with written_whole(folder, about, keep_replaced_as=older) as unfinished:
+    with written_whole(folder, {"encoder": about}, keep_replaced_as=older) as unfinished:
         save_tensors(weights, unfinished / MODEL)
-        _write_parts(unfinished, pipeline, config, metrics, card)
+        if is_saved:
+            write_json(unfinished / "encoder_config.json", encoder.config_dict())
+        write_json(unfinished / "preprocessor_config.json", encoder.processor_dict())
+        write_json(unfinished / "metrics.json", dict(metrics))
+        (unfinished / "config.toml").write_text(dump_config(config), encoding="utf-8")
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
+        pipeline.tokenizer.save(unfinished / "tokenizer.json")
         for name, picture in (examples or {}).items():
             load_image(picture).save(unfinished / name)
         if optimizer is not None and state is not None:
             save_tensors(moments, unfinished / OPTIMIZER)
-            if adapters := pipeline.encoder.adapter_state():
+            if adapters := encoder.adapter_state():
                 save_tensors(adapters, unfinished / ADAPTERS)
             write_json(unfinished / STATE, asdict(state))
             if average is not None:
@@ -425,33 +437,6 @@ def _weights(pipeline: CaptionPipeline) -> dict[str, Tensor]:
         encoder = pipeline.encoder.plain_state()
         tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.items()}
     return tensors
-
-
-def _write_parts(
-    folder: Path,
-    pipeline: CaptionPipeline,
-    config: Config,
-    metrics: Mapping[str, Any],
-    card: str,
-) -> None:
-    encoder = pipeline.encoder
-    if _is_saved(encoder):
-        write_json(folder / "encoder_config.json", encoder.config_dict())
-    write_json(folder / "preprocessor_config.json", encoder.processor_dict())
-    write_json(folder / "metrics.json", dict(metrics))
-    (folder / "config.toml").write_text(dump_config(config), encoding="utf-8")
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    pipeline.tokenizer.save(folder / "tokenizer.json")
-
-
-def _about_encoder(encoder: VisionEncoder) -> dict[str, Any]:
-    is_saved = _is_saved(encoder)
-    return {
-        "name": encoder.name,
-        "revision": encoder.revision,
-        "fingerprint": "" if is_saved else encoder.fingerprint(),
-        "in_checkpoint": is_saved,
-    }
 
 
 def _is_saved(encoder: VisionEncoder) -> bool:

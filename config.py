@@ -55,7 +55,6 @@ from captioning.system.rules import (
     bytes_of,
 )
 
-CONFIG_FLAG = "--config"
 COMPARE_TABLE = "compare"
 """A file with this table describes several runs (`compare.py`)."""
 
@@ -398,7 +397,7 @@ def _take_preset(argv: list[str]) -> tuple[str, list[str]]:
     rest, preset, words = [], "", iter(argv)
     for word in words:
         flag, equals, value = word.partition("=")
-        if flag.lower() != CONFIG_FLAG:
+        if flag.lower() != "--config":
             rest.append(word)
             continue
         preset = value if equals else next(words, "")

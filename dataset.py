@@ -233,15 +233,6 @@ class CaptionDataset:
         )
 
 
-Share = Callable[[Ints], Sequence[int]]
-"""Of the weights of a step's groups, the numbers of those that are this process's."""
-
-
-def take_all(weights: Ints) -> Sequence[int]:
-    """The share of a process that is alone."""
-    return range(len(weights))
-
-
 class StepDataset(Dataset[Step | UserError]):
     """Item s is step s of a plan, or this process's share of it.
 
@@ -255,9 +246,10 @@ class StepDataset(Dataset[Step | UserError]):
         plan: Plan,
         pictures: PictureRows,
         micro_batch_size: int = 0,
-        share: Share = take_all,
+        share: Callable[[Ints], Sequence[int]] | None = None,
     ) -> None:
-        """`micro_batch_size` is the captions of a batch at most (0 = all of a step in one)."""
+        """`micro_batch_size` is the captions of a batch at most (0 = all of a step in one); `share`
+        gives, of the tokens of a step's groups, the numbers of this process's (None = all)."""
         self._captions, self._plan, self._pictures = captions, plan, pictures
         self._micro_batch_size, self._share = micro_batch_size, share
 
@@ -274,7 +266,7 @@ class StepDataset(Dataset[Step | UserError]):
         groups = self._plan.groups(number)
         tokens = self._captions.tokens(self._plan, groups)
         sizes = np.diff(self._plan.group_starts[groups.start : groups.stop + 1])
-        share = list(self._share(tokens))
+        share = list(self._share(tokens) if self._share else range(len(tokens)))
         own = np.array(share or [int(tokens.argmin())])
         bounds = _fill(sizes[own], self._micro_batch_size or int(sizes.sum()))
         batches = [

@@ -26,7 +26,7 @@ from captioning.sources.records import (
 from captioning.system.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
 from captioning.system.options import notes_of, parse_options
 from captioning.system.processes import ending_together, is_main_process
-from captioning.system.rules import at_least
+from captioning.system.rules import OF_CHECKPOINTS, Role, at_least
 
 if TYPE_CHECKING:
     from captioner import Caption, Captioner
@@ -38,13 +38,6 @@ HEAT_SIZE = (24, 24)
 """Columns and rows of the heat maps that the report holds."""
 TITLE_LABELS = 3
 """A comparison of more checkpoints is called by their number."""
-
-
-class OfCheckpoints:
-    """Of an option that means nothing where captions are given."""
-
-
-OF_CHECKPOINTS = OfCheckpoints()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,7 +373,8 @@ def _check(options: EvaluateOptions) -> None:
             f"--{field.name.replace('_', '-')} is for checkpoints and means nothing to captions "
             "that are given; leave it out."
             for field in fields(options)
-            if notes_of(field, OfCheckpoints) and getattr(options, field.name) != field.default
+            if OF_CHECKPOINTS in notes_of(field, Role)
+            and getattr(options, field.name) != field.default
         ]
     if problems:
         raise UserError(*problems)

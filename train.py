@@ -44,12 +44,11 @@ Records = Mapping[str, Sequence[Record]]
 """The pictures and captions of each split."""
 UPLOAD_SECONDS = 600.0
 """How long a finished run waits for the last upload; a stopped one does not."""
-DESCRIPTION = "Train a captioner on a pretrained vision encoder."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the settings, then train."""
-    config = parse_config(argv, description=DESCRIPTION)
+    config = parse_config(argv, description="Train a captioner on a pretrained vision encoder.")
     resumed = find_resumed(config)
     if resumed is not None:
         # What the command line leaves open is as the run had it.

@@ -204,9 +204,7 @@ class Trainer:
         with unsharded(self.pipeline.encoder):
             result = validate(
                 self.pipeline,
-                self.validation.captions,
-                self.validation.records,
-                self.validation.pictures,
+                self.validation,
                 batch_size=self.config.BATCH_SIZE,
                 num_images=self.config.VALIDATION_IMAGES,
                 options=SearchOptions.of_beams(self.config.BEAM_SIZE),

@@ -8,9 +8,9 @@ import torch
 
 from captioning.decoding import SearchOptions
 from captioning.metrics import score_captions
-from captioning.sources.records import CaptionedPicture, Record
+from captioning.sources.records import CaptionedPicture
 from captioning.store.rows import PictureRows
-from dataset import CaptionDataset
+from dataset import CaptionDataset, Split
 from encoder import encode
 from optimization import caption_loss
 from pipeline import CaptionPipeline, each_shared_batch
@@ -57,9 +57,7 @@ def validation_loss(
 
 def validate(
     pipeline: CaptionPipeline,
-    captions: CaptionDataset,
-    records: Sequence[Record],
-    pictures: PictureRows,
+    split: Split,
     *,
     batch_size: int,
     num_images: int,
@@ -74,14 +72,14 @@ def validate(
     pipeline.encoder.eval()
     try:
         loss = validation_loss(
-            pipeline, captions, pictures, batch_size=batch_size, check_stop=check_stop
+            pipeline, split.captions, split.pictures, batch_size=batch_size, check_stop=check_stop
         )
-        chosen = records if num_images < 0 else records[:num_images]
+        chosen = split.records if num_images < 0 else split.records[:num_images]
         if not chosen:
             return ValidationResult({"validation_loss": loss}, ())
         batches = pipeline.best_captions(
             len(chosen),
-            lambda numbers: pipeline.features(pictures.rows(torch.tensor(numbers))),
+            lambda numbers: pipeline.features(split.pictures.rows(torch.tensor(numbers))),
             options,
             check_stop=check_stop,
         )

@@ -37,7 +37,7 @@ from captioning.training.packing import Packing
 from captioning.training.weight_average import WeightAverage
 from checkpoint import load_encoder, read_checkpoint
 from config import Config
-from dataset import CaptionDataset, PreparedSteps
+from dataset import CaptionDataset, PreparedSteps, Split
 from model import CaptionModel, DecoderBlock, KeysValues, KVCache, TransformerDecoder
 from optimization import Gradients, Schedule, build_optimizer, set_learning_rate, train_step
 from pipeline import CaptionPipeline
@@ -301,9 +301,7 @@ class Bench:
         captions = CaptionDataset(records, pipeline.tokenizer, pipeline.max_length)
         metrics = validate(
             pipeline,
-            captions,
-            self.records["validation"],
-            self.rows["validation"],
+            Split(self.records["validation"], captions, self.rows["validation"]),
             batch_size=256,
             num_images=-1,
             options=SearchOptions.of_beams(beam_size),

@@ -31,7 +31,6 @@ from captioning.system.rules import Rule
 Options = TypeVar("Options")
 Note = TypeVar("Note")
 Field = dataclasses.Field[Any]
-HELP_INDENT = " " * 6
 SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -260,8 +259,7 @@ def help_text(options_type: type[Any], default: Any, description: str, prog: str
         value = getattr(default, one.name, known[one.name].default)
         shown = "" if value is dataclasses.MISSING else f"  (default: {_as_typed(value)})"
         lines.append(f"  {_flag(one.name)} {_placeholder(known[one.name])}".rstrip() + shown)
-        indent = HELP_INDENT
-        lines += textwrap.wrap(one.meaning, width, initial_indent=indent, subsequent_indent=indent)
+        lines += textwrap.indent(textwrap.fill(one.meaning, width - 6), " " * 6).splitlines()
     return "\n".join(lines)
 
 

@@ -6,7 +6,6 @@ NUM_EPOCHS: Annotated[int, at_least(1), MAY_CHANGE] = 15
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 
@@ -28,19 +27,20 @@ def between(low: float, high: float) -> Rule:
     return Rule(lambda value: low <= value < high, f"at least {low:g} and below {high:g}")
 
 
-class Role(Enum):
+@dataclass(frozen=True)
+class Role:
     """What is true of a setting besides its rule."""
 
-    NO_EFFECT = "says where and how a run computes and logs, not what comes out; it may change"
-    MAY_CHANGE = "a run may go on with another value"
-    PER_RUN = "a comparison gives it to each run"
-    SHARED = "must be the same for all models of a comparison"
-    ON_CARD = "the model card shows it"
-    OF_TRAINED_ENCODER = "means nothing while the encoder is frozen"
+    meaning: str
 
 
-NO_EFFECT, MAY_CHANGE, PER_RUN = Role.NO_EFFECT, Role.MAY_CHANGE, Role.PER_RUN
-SHARED, ON_CARD, OF_TRAINED_ENCODER = Role.SHARED, Role.ON_CARD, Role.OF_TRAINED_ENCODER
+NO_EFFECT = Role("says where and how a run computes and logs, not what comes out; it may change")
+MAY_CHANGE = Role("a run may go on with another value")
+PER_RUN = Role("a comparison gives it to each run")
+SHARED = Role("must be the same for all models of a comparison")
+ON_CARD = Role("the model card shows it")
+OF_TRAINED_ENCODER = Role("means nothing while the encoder is frozen")
+OF_CHECKPOINTS = Role("means nothing where captions are given")
 
 
 def is_layers(text: str) -> bool:
