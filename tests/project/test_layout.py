@@ -3,10 +3,15 @@
 import ast
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from model import CaptionModel
+from tests.helpers.small_runs import run
 
 ROOT = Path(__file__).parents[2]
 STORY = {path.stem: path for path in ROOT.glob("*.py")}
@@ -132,3 +137,31 @@ def test_nothing_is_left_undone() -> None:
 def test_no_module_hides_the_standard_library_or_a_dependency() -> None:
     dependencies = {"datasets", "tokenizers", "transformers", "wandb", "torch", "evaluation_lib"}
     assert not STORY.keys() & (set(sys.stdlib_module_names) | dependencies)
+
+
+def test_the_way_from_the_command_to_the_forward_pass_is_straight(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most eight calls in four files, the first of them `train.main`."""
+    ways: list[list[tuple[str, str]]] = []
+    forward = CaptionModel.forward
+
+    def noted(self: CaptionModel, *arguments: Any) -> Any:
+        frames = [
+            (Path(frame.filename).name, frame.name)
+            for frame in traceback.extract_stack()
+            if Path(frame.filename).is_relative_to(ROOT)
+            and not Path(frame.filename).is_relative_to(ROOT / "tests")
+            and ".venv" not in frame.filename
+        ]
+        if self.training:
+            ways.append([*frames, ("model.py", "forward")])
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(CaptionModel, "forward", noted)
+    run(place, RUN_NAME="straight", NUM_EPOCHS=1)
+    assert ways
+    for way in ways:
+        assert way[0] == ("train.py", "main")
+        assert len(way) <= 8, way
+        assert len({file for file, _ in way}) <= 4, way
