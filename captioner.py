@@ -43,7 +43,7 @@ from captioning.vision.tower_features import FeatureShape
 from checkpoint import load_pipeline, read_checkpoint
 from config import Config
 from encoder import VisionEncoder
-from pipeline import Caption, CaptionPipeline, in_batches
+from pipeline import Caption, CaptionPipeline, each_batch
 
 __all__ = ["Caption", "Captioner", "Picture"]
 
@@ -165,7 +165,8 @@ class Captioner:
             features = self.features([pictures[number] for number in batch])
             return self.pipeline.captions(features, search, rules=rules, picture_numbers=batch)
 
-        return in_batches(len(pictures), caption, batch_size=batch_size)
+        batches = each_batch(len(pictures), caption, batch_size=batch_size)
+        return [captions for batch in batches for captions in batch]
 
     def features(self, pictures: Sequence[Picture]) -> Tensor:
         """(B, P, F) float32 encoder features."""
@@ -192,7 +193,7 @@ class Captioner:
             images = [load_image(pictures[number]) for number in batch]
             return self._attention(images, [captions[number].ids for number in batch])
 
-        return in_batches(len(pictures), look)
+        return [words for batch in each_batch(len(pictures), look) for words in batch]
 
     def strip(
         self,

@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from captioning.vision.blocks import depths, last_blocks, recompute_blocks
+from captioning.vision.blocks import last_blocks, recompute_blocks
 from captioning.vision.lora import adapter_state, add_lora, load_adapter_state, plain_state
 from captioning.vision.preprocessing import ImagePreprocessor
 from captioning.vision.tower import VisionTower
@@ -92,10 +92,6 @@ class VisionEncoder(VisionTower):
         """Let what is to be trained be trained, or hold it frozen for the time being."""
         self._is_unfrozen = is_unfrozen
         self.train(self.training)
-
-    def depths(self) -> dict[nn.Parameter, int]:
-        """How many blocks before the last trained one each parameter stands."""
-        return depths(self.tower)
 
     def plain_state(self) -> dict[str, Tensor]:
         """`state_dict` of the encoder without adapters, what they have learnt added to it."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from captioning.system.runtime import Runtime
 from captioning.training.sharding import clip_gradients, is_part, is_sharded
 from captioning.training.weight_average import WeightAverage
+from captioning.vision.blocks import depths
 from dataset import Batch, Step
 from encoder import VisionEncoder, encode
 from model import CaptionModel
@@ -91,10 +92,10 @@ def _encoder_parts(
     encoder: VisionEncoder, rate: float, layer_decay: float
 ) -> list[tuple[bool, float, dict[str, nn.Parameter]]]:
     """The encoder's parameters by their peak rate, the last blocks first."""
-    depths = encoder.depths() if layer_decay != 1 else {}
+    block_depths = depths(encoder.tower) if layer_decay != 1 else {}
     parts: dict[int, dict[str, nn.Parameter]] = {}
     for name, parameter in encoder.named_parameters():
-        parts.setdefault(depths.get(parameter, 0), {})[name] = parameter
+        parts.setdefault(block_depths.get(parameter, 0), {})[name] = parameter
     return [(True, rate * layer_decay**depth, parts[depth]) for depth in sorted(parts)]
 
 

@@ -137,13 +137,6 @@ class CaptionPipeline:
         )
 
 
-def in_batches(
-    count: int, work: Callable[[range], list[Result]], *, batch_size: int = BATCH_SIZE
-) -> list[Result]:
-    """The results of `work(range)` over 0 ... count - 1, in one list; see `each_batch`."""
-    return [result for batch in each_batch(count, work, batch_size=batch_size) for result in batch]
-
-
 def each_batch(
     count: int, work: Callable[[range], Result], *, batch_size: int = BATCH_SIZE
 ) -> Iterator[Result]:

@@ -18,6 +18,14 @@ CARRIED_OVER: dict[str, Callable[[Any], bool]] = {
     ),
 }
 """Settings of version 0.1 that are gone, and the values for which nothing has changed."""
+BECAME = {
+    **dict.fromkeys(("DATASET_REVISION", "ENCODER_REVISION"), "write name@revision"),
+    **dict.fromkeys(("SAVE_INTERVAL_STEPS", "SAVE_INTERVAL_MINUTES"), "write SAVE_INTERVAL"),
+    **dict.fromkeys(("VALIDATION_FRACTION", "TEST_FRACTION"), "write HELD_OUT_FRACTION"),
+    **dict.fromkeys(("CACHE_FEATURES", "STREAM_CACHE_GB"), "write FEATURE_CACHE"),
+    **dict.fromkeys(CARRIED_OVER, "leave it out"),
+}
+"""What to do where somebody still names them."""
 NEEDED_BY_WEIGHTS = ("POSITIONS",)
 """Of these, what a model needs even if it is only captioned with."""
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from captioning.system.errors import UserError
+from captioning.system.older_settings import BECAME
 from captioning.system.rules import Rule
 
 Options = TypeVar("Options")
@@ -111,6 +112,8 @@ def notes_of(field: Field, kind: type[Note]) -> list[Note]:
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
     """A sentence on a setting that does not exist, with the one that was probably meant."""
+    if advice := BECAME.get(name.upper().replace("-", "_")):
+        return f"there is no setting {name} since version 0.2; {advice} (docs/settings.md)."
     names = {_canonical(other): other for other in known}
     close = difflib.get_close_matches(_canonical(name), names, n=1, cutoff=0.6)
     advice = f"did you mean {names[close[0]]}?" if close else "--help lists them all."

@@ -46,15 +46,15 @@ OF_CHECKPOINTS = Role("means nothing where captions are given")
 def is_layers(text: str) -> bool:
     """Whether `text` names layers: "last", "-2", "-1,-4"; none twice."""
     parts = text.replace("last", "-1").split(",")
-    is_named = all(re.fullmatch(r"-[1-9]\d{0,3}", part) for part in parts)
-    return is_named and len(set(parts)) == len(parts)
+    return all(re.fullmatch(r"-[1-9]\d{0,3}", one) for one in parts) and len({*parts}) == len(parts)
 
 
 def is_augmentation(text: str) -> bool:
     """Whether `text` names kinds of augmentation, none twice, or none at all."""
     kinds = text.split(",")
-    is_named = set(kinds) <= {"crop", "flip", "colour"}
-    return text == "none" or (is_named and len(set(kinds)) == len(kinds))
+    return text == "none" or (
+        len({*kinds}) == len(kinds) and {*kinds} <= {"crop", "flip", "colour"}
+    )
 
 
 def bytes_of(text: str) -> int | None:

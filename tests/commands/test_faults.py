@@ -455,11 +455,12 @@ def test_captioning_without_memory_goes_on_in_smaller_batches(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     work = without_memory(list, 5, len)
-    assert pipeline.in_batches(50, work, batch_size=32) == list(range(50))
+    batches = pipeline.each_batch(50, work, batch_size=32)
+    assert [number for batch in batches for number in batch] == list(range(50))
     said = capsys.readouterr().err.splitlines()
     assert said == [f"Out of memory; going on with {n} pictures at a time." for n in (16, 8, 4)]
     with pytest.raises(UserError, match="with a single picture"):
-        pipeline.in_batches(3, without_memory(list, 0, len))
+        list(pipeline.each_batch(3, without_memory(list, 0, len)))
 
 
 def test_validation_without_memory_goes_on_in_smaller_batches(
