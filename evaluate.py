@@ -133,6 +133,7 @@ def score_files(options: EvaluateOptions) -> int:
 def score_checkpoints(options: EvaluateOptions) -> int:
     """Caption a split with each checkpoint, score, and write the results."""
     from captioner import Captioner
+    from captioning.decoding import SearchOptions
     from captioning.reports.results import write_evaluation
     from checkpoint import newest_best
 
@@ -152,7 +153,10 @@ def score_checkpoints(options: EvaluateOptions) -> int:
             name,
             Path(options.data_dir or config.DATA_DIR) / config.dataset_name,
             split=options.split,
-            search=_search(options, config.BEAM_SIZE),
+            search=SearchOptions.of_beams(
+                1 if options.method == "greedy" else options.beam_size or config.BEAM_SIZE,
+                length_penalty=options.length_penalty,
+            ),
             limit=options.limit,
             clip_model=options.clip_model,
             use_java=options.java,
@@ -378,13 +382,6 @@ def _check(options: EvaluateOptions) -> None:
         ]
     if problems:
         raise UserError(*problems)
-
-
-def _search(options: EvaluateOptions, trained_beam_size: int) -> "SearchOptions":
-    from captioning.decoding import SearchOptions
-
-    beam_size = 1 if options.method == "greedy" else options.beam_size or trained_beam_size
-    return SearchOptions.of_beams(beam_size, length_penalty=options.length_penalty)
 
 
 def _output_folder(output: str, name: str, label: str) -> Path:
