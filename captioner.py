@@ -12,7 +12,7 @@ What each word looked at is cross-attention, as heat over the picture. The capti
 The heat of a token is the attention with which it was chosen, that is of the position before it,
 averaged over heads and layers; a word's is the mean over its tokens. Prefix tokens of the encoder
 (class token, registers) have no place in the picture and are left out, and the rest is not scaled
-up again: `WordAttention.on_picture` tells how much of it is left. A patch of the encoder's output
+up again: the sum of a `WordAttention.grid` is what is left. A patch of the encoder's output
 knows of other patches, too: `roll_out` follows its attention back to the patches of the input.
 Weights are computed here only; search never asks for them.
 """
@@ -62,11 +62,6 @@ class WordAttention:
     """Where these patches lie in the picture."""
     image_size: tuple[int, int]
     """Width and height of the picture."""
-
-    @property
-    def on_picture(self) -> float:
-        """Share of the attention that went to patches rather than to prefix tokens, 0 to 1."""
-        return float(self.grid.sum())
 
     def heat(self, size: tuple[int, int] | None = None) -> Floats:
         """(height, width) over the whole picture, drawn at `size` (width, height; its own by
@@ -350,7 +345,7 @@ def word_attention(
     is a space alone is no word.
     """
     shape = shape or pipeline.encoder.shape
-    region = pipeline.encoder.picture_region(image_size)
+    region = pipeline.encoder.preprocessor.region(image_size)
     patches = weights[:, shape.prefix :].reshape(-1, *shape.grid)
     return [
         WordAttention(word.text, patches[word.start : word.stop].mean(0), region, image_size)

@@ -112,7 +112,7 @@ def save_checkpoint(
         save_tensors(weights, unfinished / MODEL)
         if is_saved:
             write_json(unfinished / "encoder_config.json", encoder.config_dict())
-        write_json(unfinished / "preprocessor_config.json", encoder.processor_dict())
+        write_json(unfinished / "preprocessor_config.json", encoder.preprocessor.settings())
         write_json(unfinished / "metrics.json", dict(metrics))
         (unfinished / "config.toml").write_text(dump_config(config), encoding="utf-8")
         (unfinished / "README.md").write_text(card, encoding="utf-8")
@@ -146,12 +146,8 @@ class RunFolder:
         energy: EnergyMeter,
         uploader: BestUploader | None,
         say: Callable[[str], None],
-        is_new: bool,
     ) -> None:
-        """`metrics` are those of the last validation, `say` tells the user something; `is_new` is
-        false for a run that goes on."""
-        if pipeline.runtime.is_main:
-            write_provenance(config.run_dir, provenance, resumed=not is_new)
+        """`metrics` are those of the last validation, `say` tells the user something."""
         self.energy = energy
         self._config, self._pipeline = config, pipeline
         self._optimizer, self._average = optimizer, average
@@ -328,11 +324,6 @@ def load_weights(module: nn.Module, path: Path, *, prefix: str) -> None:
     """Fill a module with the tensors under `prefix`; every name and shape must agree."""
     own = module.state_dict()
     fill_tensors({prefix + name: tensor for name, tensor in own.items()}, path, prefix=prefix)
-
-
-def load_average(average: WeightAverage, folder: Path) -> None:
-    """Give the average back the tensors that `save_checkpoint` wrote."""
-    fill_tensors(average.tensors, folder / AVERAGE)
 
 
 def _load_adapters(encoder: VisionEncoder, path: Path) -> None:

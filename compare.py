@@ -38,7 +38,7 @@ from captioning.system.errors import (
     UserError,
     run_command,
 )
-from captioning.system.files import read_json
+from captioning.system.files import read_json, write_text
 from captioning.system.options import parse_options
 from captioning.system.rules import PER_RUN, SHARED
 from config import (
@@ -330,7 +330,7 @@ def _train(run: PlannedRun) -> int:
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     settings = run.folder / "settings.toml"
-    settings.write_text(dump_config(run.config), encoding="utf-8")
+    write_text(settings, dump_config(run.config))
     program = Path(__file__).with_name("train.py")
     child: subprocess.Popen[bytes] | None = None
     taken = 0

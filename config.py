@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from captioning.system.errors import UserError
-from captioning.system.older_settings import from_older
+from captioning.system.older_settings import BECAME, from_older
 from captioning.system.options import (
     check_value,
     kind_of,
@@ -333,7 +333,7 @@ def parse_config(
     preset, argv = _take_preset(argv)
     defaults = load_config(preset, base=base) if preset else base or Config()
     description += " --config FILE.toml gives values that flags then override."
-    return parse_options(Config, argv, default=defaults, description=description)
+    return parse_options(Config, argv, default=defaults, description=description, became=BECAME)
 
 
 def load_config(
@@ -372,7 +372,7 @@ def with_values(base: Config, values: Mapping[str, Any], *, place: str) -> Confi
     for key, value in values.items():
         name = key.upper().replace("-", "_")
         if name not in known:
-            problems.append(f"{place}: {unknown_name(key, known)}")
+            problems.append(f"{place}: {unknown_name(key, known, BECAME)}")
             continue
         if kind_of(known[name]) is float and type(value) is int:
             value = float(value)

@@ -8,7 +8,7 @@ of an epoch. Where the pictures' features come from is another module's matter: 
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -304,7 +304,7 @@ class Split:
     pictures: PictureRows
 
 
-@dataclass(frozen=True)
+@dataclass
 class PreparedSteps:
     """The steps of a prepared split: each caption once an epoch, in an order of (seed, epoch)."""
 
@@ -317,6 +317,7 @@ class PreparedSteps:
     captions_per_step: int = 0
     num_workers: int = 0
     """Processes that read pictures ahead of time, where that takes time."""
+    _newest: tuple[int, Plan] | None = field(default=None, init=False)
 
     def length(self, epoch: int) -> int:
         """Steps of epoch 0, 1, ..."""
@@ -348,12 +349,16 @@ class PreparedSteps:
         return ""
 
     def _plan(self, epoch: int) -> Plan:
-        return self.captions.plan(
-            self.batch_size,
-            captions_per_step=self.captions_per_step,
-            seed=self.seed,
-            epoch=epoch,
-        )
+        """The plan of an epoch, made once however often it is asked for."""
+        if self._newest is None or self._newest[0] != epoch:
+            plan = self.captions.plan(
+                self.batch_size,
+                captions_per_step=self.captions_per_step,
+                seed=self.seed,
+                epoch=epoch,
+            )
+            self._newest = (epoch, plan)
+        return self._newest[1]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ it was. `train.py` does the same by itself. Where the encoder is trained too, it
 and what is kept instead is the pixels that it reads.
 """
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from captioning.sources.records import METADATA_NAME, SPLITS, Record, read_records
 from captioning.system.errors import EXIT_DONE, UserError, run_command
-from captioning.system.processes import ending_together
+from captioning.system.processes import ending_together, worker_count
 from config import Config, parse_config
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 32, 256
 """Pictures encoded together."""
-MOST_WORKERS = 8
 
 
 def open_stores(
@@ -142,11 +140,6 @@ def _store(
     )
 
 
-def worker_count(wanted: int) -> int:
-    """NUM_WORKERS as a number of processes; -1 is one a core, 8 at most."""
-    return min(MOST_WORKERS, os.cpu_count() or 1) if wanted < 0 else wanted
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the stores of all splits and say where they are."""
     config = parse_config(argv, description="Encode each picture of a data set once.")
@@ -175,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _features_dir(config: Config, maker: "RowMaker") -> Path:
-    encoder = re.split(r"[/\\:]", config.ENCODER_MODEL_NAME.rstrip("/\\"))[-1]
+    encoder = re.split(r"[/\\:]", config.encoder[0].rstrip("/\\"))[-1]
     return config.dataset_dir / "features" / f"{encoder}-{maker.key[:12]}"
 
 

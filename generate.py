@@ -31,6 +31,7 @@ from captioning.system.options import check_value, notes_of, parse_options
 from captioning.system.processes import ending_together, is_main_process
 from captioning.system.progress import Progress
 from captioning.system.rules import at_least
+from config import Config
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from captioner import Caption, Captioner
     from captioning.decoding import SearchOptions, TokenRules
     from captioning.sources.image_inputs import ImageInput
-
-USUAL_BEAM_SIZE = 3
-"""Stands for that of a model as long as none is loaded."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     check_options(options)
     inputs = _inputs(options)
-    search_options(options, USUAL_BEAM_SIZE)  # finds what does not fit before a model is loaded
+    search_options(options, Config.BEAM_SIZE)  # finds what does not fit before a model is loaded
     from captioner import Captioner
 
     with ending_together():

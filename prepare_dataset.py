@@ -29,6 +29,7 @@ from captioning.sources.records import SPLITS
 from captioning.streaming.held_out import held_out_source
 from captioning.streaming.shards import find_sources
 from captioning.system.errors import EXIT_DONE, UserError, run_command
+from captioning.system.processes import worker_count
 from captioning.system.progress import Progress
 from config import Config, parse_config, split_revision
 
@@ -73,14 +74,13 @@ def prepare_dataset(config: Config) -> Summary:
 
 def write_source(config: Config, folder: Path) -> Summary:
     """The pictures and captions of a source, with splits by picture."""
-    workers = min(8, os.cpu_count() or 1) if config.NUM_WORKERS < 0 else config.NUM_WORKERS
     return write_prepared(
         folder,
         source_of(config),
         seed=config.RANDOM_SEED,
         held_out_fraction=config.HELD_OUT_FRACTION,
         max_bad_fraction=config.MAX_BAD_FRACTION,
-        workers=workers,
+        workers=worker_count(config.NUM_WORKERS),
     )
 
 

@@ -22,11 +22,11 @@ from captioning.sources.records import Record, read_records
 from captioning.streaming.held_out import held_out_hashes, vocabulary_captions
 from captioning.streaming.shards import StreamSource, find_sources
 from captioning.system.errors import EXIT_DONE, UserError, run_command
-from captioning.system.processes import ending_together, is_main_process
+from captioning.system.processes import ending_together, is_main_process, worker_count
 from captioning.system.rules import MAY_CHANGE, NO_EFFECT
 from captioning.tracking.energy import EnergyMeter
 from captioning.tracking.events import RunFacts
-from captioning.tracking.provenance import data_fingerprint, provenance
+from captioning.tracking.provenance import data_fingerprint, provenance, write_provenance
 from captioning.tracking.run_log import RunLog
 from captioning.training.train_state import TrainState
 from config import Config, load_config, parse_config, settings_with
@@ -129,8 +129,10 @@ def train(config: Config, resumed: Path | None = None) -> int:
         try:
             code = trainer.run()
         finally:
-            trainer.folder.close(wait_seconds=UPLOAD_SECONDS if code == EXIT_DONE else 0.0)
-            trainer.log.close(finished=code == EXIT_DONE)
+            try:
+                trainer.folder.close(wait_seconds=UPLOAD_SECONDS if code == EXIT_DONE else 0.0)
+            finally:
+                trainer.log.close(finished=code == EXIT_DONE)
         return code
 
 
@@ -171,10 +173,20 @@ def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = Non
         energy=EnergyMeter(runtime.gpu_uuids, joules=state.joules),
         uploader=BestUploader(config.HF_REPO_ID) if uploads else None,
         say=log.say,
-        is_new=checkpoint is None,
     )
+    if runtime.is_main:
+        write_provenance(config.run_dir, record, resumed=checkpoint is not None)
     log.start(facts_of(config, pipeline, records, steps, validation))
-    return Trainer(config, pipeline, optimization, steps, validation, folder, log, state)
+    return Trainer(
+        config,
+        pipeline,
+        optimization,
+        steps=steps,
+        validation=validation,
+        folder=folder,
+        log=log,
+        state=state,
+    )
 
 
 def starting_state(
@@ -273,7 +285,7 @@ def open_data(
     from captioning.store.rows import FeatureStore
     from captioning.vision.mirroring import mirrored_records
     from dataset import CaptionDataset, PreparedSteps, Split
-    from features import open_stores, training_pictures, worker_count
+    from features import open_stores, training_pictures
 
     encoder, runtime = pipeline.encoder, pipeline.runtime
     stores = open_stores(config, encoder, runtime, records)
@@ -316,7 +328,7 @@ def open_stream(
     """The steps of a stream, from where the run stands."""
     from captioning.streaming.steps import StreamSettings, StreamSteps
     from dataset import step_of
-    from features import stream_features, worker_count
+    from features import stream_features
 
     make_step = partial(
         step_of,
@@ -353,8 +365,9 @@ def build_optimization(
     """Optimizer, gradients, schedules and average, new or as the checkpoint has them."""
     import torch
 
+    from captioning.system.tensors import fill_tensors
     from captioning.training.weight_average import WeightAverage
-    from checkpoint import load_average, load_optimizer
+    from checkpoint import AVERAGE, load_optimizer
     from optimization import Gradients, Optimization, Schedule, build_optimizer, caption_loss
 
     model, encoder, runtime = pipeline.model, pipeline.encoder, pipeline.runtime
@@ -374,7 +387,7 @@ def build_optimization(
     if checkpoint is not None:
         load_optimizer(optimizer, pipeline, checkpoint.folder)
         if average is not None:
-            load_average(average, checkpoint.folder)
+            fill_tensors(average.tensors, checkpoint.folder / AVERAGE)
     is_compiled = config.COMPILE == "on" or (
         config.COMPILE == "auto" and runtime.device.type == "cuda"
     )

@@ -42,6 +42,7 @@ class Trainer:
         config: Config,
         pipeline: CaptionPipeline,
         optimization: Optimization,
+        *,
         steps: TrainingSteps,
         validation: Split,
         folder: RunFolder,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from captioning.decoding import SearchOptions
-from captioning.metrics import score_captions
+from captioning.metrics.coco import score_captions
 from captioning.sources.records import CaptionedPicture
 from captioning.store.rows import PictureRows
 from dataset import CaptionDataset, Split

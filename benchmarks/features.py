@@ -36,9 +36,10 @@ from captioning.sources.images import load_image
 from captioning.store.building import RowMaker, build_features
 from captioning.system.errors import UserError, run_command
 from captioning.system.options import parse_options
+from captioning.system.processes import worker_count
 from captioning.system.runtime import Runtime
 from encoder import VisionEncoder
-from features import CPU_BATCH_SIZE, GPU_BATCH_SIZE, worker_count
+from features import CPU_BATCH_SIZE, GPU_BATCH_SIZE
 
 SAMPLE = "flickr8k_sample/images"
 DRAWN_SIZE = (500, 375)

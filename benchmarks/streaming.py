@@ -11,7 +11,7 @@ each repeat it measures, in one process and with a worker process a core,
 and, with CLIP-B/32's architecture and random weights as the encoder,
 
     live        the same stream, its pictures encoded as they pass
-    keeping     the same, where the features are kept (STREAM_CACHE_GB): the first pass
+    keeping     the same, where the features are kept (FEATURE_CACHE): the first pass
     kept        the passes after it
 
 and reports medians of the ratios within repeats. Memory is the largest that a process and its
@@ -51,10 +51,10 @@ from captioning.streaming.reader import PIECE_SAMPLES, StreamReader
 from captioning.streaming.shards import find_sources
 from captioning.system.errors import run_command
 from captioning.system.options import parse_options
+from captioning.system.processes import worker_count
 from captioning.system.runtime import Runtime
 from captioning.vision.preprocessing import ImagePreprocessor
 from encoder import VisionEncoder
-from features import worker_count
 
 
 @dataclass(frozen=True, kw_only=True)

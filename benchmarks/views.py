@@ -79,7 +79,7 @@ def save_encoder(checkpoint: Path, folder: Path) -> None:
     encoder = load_encoder(read_checkpoint(checkpoint))
     tower: Any = encoder.tower
     tower.save_pretrained(folder)
-    write_json(folder / "preprocessor_config.json", encoder.processor_dict())
+    write_json(folder / "preprocessor_config.json", encoder.preprocessor.settings())
 
 
 def train_once(place: Path, kind: str, seed: int, epochs: int) -> dict[str, Any]:

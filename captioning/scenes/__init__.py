@@ -9,8 +9,8 @@ draws a plan, back to front: `skies` and `backdrops` the place and its time of d
 things, with the strokes of `pen`. `captions` says the plan in five ways and judges what a model
 says of it; `truth` sums that up over a split, and tells whether words looked at their things.
 
-The room knows `sources.records`, and nothing of models: an evaluation that meets
-records with a `scene` hands it captions and places as plain values.
+The room knows `sources.records`, and nothing of models: an evaluation that meets records with a
+`scene` hands it captions and places as plain values.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """What lies behind the things in the demo's scenes: a place at a time of day.
 
 A backdrop is a panorama a little wider than a picture, so that a picture can look at a different
-stretch of it. Coordinates are those of `scene_skies.py`.
+stretch of it. Coordinates are those of `skies.py`.
 """
 
 import functools

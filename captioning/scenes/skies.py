@@ -1,6 +1,6 @@
 """The hours of the demo's scenes: their colours, and the sky with sun, moon, stars and clouds.
 
-Coordinates here and in `scene_backdrops.py`: x from 0 to `PANORAMA_WIDTH`, y from 0 (top) to 1,
+Coordinates here and in `backdrops.py`: x from 0 to `PANORAMA_WIDTH`, y from 0 (top) to 1,
 in picture heights.
 """
 

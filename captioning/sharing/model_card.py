@@ -89,7 +89,7 @@ def model_card(
         name=_model_name(config),
         front_matter=_front_matter(config, scores, split),
         encoder_state=encoder_states.get(blocks, f"its last {blocks} blocks trained"),
-        examples=examples if config.DATASET == "demo" else (),
+        examples=examples if config.dataset[0] == "demo" else (),
         checkpoint=config.HF_REPO_ID or config.run_dir / "best",
         scores={**scores, "loss per token": loss} if _is_number(loss) else scores,
         pictures=metrics.get("num_images"),
@@ -100,7 +100,7 @@ def model_card(
         joules_per_kwh=JOULES_PER_KWH,
         code=record.get("code"),
         is_all_drawn=_is_all_drawn(config),
-        terms=DATA_TERMS.get(config.DATASET, "The training data's own terms apply."),
+        terms=DATA_TERMS.get(config.dataset[0], "The training data's own terms apply."),
         **{name: record.get(name) or {} for name in ("data", "hardware", "packages")},
     )
 
@@ -135,7 +135,7 @@ def _front_matter(config: "Config", scores: Mapping[str, float], split: str) -> 
         for name, value in scores.items()
     ]
     return ModelCardData(
-        language="en" if config.DATASET in ENGLISH_DATA else None,
+        language="en" if config.dataset[0] in ENGLISH_DATA else None,
         license="apache-2.0" if _is_all_drawn(config) else "other",
         library_name=LIBRARY_NAME,
         pipeline_tag="image-to-text",
@@ -164,7 +164,7 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _is_all_drawn(config: "Config") -> bool:
-    return config.DATASET == "demo" and config.ENCODER_MODEL_NAME.startswith("random:")
+    return config.dataset[0] == "demo" and config.ENCODER_MODEL_NAME.startswith("random:")
 
 
 def _model_name(config: "Config") -> str:

@@ -84,7 +84,7 @@ def check_token(repo_id: str) -> None:
         )
 
 
-def make_repository(repo_id: str, *, private: bool) -> str:
+def make_repository(repo_id: str, *, private: bool = False) -> str:
     """Make a model repository unless it is there; returns its URL. Raises the client's errors."""
     from huggingface_hub import HfApi
 

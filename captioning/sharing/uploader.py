@@ -53,12 +53,11 @@ class BestUploader:
         self,
         repo_id: str,
         *,
-        private: bool = False,
         retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS,
     ) -> None:
         """Raises `UserError` without a token; whether the Hub takes it is found out meanwhile."""
         check_token(repo_id)
-        self._repo_id, self._private = repo_id, private
+        self._repo_id = repo_id
         self._retry_delays_seconds = retry_delays_seconds
         self._waiting: queue.Queue[Upload] = queue.Queue()
         self._newest: Upload | None = None
@@ -121,7 +120,7 @@ class BestUploader:
         disable_progress_bars()  # they would break the training's own
         try:
             # So that a refusal is told now and not after hours; each upload tries again anyway.
-            make_repository(self._repo_id, private=self._private)
+            make_repository(self._repo_id)
         except Exception as error:
             say(f"Uploads may fail. {explain(error, self._repo_id)}")
         newer = None
@@ -134,7 +133,7 @@ class BestUploader:
         """Upload, and again after a failure, unless a newer one comes, which is given."""
         for delay_seconds in (*self._retry_delays_seconds, None):
             try:
-                make_repository(self._repo_id, private=self._private)
+                make_repository(self._repo_id)
                 self.url = commit_checkpoint(upload.staged, self._repo_id, upload.message)
                 self._has_failed = False
                 return None
@@ -153,9 +152,8 @@ class BestUploader:
         self._waiting.task_done()
 
     def _say_command(self, upload: Upload) -> None:
-        private = " --private" if self._private else ""
         folder = shlex.quote(str(upload.source))
-        say(f"Upload it by hand: python hub.py upload {folder} {self._repo_id}{private}")
+        say(f"Upload it by hand: python hub.py upload {folder} {self._repo_id}")
 
 
 def _stage(folder: Path) -> Path:

@@ -12,22 +12,21 @@ CARRIED_OVER: dict[str, Callable[[Any], bool]] = {
     "POSITIONS": lambda value: value == "sinusoidal",
     "LOWERCASE_CAPTIONS": lambda value: value is False,
     "ENCODER_WARMUP_STEPS": lambda value: value == -1,
-    **dict.fromkeys(
-        ("STREAM_HELD_OUT", "STOP_ON_SAVE_ERROR", "WANDB_LOG_BEST", "HF_PRIVATE"),
-        lambda value: True,
-    ),
+    "STREAM_HELD_OUT": lambda value: value == 1000,
+    "HF_PRIVATE": lambda value: value is False,
+    **dict.fromkeys(("STOP_ON_SAVE_ERROR", "WANDB_LOG_BEST"), lambda value: True),
 }
 """Settings of version 0.1 that are gone, and the values for which nothing has changed."""
+FRACTIONS = ("VALIDATION_FRACTION", "TEST_FRACTION")
 BECAME = {
     **dict.fromkeys(("DATASET_REVISION", "ENCODER_REVISION"), "write name@revision"),
     **dict.fromkeys(("SAVE_INTERVAL_STEPS", "SAVE_INTERVAL_MINUTES"), "write SAVE_INTERVAL"),
-    **dict.fromkeys(("VALIDATION_FRACTION", "TEST_FRACTION"), "write HELD_OUT_FRACTION"),
+    **dict.fromkeys(FRACTIONS, "write HELD_OUT_FRACTION"),
     **dict.fromkeys(("CACHE_FEATURES", "STREAM_CACHE_GB"), "write FEATURE_CACHE"),
     **dict.fromkeys(CARRIED_OVER, "leave it out"),
 }
 """What to do where somebody still names them."""
-NEEDED_BY_WEIGHTS = ("POSITIONS",)
-"""Of these, what a model needs even if it is only captioned with."""
+NUMBERS = (*FRACTIONS, "SAVE_INTERVAL_STEPS", "SAVE_INTERVAL_MINUTES", "STREAM_CACHE_GB")
 
 
 def from_older(
@@ -44,7 +43,7 @@ def from_older(
         "go on with version 0.1."
         for name, is_same in CARRIED_OVER.items()
         if name in values and not is_same(values[name])
-        if to_train or name in NEEDED_BY_WEIGHTS
+        if to_train or name == "POSITIONS"
     ]
     for name, revision in (
         ("DATASET_SOURCE" if kept.get("DATASET_SOURCE") else "DATASET", "DATASET_REVISION"),
@@ -52,20 +51,31 @@ def from_older(
     ):
         if wanted := kept.pop(revision, ""):
             kept[name] = f"{kept.get(name, defaults[name])}@{wanted}"
-    steps, minutes = (kept.pop(f"SAVE_INTERVAL_{one}", None) for one in ("STEPS", "MINUTES"))
-    if steps or minutes is not None:
-        kept["SAVE_INTERVAL"] = str(steps) if steps else f"{minutes:g}m"
-    held_out = {kept.pop(f"{one}_FRACTION", None) for one in ("VALIDATION", "TEST")} - {None}
+    numbers = {name: kept.pop(name) for name in NUMBERS if name in kept}
+    wrong = [name for name, value in numbers.items() if type(value) not in (int, float)]
+    lost += [f"{place}: {name} is {numbers[name]!r}; it must be a number." for name in wrong]
+    is_cached = kept.pop("CACHE_FEATURES", True)
+    if lost:
+        raise UserError(*lost)
+    if steps := numbers.get("SAVE_INTERVAL_STEPS"):
+        kept["SAVE_INTERVAL"] = str(steps)
+    elif "SAVE_INTERVAL_MINUTES" in numbers:
+        kept["SAVE_INTERVAL"] = f"{_plain(numbers['SAVE_INTERVAL_MINUTES'])}m"
+    held_out = {numbers[name] for name in FRACTIONS if name in numbers}
     if len(held_out) > 1 and to_train:
-        lost.append(
+        raise UserError(
             f"{place}: VALIDATION_FRACTION and TEST_FRACTION differ, and HELD_OUT_FRACTION is both "
             "since version 0.2. Write that instead, or go on with version 0.1."
         )
-    if held_out:
-        kept["HELD_OUT_FRACTION"] = max(held_out)
-    is_cached, room = kept.pop("CACHE_FEATURES", None), kept.pop("STREAM_CACHE_GB", 0)
-    if is_cached is False or room:
-        kept["FEATURE_CACHE"] = f"{room:g}GB" if room else "off"
-    if lost:
-        raise UserError(*lost)
+    if len(held_out) == 1:
+        kept["HELD_OUT_FRACTION"] = float(held_out.pop())
+    if room := numbers.get("STREAM_CACHE_GB"):
+        kept["FEATURE_CACHE"] = f"{_plain(room)}GB"
+    elif not is_cached:
+        kept["FEATURE_CACHE"] = "off"
     return kept
+
+
+def _plain(number: float) -> str:
+    """A number as settings write it, without an exponent."""
+    return f"{number:.9f}".rstrip("0").rstrip(".")

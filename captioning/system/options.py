@@ -21,17 +21,18 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
 from captioning.system.errors import UserError
-from captioning.system.older_settings import BECAME
 from captioning.system.rules import Rule
 
 Options = TypeVar("Options")
 Note = TypeVar("Note")
 Field = dataclasses.Field[Any]
+NOTHING: Mapping[str, str] = MappingProxyType({})
 SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -42,11 +43,12 @@ def parse_options(
     default: Options | None = None,
     description: str = "",
     prog: str | None = None,
+    became: Mapping[str, str] = NOTHING,
 ) -> Options:
     """An `options_type` (a dataclass) from flags; raises `UserError` with every problem.
 
     `--help` prints the fields with their docstrings and exits with 0. Values that flags do not
-    name come from `default`, or from the dataclass.
+    name come from `default`, or from the dataclass. `became` tells of flags that are gone.
     """
     if {"-h", "--help"} & set(argv):
         print(help_text(options_type, default, description, prog or sys.argv[0].split("/")[-1]))
@@ -54,7 +56,7 @@ def parse_options(
     known = {field.name: field for field in dataclasses.fields(typing.cast(Any, options_type))}
     problems: list[str] = []
     values: dict[str, Any] = {}
-    for name, words in _flags(argv, known, problems):
+    for name, words in _flags(argv, known, problems, became):
         if name in values:
             problems.append(f"{_flag(name)} is given twice.")
         try:
@@ -110,10 +112,13 @@ def notes_of(field: Field, kind: type[Note]) -> list[Note]:
     return [note for note in getattr(field.type, "__metadata__", ()) if isinstance(note, kind)]
 
 
-def unknown_name(name: str, known: Iterable[str]) -> str:
-    """A sentence on a setting that does not exist, with the one that was probably meant."""
-    if advice := BECAME.get(name.upper().replace("-", "_")):
-        return f"there is no setting {name} since version 0.2; {advice} (docs/settings.md)."
+def unknown_name(
+    name: str, known: Iterable[str], became: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """A sentence on a setting that does not exist: what `became` of it since an older version, or
+    the one that was probably meant."""
+    if advice := became.get(name.upper().replace("-", "_")):
+        return f"there is no setting {name} any more; {advice} (CHANGELOG.md)."
     names = {_canonical(other): other for other in known}
     close = difflib.get_close_matches(_canonical(name), names, n=1, cutoff=0.6)
     advice = f"did you mean {names[close[0]]}?" if close else "--help lists them all."
@@ -136,7 +141,10 @@ def _build(options_type: type[Options], default: Options | None, values: dict[st
 
 
 def _flags(
-    argv: Sequence[str], known: dict[str, Field], problems: list[str]
+    argv: Sequence[str],
+    known: dict[str, Field],
+    problems: list[str],
+    became: Mapping[str, str],
 ) -> Iterator[tuple[str, list[str]]]:
     """(field name, its words) of each flag; words that belong to no flag become problems."""
     names = {_canonical(name): name for name in known}
@@ -155,7 +163,7 @@ def _flags(
             name, negated = names.get(_canonical(flag)[3:]), True
         if name is None or (negated and kind_of(known[name]) is not bool):
             shown = [_shown(other) for other in known]
-            problems.append(unknown_name(flag.lstrip("-"), shown))
+            problems.append(unknown_name(flag.lstrip("-"), shown, became))
         elif negated and not words:
             yield name, ["false"]
         else:

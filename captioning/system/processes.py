@@ -29,6 +29,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def worker_count(wanted: int) -> int:
+    """NUM_WORKERS as a number of processes; -1 is one a core, 8 at most."""
+    return min(8, os.cpu_count() or 1) if wanted < 0 else wanted
+
+
 def partition(weights: Sequence[int] | NDArray[np.int64], parts: int) -> list[list[int]]:
     """Deal things out, the heaviest first, each to the part that is lightest so far.
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from captioning.system.errors import UserError
 from captioning.vision.loading import build_tower, load_config, load_tower
-from captioning.vision.preprocessing import ImagePreprocessor, Region
+from captioning.vision.preprocessing import ImagePreprocessor
 from captioning.vision.tower_features import FeatureChoice, FeatureReader, FeatureShape
 
 RANDOM_PREFIX = "random:"
@@ -128,7 +128,7 @@ class VisionTower(nn.Module):
         name: str = "the encoder",
         **training: Any,
     ) -> Self:
-        """The tower that `config_dict` and `processor_dict` describe, with random weights, for
+        """The tower that `config_dict` and `preprocessor.settings` give, with random weights, for
         `load_state_dict` to fill."""
         tower = build_tower(config, seed=seed)
         preprocessor = ImagePreprocessor(processor, name=name)
@@ -159,32 +159,14 @@ class VisionTower(nn.Module):
         return self.shape.width
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches, which are the last rows * columns tokens."""
-        return self.shape.grid
-
-    @property
     def feature_tokens(self) -> slice | None:
         """Which of the tower's tokens are the features; None for a pooled vector, which is none."""
         is_pooled = self.choice.tokens == "cls" and not self.tower_shape.prefix
         return None if is_pooled else self._read.chosen(self.tower_shape.tokens)
 
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Tokens before the patches: class token, registers, pooled vector."""
-        return self.shape.prefix
-
-    def picture_region(self, image_size: tuple[int, int]) -> Region:
-        """Where the grid of patches lies in a picture of `image_size` (width, height)."""
-        return self.preprocessor.region(image_size)
-
     def config_dict(self) -> dict[str, Any]:
         """The tower's config, for `from_config`; JSON values only."""
         return self._config(whole=True)
-
-    def processor_dict(self) -> dict[str, Any]:
-        """The image processor's settings, for `from_config` and `preprocessor_config.json`."""
-        return self.preprocessor.settings()
 
     def fingerprint(self) -> str:
         """SHA-256 of what decides features: weights, config, what the processor does to pictures.

@@ -280,7 +280,7 @@ def test_every_family_of_encoders_trains(place: Path, family: str) -> None:
         BEST_METRIC="loss",
         VALIDATION_IMAGES=0,
         # The random BatchNorm of a tiny ResNet gives features beyond what a cache can hold.
-        CACHE_FEATURES=family != "resnet",
+        FEATURE_CACHE="off" if family == "resnet" else "on",
     )
     assert (folder / "best" / "model.safetensors").exists()
 

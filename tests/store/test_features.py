@@ -529,5 +529,5 @@ def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
     flags = ["--DATASET", "mine", "--DATA_DIR", str(tmp_path)]
     with pytest.raises(UserError, match=r"prepare_dataset\.py --DATASET mine"):
         main(flags)
-    with pytest.raises(UserError, match="CACHE_FEATURES"):
-        main([*flags, "--CACHE_FEATURES", "false"])
+    with pytest.raises(UserError, match="FEATURE_CACHE is off, which leaves nothing"):
+        main([*flags, "--FEATURE_CACHE", "off"])

@@ -220,7 +220,7 @@ def test_a_class_token_has_no_place(tower: torch.nn.Module, tokenizer: CaptionTo
     weights = np.full((1, GRID * GRID + PREFIX), 0.01, np.float32)
     weights[0, 0] = 0.84
     (word,) = word_attention(captioner.pipeline, tokenizer.encode("a")[1:-1], weights, (64, 64))
-    assert word.on_picture == pytest.approx(0.16)
+    assert word.grid.sum() == pytest.approx(0.16)
 
 
 def load(family: str, folder: Path) -> VisionEncoder:

@@ -38,7 +38,7 @@ def test_a_flag_is_read_in_any_case_with_dashes_or_underscores() -> None:
 
 def test_a_setting_of_version_0_1_is_told_what_became_of_it() -> None:
     (problem,) = problems_of("--cache-features", "false")
-    assert "no setting cache-features since version 0.2; write FEATURE_CACHE" in problem
+    assert "no setting cache-features any more; write FEATURE_CACHE" in problem
     (problem,) = problems_of("--POSITIONS", "learned")
     assert "leave it out" in problem
 

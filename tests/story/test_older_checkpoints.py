@@ -65,6 +65,7 @@ def test_it_goes_on(place: Path) -> None:
         ("SAVE_INTERVAL_STEPS = 500\nSAVE_INTERVAL_MINUTES = 10.0", "SAVE_INTERVAL", "500"),
         ("SAVE_INTERVAL_STEPS = 0\nSAVE_INTERVAL_MINUTES = 2.5", "SAVE_INTERVAL", "2.5m"),
         ("SAVE_INTERVAL_MINUTES = 0.0", "SAVE_INTERVAL", "0m"),
+        ("SAVE_INTERVAL_MINUTES = 1e-5", "SAVE_INTERVAL", "0.00001m"),
         ("VALIDATION_FRACTION = 0.2\nTEST_FRACTION = 0.2", "HELD_OUT_FRACTION", 0.2),
         (
             "ENCODER_MODEL_NAME = 'a/b'\nENCODER_REVISION = 'c0ffee'",
@@ -73,7 +74,7 @@ def test_it_goes_on(place: Path) -> None:
         ),
         ("DATASET = 'a/b'\nDATASET_REVISION = 'v2'", "DATASET", "a/b@v2"),
         ("DATASET_SOURCE = 'a/b'\nDATASET_REVISION = 'v2'", "DATASET_SOURCE", "a/b@v2"),
-        ("HF_PRIVATE = true\nSTREAM_HELD_OUT = 8\nWANDB_LOG_BEST = true", "HF_REPO_ID", ""),
+        ("HF_PRIVATE = false\nSTREAM_HELD_OUT = 1000\nWANDB_LOG_BEST = true", "HF_REPO_ID", ""),
         ("STOP_ON_SAVE_ERROR = true\nENCODER_WARMUP_STEPS = -1", "WARMUP_STEPS", 1000),
     ],
 )
@@ -91,7 +92,11 @@ def test_settings_of_version_0_1_are_read(
         ("POSITIONS = 'learned'", "POSITIONS is 'learned'", True),
         ("LOWERCASE_CAPTIONS = true", "LOWERCASE_CAPTIONS is True", False),
         ("ENCODER_WARMUP_STEPS = 5", "ENCODER_WARMUP_STEPS is 5", False),
-        ("VALIDATION_FRACTION = 0.2\nTEST_FRACTION = 0.1", "TEST_FRACTION differ", False),
+        ("VALIDATION_FRACTION = 0.6\nTEST_FRACTION = 0.1", "TEST_FRACTION differ", False),
+        ("HF_PRIVATE = true", "HF_PRIVATE is True", False),
+        ("STREAM_HELD_OUT = 8", "STREAM_HELD_OUT is 8", False),
+        ("SAVE_INTERVAL_MINUTES = 'x'", "SAVE_INTERVAL_MINUTES is 'x'; it must be a number", True),
+        ("VALIDATION_FRACTION = [1]", "it must be a number", True),
     ],
 )
 def test_what_cannot_be_kept_is_refused_by_name(

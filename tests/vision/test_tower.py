@@ -49,8 +49,8 @@ def test_features_are_those_of_the_tower_in_the_whole_model(family: Family, tmp_
         expected = torch.stack([picture.reshape(family.width, -1).T for picture in expected])
     features = encoder(pixels)
     assert torch.equal(features, expected)
-    assert encoder.grid == family.grid
-    assert encoder.num_prefix_tokens == family.prefix
+    assert encoder.shape.grid == family.grid
+    assert encoder.shape.prefix == family.prefix
     assert (encoder.num_tokens, encoder.feature_dim) == features.shape[1:]
     assert encoder.feature_dim == family.width
     assert weights(encoder.tower) == weights(tower)  # no text tower, no head
@@ -61,7 +61,7 @@ def test_config_and_weights_rebuild_the_tower(family: Family, tmp_path: Path) ->
     family.save(tmp_path)
     encoder = VisionTower.from_pretrained(str(tmp_path))
     config = json.loads(json.dumps(encoder.config_dict()))
-    processor = json.loads(json.dumps(encoder.processor_dict()))
+    processor = json.loads(json.dumps(encoder.preprocessor.settings()))
     rebuilt = VisionTower.from_config(config, processor)
     assert rebuilt.fingerprint() != encoder.fingerprint()
     rebuilt.load_state_dict(encoder.state_dict())
@@ -83,14 +83,14 @@ def test_siglip2_equals_its_own_processor_and_model(tmp_path: Path) -> None:
         expected = whole.vision_model(**inputs).last_hidden_state
     features = encoder(encoder.preprocess(picture).unsqueeze(0))
     torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
-    assert (encoder.grid, encoder.num_prefix_tokens) == ((4, 4), 0)
+    assert (encoder.shape.grid, encoder.shape.prefix) == ((4, 4), 0)
 
 
 def test_other_resolutions_by_interpolated_positions(tmp_path: Path) -> None:
     whole = FAMILIES["clip"].save(tmp_path)
     square_processor(48).save_pretrained(tmp_path / "larger")
     encoder = VisionTower.from_pretrained(str(tmp_path), processor_name=str(tmp_path / "larger"))
-    assert encoder.grid == (6, 6)
+    assert encoder.shape.grid == (6, 6)
     with torch.no_grad():
         values = some_pixels(48) * encoder.scale + encoder.shift
         expected = whole.vision_model(values, interpolate_pos_encoding=True).last_hidden_state

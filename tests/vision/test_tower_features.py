@@ -57,7 +57,7 @@ def test_layers_and_tokens_of_every_family(name: str, tmp_path: Path) -> None:
         encoder = VisionEncoder.from_pretrained(folder, choice=FeatureChoice(layers, tokens))
         features = encoder(pixels)
         assert (encoder.num_tokens, encoder.feature_dim) == features.shape[1:]
-        assert encoder.num_prefix_tokens + np.prod(encoder.grid) == encoder.num_tokens
+        assert encoder.shape.prefix + np.prod(encoder.shape.grid) == encoder.num_tokens
         return encoder, features
 
     encoder, last = read("last")
@@ -71,7 +71,7 @@ def test_layers_and_tokens_of_every_family(name: str, tmp_path: Path) -> None:
             read("-1,-2")
     patches, features = read("last", "patches")
     assert torch.equal(features, last[:, family.prefix :])
-    assert (patches.grid, patches.num_prefix_tokens) == (family.grid, 0)
+    assert (patches.shape.grid, patches.shape.prefix) == (family.grid, 0)
     assert (family.prefix == 0) == (name in NO_CLASS_TOKEN)
     if family.prefix == 0 and pooled is None:
         with pytest.raises(UserError, match="has no class token, and no pooled vector"):
@@ -80,7 +80,7 @@ def test_layers_and_tokens_of_every_family(name: str, tmp_path: Path) -> None:
     alone, features = read("last", "cls")
     expected = last[:, :1] if family.prefix else pooled.flatten(1)[:, None]
     assert torch.equal(features, expected)
-    assert (alone.grid, alone.num_prefix_tokens) == ((1, 1), 0)
+    assert (alone.shape.grid, alone.shape.prefix) == ((1, 1), 0)
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_choice_holds_however_the_encoder_is_built(tmp_path: Path) -> None:
     folder, choice = saved(tmp_path, "clip"), FeatureChoice("-1,-2", "patches")
     encoder = VisionEncoder.from_pretrained(folder, choice=choice, trained_blocks=1)
     rebuilt = VisionEncoder.from_config(
-        encoder.config_dict(), encoder.processor_dict(), choice=choice, trained_blocks=1
+        encoder.config_dict(), encoder.preprocessor.settings(), choice=choice, trained_blocks=1
     )
     rebuilt.load_state_dict(encoder.state_dict())
     assert torch.equal(rebuilt(some_pixels(32)), encoder(some_pixels(32)))
@@ -164,7 +164,7 @@ def test_a_run_on_other_features_captions_and_shows_what_it_looked_at(
     assert words
     assert all(word.grid.shape == grid for word in words)
     if "ENCODER_TOKENS" in changes:  # no prefix, so that all of the attention is on the picture
-        assert all(abs(word.on_picture - 1) < 1e-5 for word in words)
+        assert all(abs(word.grid.sum() - 1) < 1e-5 for word in words)
     output = tmp_path / "evaluation"
     assert evaluate(["--checkpoint", str(folder / "best"), "--output", str(output)]) == 0
     assert (output / "report.html").stat().st_size > 10_000
@@ -182,8 +182,8 @@ def test_other_sizes_of_picture(name: str, tmp_path: Path) -> None:
         return
     encoder = VisionEncoder.from_pretrained(saved(tmp_path, name), image_size=side)
     assert encoder.preprocessor.size == (side, side)
-    assert encoder.grid == tuple(-(-rows * 3 // 2) for rows in family.grid)
-    assert encoder.num_prefix_tokens == family.prefix
+    assert encoder.shape.grid == tuple(-(-rows * 3 // 2) for rows in family.grid)
+    assert encoder.shape.prefix == family.prefix
     picture = Image.fromarray(some_pixels(100, 1)[0].permute(1, 2, 0).numpy())
     assert encoder(encoder.preprocess(picture)[None]).isfinite().all()
     again = encoder.preprocessor.at_size(side)
@@ -221,7 +221,7 @@ def test_a_rectangle_is_read_with_its_own_positions(tmp_path: Path) -> None:
     size = {"height": 24, "width": 40}
     hf.ViTImageProcessorPil(size=size).save_pretrained(tmp_path)
     encoder = VisionEncoder.from_pretrained(str(tmp_path))
-    assert (encoder.grid, encoder.num_tokens) == ((3, 5), 16)
+    assert (encoder.shape.grid, encoder.num_tokens) == ((3, 5), 16)
     pixels = some_pixels(40)[:, :, :24]
     with torch.no_grad():
         values = pixels * encoder.scale + encoder.shift
