@@ -253,8 +253,9 @@ def test_two_runs_do_not_share_a_folder(place: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys, train; from pathlib import Path\n"
-            "with train.locked(Path(sys.argv[1])): print(flush=True); sys.stdin.read()",
+            "import sys; from pathlib import Path\n"
+            "from captioning.training.guards import locked\n"
+            "with locked(Path(sys.argv[1])): print(flush=True); sys.stdin.read()",
             str(folder),
         ],
         cwd=ROOT,
