@@ -139,8 +139,8 @@ def train(config: Config, resumed: Path | None = None) -> int:
 def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = None) -> "Trainer":
     """All parts of a run, made from the settings or from the checkpoint that it goes on from."""
     from captioning.training.sharding import shard
-    from checkpoint import RunFolder, read_checkpoint
-    from trainer import Trainer
+    from checkpoint import read_checkpoint
+    from trainer import RunFolder, Trainer
 
     checkpoint = read_checkpoint(resumed) if resumed else None
     stream = find_sources(config.STREAM) if config.STREAM else []

@@ -6,23 +6,30 @@ run that goes on from a checkpoint makes, bit for bit, the steps that it would h
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from captioner import Captioner
 from captioning.decoding import SearchOptions
 from captioning.reports.strips import write_strip
+from captioning.sharing.model_card import Example, Training, model_card
+from captioning.sharing.uploader import BestUploader
+from captioning.sources.records import CaptionedPicture
 from captioning.streaming.steps import StreamSteps
 from captioning.system.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
 from captioning.system.stopping import Stopped, StopRequest
+from captioning.tracking.energy import EnergyMeter
+from captioning.tracking.provenance import finish, write_provenance
 from captioning.tracking.run_log import RunLog
 from captioning.training.sharding import unsharded
 from captioning.training.train_state import TrainState
-from checkpoint import RunFolder
+from captioning.training.weight_average import WeightAverage
+from checkpoint import save_checkpoint
 from config import Config
 from dataset import PreparedSteps, Split, Step
 from optimization import BatchTooLargeError, Optimization, StepResult, train_step
@@ -30,8 +37,105 @@ from pipeline import CaptionPipeline
 from validation import validate
 
 TrainingSteps = PreparedSteps | StreamSteps[Step]
+CARD_EXAMPLES = 4
 NEVER = 2**62
 """The step of what has not happened."""
+
+
+class RunFolder:
+    """The folder of a run as training fills it: `best` and `last`, each with its model card."""
+
+    def __init__(
+        self,
+        config: Config,
+        pipeline: CaptionPipeline,
+        *,
+        optimizer: torch.optim.Optimizer,
+        average: WeightAverage | None,
+        metrics: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        energy: EnergyMeter,
+        uploader: BestUploader | None,
+        say: Callable[[str], None],
+    ) -> None:
+        """`metrics` are those of the last validation, `say` tells the user something."""
+        self.energy = energy
+        self._config, self._pipeline = config, pipeline
+        self._optimizer, self._average = optimizer, average
+        self._metrics = dict(metrics)
+        self._samples: Sequence[CaptionedPicture] = ()
+        self._provenance, self._uploader, self._say = provenance, uploader, say
+
+    def note_validation(
+        self, metrics: Mapping[str, Any], samples: Sequence[CaptionedPicture]
+    ) -> None:
+        """What checkpoints say from now on of how good they are."""
+        self._metrics, self._samples = dict(metrics), samples
+
+    def save_best(self, state: TrainState) -> bool:
+        """Write `best`, and upload it if that is wanted; gives whether the disk took it."""
+        folder = self._config.run_dir / "best"
+        is_saved = self._save(folder, state)
+        if is_saved and self._uploader is not None:
+            self._uploader.submit(folder, self._metrics)
+        return is_saved
+
+    def save_last(self, state: TrainState, *, is_final: bool = False) -> None:
+        """Write `last`, from which training can go on; one that `is_final` must succeed."""
+        self._save(self._config.run_dir / "last", state, with_state=True, is_final=is_final)
+
+    def close(self, *, wait_seconds: float) -> None:
+        """The run has ended: wait for its last upload, note the time."""
+        if self._uploader is not None:
+            self._uploader.finish(timeout_seconds=wait_seconds)
+        if self._pipeline.runtime.is_main:
+            write_provenance(self._config.run_dir, finish(self._provenance), resumed=True)
+
+    def _save(
+        self, folder: Path, state: TrainState, *, with_state: bool = False, is_final: bool = False
+    ) -> bool:
+        # Pictures that were drawn here are ours to publish; others may not be.
+        shown = self._samples[:CARD_EXAMPLES] if self._config.DATASET == "demo" else ()
+        examples = {f"example-{number}.png": one for number, one in enumerate(shown, start=1)}
+        is_missing = False
+        try:
+            save_checkpoint(
+                folder,
+                self._pipeline,
+                self._config,
+                metrics=self._metrics | {"step": state.step},
+                card=self._card(state, examples),
+                examples={name: one.image for name, one in examples.items()},
+                optimizer=self._optimizer if with_state else None,
+                average=self._average if with_state else None,
+                state=state if with_state else None,
+                keep=self._config.KEEP_CHECKPOINTS if with_state else 0,
+            )
+        except OSError as error:
+            if is_final:
+                raise UserError(
+                    f"{folder} could not be saved: {error.strerror or error}. The checkpoint "
+                    "before it is still there. Free some space and go on with the same command and "
+                    "--RESUME_CHECKPOINT_PATH auto"
+                ) from None
+            self._say(
+                f"WARNING: {folder} could not be saved: {error.strerror or error}. The checkpoint "
+                "before it is still there; training goes on and tries again."
+            )
+            is_missing = True
+        return not self._pipeline.runtime.max_over_processes(is_missing)
+
+    def _card(self, state: TrainState, examples: Mapping[str, CaptionedPicture]) -> str:
+        training = Training(
+            provenance=self._provenance,
+            step=state.step,
+            seconds=state.trained_seconds,
+            joules=self.energy.joules(),
+            energy_sources=self.energy.sources,
+            trained_parameters=self._pipeline.parameters(trained=True),
+        )
+        shown = [Example(name, one.caption) for name, one in examples.items()]
+        return model_card(self._config, self._metrics, training=training, examples=shown)
 
 
 class Trainer:

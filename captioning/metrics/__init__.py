@@ -24,16 +24,13 @@ from captioning.metrics.intervals import (
     describe_captions,
 )
 from captioning.metrics.ptb_tokenizer import tokenize_captions
-from captioning.metrics.scoring import ScoreSheet, score_everything
 
 __all__ = [
     "Diversity",
     "Interval",
-    "ScoreSheet",
     "Scores",
     "bootstrap_intervals",
     "describe_captions",
     "score_captions",
-    "score_everything",
     "tokenize_captions",
 ]

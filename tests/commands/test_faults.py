@@ -95,7 +95,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (hard_limit, hard_limit))
 
-        monkeypatch.setattr(checkpoint, "save_checkpoint", save)
+        monkeypatch.setattr(trainer, "save_checkpoint", save)
 
     return fill
 

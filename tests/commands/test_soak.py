@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import train
-from checkpoint import RunFolder, read_checkpoint
+from checkpoint import read_checkpoint
 from tests.helpers.small_runs import (
     NOT_EXACT,
     arguments,
@@ -26,7 +26,7 @@ from tests.helpers.small_runs import (
     write_data,
     write_encoder,
 )
-from trainer import Trainer
+from trainer import RunFolder, Trainer
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
