@@ -220,8 +220,8 @@ def load_pipeline(
 
 def load_weights(module: nn.Module, path: Path, *, prefix: str) -> None:
     """Fill a module with the tensors under `prefix`; every name and shape must agree."""
-    own = module.state_dict()
-    fill_tensors({prefix + name: tensor for name, tensor in own.items()}, path, prefix=prefix)
+    tensors = module.state_dict()
+    fill_tensors({prefix + name: tensor for name, tensor in tensors.items()}, path, prefix=prefix)
 
 
 def _load_adapters(encoder: VisionEncoder, path: Path) -> None:

@@ -170,8 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def plan_of(argv: Sequence[str]) -> Plan:
     """The comparison of a command line: flags of this command, and settings for every run."""
-    own, settings = split_flags(argv)
-    options = parse_options(CompareOptions, own, description=DESCRIPTION)
+    flags, settings = split_flags(argv)
+    options = parse_options(CompareOptions, flags, description=DESCRIPTION)
     if not options.config:
         raise UserError(
             "--config is missing; name a comparison, such as --config presets/compare-encoders.toml"
@@ -217,15 +217,15 @@ def read_plan(path: str | os.PathLike[str], flags: Mapping[str, Any] | None = No
 def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of this command's flags, and those of settings."""
     known = {field.name for field in fields(CompareOptions)} | {"help"}
-    own: list[str] = []
+    flags: list[str] = []
     settings: list[str] = []
-    target = own
+    target = flags
     for word in argv:
         if word.startswith("-"):
             is_own = word == "-h" or word.lstrip("-").partition("=")[0].lower() in known
-            target = own if is_own else settings
+            target = flags if is_own else settings
         target.append(word)
-    return own, settings
+    return flags, settings
 
 
 def refuse_others(plan: Plan) -> None:

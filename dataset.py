@@ -215,8 +215,8 @@ class CaptionDataset:
         starts, stops = plan.group_starts[:-1][groups], plan.group_starts[1:][groups]
         sizes = stops - starts
         captions = plan.captions[_ranges(starts, sizes)]
-        most = int(sizes.max())
-        row = _ranges(np.arange(len(sizes)) * most, sizes)  # (R,) each caption's row in the grid
+        max_captions = int(sizes.max())
+        row = _ranges(np.arange(len(sizes)) * max_captions, sizes)  # (R,) each caption's row
         lengths = self._starts[captions + 1] - self._starts[captions] - 1
         longest = int(lengths.max())
         tokens = _ranges(self._starts[captions], lengths)
@@ -228,7 +228,7 @@ class CaptionDataset:
             inputs=torch.from_numpy(self._ids[tokens].astype(np.int64)),
             targets=torch.from_numpy(self._ids[tokens + 1].astype(np.int64)),
             positions=torch.from_numpy(positions),
-            packing=Packing(len(sizes) * most, longest, torch.from_numpy(slots)),
+            packing=Packing(len(sizes) * max_captions, longest, torch.from_numpy(slots)),
             num_captions=len(captions),
         )
 
@@ -267,10 +267,10 @@ class StepDataset(Dataset[Step | UserError]):
         tokens = self._captions.tokens(self._plan, groups)
         sizes = np.diff(self._plan.group_starts[groups.start : groups.stop + 1])
         share = list(self._share(tokens) if self._share else range(len(tokens)))
-        own = np.array(share or [int(tokens.argmin())])
-        bounds = _fill(sizes[own], self._micro_batch_size or int(sizes.sum()))
+        chosen = np.array(share or [int(tokens.argmin())])
+        bounds = _fill(sizes[chosen], self._micro_batch_size or int(sizes.sum()))
         batches = [
-            self._captions.collate_fn(self._plan, groups.start + own[start:stop], self._pictures)
+            self._captions.collate_fn(self._plan, groups.start + chosen[start:stop], self._pictures)
             for start, stop in itertools.pairwise(bounds)
         ]
         return Step(batches, int(tokens.sum()), int(sizes.sum()), weight=1.0 if share else 0.0)

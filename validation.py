@@ -47,9 +47,9 @@ def validation_loss(
             loss = caption_loss(pipeline.model, features, batch, label_smoothing=0.0)
         return [(loss.item(), batch.num_tokens)]
 
-    most = int(np.diff(plan.step_starts).max(initial=1))
+    max_groups = int(np.diff(plan.step_starts).max(initial=1))
     batches = each_shared_batch(
-        runtime, len(plan.pictures), sums, batch_size=most, check_stop=check_stop
+        runtime, len(plan.pictures), sums, batch_size=max_groups, check_stop=check_stop
     )
     parts = [part for batch in batches for part in batch]
     return sum(loss for loss, _ in parts) / sum(tokens for _, tokens in parts)

@@ -57,9 +57,9 @@ def score_captions(
         "ROUGE-L": np.array(rouge),
         "CIDEr": CiderD(frequencies).score_ngrams(ngrams, owners),
     }
-    whole = bleu(counts.weighted_sums(np.ones((1, len(ids)))))[0]
+    corpus_bleu = bleu(counts.weighted_sums(np.ones((1, len(ids)))))[0]
     corpus = {
-        **dict(zip(BLEU_NAMES, whole.tolist(), strict=True)),
+        **dict(zip(BLEU_NAMES, corpus_bleu.tolist(), strict=True)),
         **{name: float(np.mean(per_image[name])) for name in ("ROUGE-L", "CIDEr")},
     }
     return Scores(ids, corpus, per_image, counts)

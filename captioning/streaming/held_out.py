@@ -73,8 +73,8 @@ def vocabulary_captions(
 
 def _shares(sources: Sequence[StreamSource], count: int) -> list[int]:
     """`count` in parts by weight, at least 1 each."""
-    whole = sum(source.weight for source in sources)
-    return [max(1, round(count * source.weight / whole)) for source in sources]
+    total = sum(source.weight for source in sources)
+    return [max(1, round(count * source.weight / total)) for source in sources]
 
 
 def _usable(shards: Sequence[str]) -> Iterator[StreamedSample]:

@@ -247,8 +247,8 @@ class _ArrivingBlock:
 
     def features(self) -> Tensor:
         """(n, P, F) of its good pictures, once all have arrived."""
-        whole = replace(self._block, samples=self.samples)
-        return self._writer.finish(whole) if self._writer else self._features.open(whole)
+        block = replace(self._block, samples=self.samples)
+        return self._writer.finish(block) if self._writer else self._features.open(block)
 
 
 def _pictures(
@@ -256,9 +256,8 @@ def _pictures(
 ) -> Iterator[StreamPicture]:
     """Samples in their turn; `contents` are of the good ones."""
     rows = iter(contents)
-    own = [None if sample.problem else next(rows) for sample in samples]
+    contents_of = [None if sample.problem else next(rows) for sample in samples]
     for number, passes, after in turns:
         sample = samples[number]
-        yield StreamPicture(
-            sample.name, sample.captions, passes, after, own[number], sample.problem
-        )
+        content = contents_of[number]
+        yield StreamPicture(sample.name, sample.captions, passes, after, content, sample.problem)

@@ -214,11 +214,11 @@ class StreamSteps(Generic[Step]):
 
     def _captions_of(self, picture: StreamPicture) -> tuple[str, ...]:
         """The captions of a picture that this pass trains on; others are for the next passes."""
-        most = min(self._settings.captions_per_step or self._share, self._share)
+        count = min(self._settings.captions_per_step or self._share, self._share)
         total = len(picture.captions)
-        if total <= most:
+        if total <= count:
             return picture.captions
-        return tuple(picture.captions[(picture.passes * most + i) % total] for i in range(most))
+        return tuple(picture.captions[(picture.passes * count + i) % total] for i in range(count))
 
     def _count_bad(self, picture: StreamPicture) -> None:
         bad = self._standing.bad + 1

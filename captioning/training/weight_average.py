@@ -40,12 +40,12 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The modules hold the averages; afterwards their own weights again, bit for bit."""
-        own = {name: tensor.clone() for name, tensor in self._weights.items()}
+        trained = {name: tensor.clone() for name, tensor in self._weights.items()}
         self._fill_modules(self.tensors)
         try:
             yield
         finally:
-            self._fill_modules(own)
+            self._fill_modules(trained)
 
     @torch.no_grad()
     def _fill_modules(self, tensors: Mapping[str, Tensor]) -> None:

@@ -75,13 +75,13 @@ def adapter_state(tower: nn.Module) -> dict[str, Tensor]:
 
 def load_adapter_state(tower: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
     """Fill the tower with what `adapter_state` gave; false where names or shapes differ."""
-    own = adapter_state(tower)
-    if {key: value.shape for key, value in own.items()} != {
+    adapters = adapter_state(tower)
+    if {key: value.shape for key, value in adapters.items()} != {
         key: value.shape for key, value in tensors.items()
     }:
         return False
     with torch.no_grad():
-        for key, value in own.items():
+        for key, value in adapters.items():
             value.copy_(tensors[key])
     return True
 
