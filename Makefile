@@ -31,7 +31,7 @@ demo: setup
 	@echo "Look at $(DEMO_RUN)/evaluation/report.html and $(DEMO_RUN)/attention.png"
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -326,7 +326,10 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert f"after step {state.step:,}" in output
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
+)
 def test_a_signal_to_the_whole_group_is_answered_once(
     place: Path, number: signal.Signals, code: int
 ) -> None:

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_ways_are_compared_in_one_run(tmp_path: Path) -> None:
     table = tmp_path / "numbers.json"
     sizes = "--pictures 8 --steps 1 --rounds 1 --batch_size 8 --device cpu --skip_old".split()
