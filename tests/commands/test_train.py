@@ -344,6 +344,7 @@ def test_a_signal_to_the_whole_group_is_answered_once(
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_in_its_logs_and_in_its_wandb_run(place: Path) -> None:
     from checkpoint import read_checkpoint
 
