@@ -52,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     resumed = find_resumed(config)
     if resumed is not None:
         # What the command line leaves open is as the run had it.
-        config = parse_config(argv, base=load_config(resumed / "config.toml"))
-        refuse_changes(load_config(resumed / "config.toml"), config)
+        saved = load_config(resumed / "config.toml")
+        config = parse_config(argv, base=saved)
+        refuse_changes(saved, config)
     return train(config, resumed)
 
 

@@ -112,9 +112,7 @@ def notes_of(field: Field, kind: type[Note]) -> list[Note]:
     return [note for note in getattr(field.type, "__metadata__", ()) if isinstance(note, kind)]
 
 
-def unknown_name(
-    name: str, known: Iterable[str], became: Mapping[str, str] = MappingProxyType({})
-) -> str:
+def unknown_name(name: str, known: Iterable[str], became: Mapping[str, str] = NOTHING) -> str:
     """A sentence on a setting that does not exist: what `became` of it since an older version, or
     the one that was probably meant."""
     if advice := became.get(name.upper().replace("-", "_")):
