@@ -82,7 +82,7 @@ class Config:
     """Times that each pair is trained on."""
     BATCH_SIZE: Annotated[int, at_least(1), ON_CARD] = 256
     """Captions (picture-caption pairs) a step, over all processes."""
-    LEARNING_RATE: Annotated[float, POSITIVE, ON_CARD] = 5e-4
+    LEARNING_RATE: Annotated[float, POSITIVE, MAY_CHANGE, ON_CARD] = 5e-4
     """Peak learning rate of projection and decoder."""
     BEAM_SIZE: Annotated[int, at_least(1), MAY_CHANGE, SHARED] = 3
     """Beams in validation and evaluation (1 = greedy)."""
@@ -138,7 +138,7 @@ class Config:
     its pooled vector)."""
     ENCODER_TRAINED_BLOCKS: Annotated[int, at_least(-1)] = 0
     """Last blocks of the encoder that are trained too (0 = frozen, -1 = the whole encoder)."""
-    ENCODER_LEARNING_RATE: Annotated[float, at_least(0)] = 1e-5
+    ENCODER_LEARNING_RATE: Annotated[float, at_least(0), MAY_CHANGE] = 1e-5
     """Peak learning rate of the encoder's trained blocks."""
     ENCODER_LAYER_DECAY: Annotated[float, SHARE, OF_TRAINED_ENCODER] = 1.0
     """Each trained block of the encoder learns at this share of the next block's rate."""
@@ -186,15 +186,15 @@ class Config:
     """AdamW's decay of the gradient's square."""
     ADAM_EPS: Annotated[float, POSITIVE] = 1e-8
     """AdamW's term against division by zero."""
-    WARMUP_STEPS: Annotated[int, at_least(0), ON_CARD] = 1000
+    WARMUP_STEPS: Annotated[int, at_least(0), MAY_CHANGE, ON_CARD] = 1000
     """Steps of linear warm-up (at most a tenth of the run), before the cosine."""
-    GRAD_CLIP_VALUE: Annotated[float, at_least(0)] = 1.0
+    GRAD_CLIP_VALUE: Annotated[float, at_least(0), MAY_CHANGE] = 1.0
     """Largest norm of the gradient (0 = no clipping)."""
     LABEL_SMOOTHING: Annotated[float, between(0, 1), ON_CARD] = 0.1
     """Share of the target's probability spread over the vocabulary."""
     EMA_DECAY: Annotated[float, between(0, 1), ON_CARD] = 0.0
     """Decay of the moving average of the weights that is validated and kept as `best` (0 = off)."""
-    PRECISION: Literal["auto", "fp32", "bf16"] = "auto"
+    PRECISION: Annotated[Literal["auto", "fp32", "bf16"], MAY_CHANGE] = "auto"
     """Arithmetic of the model; auto is bf16 on GPUs that have it, fp32 elsewhere."""
     COMPILE: Annotated[Literal["auto", "on", "off"], NO_EFFECT] = "auto"
     """torch.compile for the training step; auto is on for CUDA (not measured yet), else off."""

@@ -136,10 +136,11 @@ def plan_epoch(
 
 
 def _fill(sizes: Ints, batch_size: int) -> Ints:
-    """Where steps begin when groups are taken in order while they fit."""
+    """Where steps begin when groups are taken in order while they fit; one too large stands
+    alone."""
     starts, filled = [0], 0
     for group, size in enumerate(sizes.tolist()):
-        if filled + size > batch_size:
+        if filled and filled + size > batch_size:
             starts.append(group)
             filled = 0
         filled += size
@@ -169,7 +170,12 @@ class CaptionDataset:
         """
         self.captions_per_picture = np.array([len(record.captions) for record in records], np.int64)
         texts = [caption for record in (*records, *mirrored) for caption in record.captions]
-        encoded = tokenizer.encode_all(texts, max_length)
+        encoded = tokenizer.encode_all(texts)
+        self.longest = max(map(len, encoded), default=0)
+        """Ids of the longest caption before any was cut."""
+        self.num_cut = sum(len(ids) > max_length for ids in encoded[: self.num_captions])
+        """Captions of which `max_length` ids are kept, and no <END>."""
+        encoded = [ids[:max_length] for ids in encoded]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         flat = itertools.chain.from_iterable(encoded)
         self._ids = np.fromiter(flat, np.int32, int(lengths.sum()))

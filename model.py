@@ -284,7 +284,9 @@ class DecoderState:
         packing = Packing(rows=ids.numel(), length=1)
         hidden = self._decoder(ids, position, packing, self._memory, self._caches)
         self._length += 1
-        return self._decoder.logits(hidden).float().view(*tokens.shape, -1)
+        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would make ties
+            logits = self._decoder.logits(hidden.float())
+        return logits.view(*tokens.shape, -1)
 
     def reorder(self, pictures: Tensor, rows: Tensor) -> None:
         """New picture b is old picture `pictures[b]`; its row w goes on from old `rows[b, w]`."""

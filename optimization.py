@@ -61,7 +61,7 @@ def build_optimizer(
     betas: tuple[float, float],
     eps: float,
 ) -> torch.optim.AdamW:
-    """AdamW; matrices decay, vectors and positions do not; the encoder has its own rate.
+    """AdamW; what `is_matrix` decays, nothing else does; the encoder has its own rate.
 
     Each block of the encoder has `encoder_layer_decay` times the rate of the one after it. Each
     group keeps its peak rate as `peak_lr`; `set_learning_rate` scales it.
@@ -72,8 +72,8 @@ def build_optimizer(
         *_encoder_parts(encoder, encoder_learning_rate, encoder_layer_decay),
     ):
         trained = [(name, p) for name, p in named.items() if p.requires_grad]
-        decays = [p for name, p in trained if p.dim() >= 2 and not name.endswith("positions")]
-        others = [p for name, p in trained if p.dim() < 2 or name.endswith("positions")]
+        decays = [p for name, p in trained if is_matrix(name, p)]
+        others = [p for name, p in trained if not is_matrix(name, p)]
         for parameters, decay in ((decays, weight_decay), (others, 0.0)):
             if parameters:
                 groups.append(
@@ -86,6 +86,16 @@ def build_optimizer(
                     }
                 )
     return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is the weight of a linear map, a convolution or a vocabulary.
+
+    Vectors are not, nor are tables that are added to tokens: positions, a class token, a bias for
+    each distance.
+    """
+    is_weight = name == "weight" or name.endswith(".weight")
+    return is_weight and parameter.dim() >= 2 and "position_embedding" not in name
 
 
 def _encoder_parts(

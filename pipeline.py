@@ -6,6 +6,7 @@ the same caption wherever it is captioned.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -63,6 +64,17 @@ class CaptionPipeline:
             for parameter in part.parameters()
             if parameter.requires_grad is trained
         )
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode in the middle of a training."""
+        self.model.eval()
+        self.encoder.eval()
+        try:
+            yield
+        finally:
+            self.model.train()
+            self.encoder.train()
 
     @torch.inference_mode()
     def features(self, content: Tensor) -> Tensor:

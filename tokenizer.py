@@ -104,7 +104,7 @@ class CaptionTokenizer:
             for i in range(len(ids))
             if i == 0 or self.decode(ids[i : i + 1]).startswith((" ", "\n", "\t"))
         ]
-        stops = [*starts[1:], len(ids)]
+        stops = [*starts[1:], len(ids)] if starts else []
         return [
             Word(self.decode(ids[start:stop]).strip(), start, stop)
             for start, stop in zip(starts, stops, strict=True)

@@ -422,9 +422,11 @@ def facts_of(
     validation: "Split",
 ) -> RunFacts:
     """What the screen and Weights & Biases are told of a run when it begins."""
+    from dataset import PreparedSteps
 
     train, length = records.get("train"), steps.length(0)
     passing = config.BATCH_SIZE * length
+    cut = steps.captions if isinstance(steps, PreparedSteps) else validation.captions
     return RunFacts(
         device=pipeline.runtime.description,
         trained_parameters=pipeline.parameters(trained=True),
@@ -433,6 +435,8 @@ def facts_of(
         train_captions=sum(len(one.captions) for one in train) if train else passing,
         validation_pictures=len(validation.records),
         vocabulary=len(pipeline.tokenizer),
+        cut_captions=cut.num_cut,
+        longest_caption=cut.longest,
         steps_per_epoch=length,
         epochs=config.NUM_EPOCHS,
     )

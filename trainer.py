@@ -32,7 +32,14 @@ from captioning.training.weight_average import WeightAverage
 from checkpoint import save_checkpoint
 from config import Config
 from dataset import PreparedSteps, Split, Step
-from optimization import BatchTooLargeError, Optimization, StepResult, train_step
+from encoder import encode
+from optimization import (
+    BatchTooLargeError,
+    Optimization,
+    StepResult,
+    caption_loss,
+    train_step,
+)
 from pipeline import CaptionPipeline
 from validation import validate
 
@@ -40,6 +47,11 @@ TrainingSteps = PreparedSteps | StreamSteps[Step]
 CARD_EXAMPLES = 4
 NEVER = 2**62
 """The step of what has not happened."""
+DIVERGED = (
+    "Nothing after the last checkpoint is kept. Go on from it with --RESUME_CHECKPOINT_PATH auto "
+    "and a lower --LEARNING_RATE, a smaller --GRAD_CLIP_VALUE (above 0), or --PRECISION fp32."
+)
+"""What to do when a run has diverged."""
 
 
 class RunFolder:
@@ -165,6 +177,7 @@ class Trainer:
         self._saved_at = self._logged_at = time.monotonic()
         self._waited_seconds = 0.0
         self._captions_since_log = 0
+        self._newest: Step | None = None
 
     def run(self) -> int:
         """Train to the last epoch, or to a signal; returns the exit code."""
@@ -191,6 +204,7 @@ class Trainer:
         for step in self._remaining():
             self._learning_rate = optimization.set_rates(self.state.step)
             self.pipeline.runtime.seed_step(self.config.RANDOM_SEED, self.state.step)
+            self._newest = step
             result = train_step(
                 optimization.gradients,
                 optimization.optimizer,
@@ -283,15 +297,26 @@ class Trainer:
         number = self.state.step_in_epoch - (self.state.step - step) - 1
         names = self.steps.names(self.state.epoch, number)
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        raise UserError(
-            f"the loss of step {step} (epoch {self.state.epoch + 1}, batch {number + 1}: {shown}) "
-            "is not a finite number. Nothing after the last checkpoint is kept. Try a lower "
-            "LEARNING_RATE, a longer WARMUP_STEPS, or --PRECISION fp32."
-        )
+        place = f"epoch {self.state.epoch + 1}, batch {number + 1}: {shown}"
+        raise UserError(f"the loss of step {step} ({place}) is not a finite number. {DIVERGED}")
+
+    def _check_weights(self) -> None:
+        """Stop where the newest update broke the model, which no step's loss can show yet."""
+        if self._newest is None:
+            return
+        pipeline, batch = self.pipeline, self._newest.batches[0].to(self.pipeline.runtime.device)
+        with pipeline.evaluating(), torch.no_grad(), pipeline.runtime.autocast():
+            loss = caption_loss(pipeline.model, encode(batch.content, pipeline.encoder), batch, 0.0)
+        if pipeline.runtime.max_over_processes(not torch.isfinite(loss)):
+            raise UserError(
+                f"the weights are broken since step {self.state.step}: the loss is not a finite "
+                f"number any more. {DIVERGED}"
+            )
 
     def _finish_epoch(self) -> None:
         """Validate if it is time, keep `best` and `last`, and turn to the next epoch."""
         self._check_loss()
+        self._check_weights()
         epoch = self.state.epoch + 1
         is_final = epoch == self.config.NUM_EPOCHS
         if epoch % self.config.VALIDATION_INTERVAL == 0 or is_final:
@@ -317,9 +342,9 @@ class Trainer:
             )
             strip = self._draw_attention()
         self.folder.note_validation(result.metrics, result.samples)
-        by_loss = self.config.BEST_METRIC == "loss"
-        score = -result.metrics["validation_loss"] if by_loss else result.metrics["CIDEr"]
-        is_best = self.state.best_score is None or score > self.state.best_score
+        loss = result.metrics["validation_loss"]
+        score = -loss if self.config.BEST_METRIC == "loss" else result.metrics["CIDEr"]
+        is_best = self.state.is_improved_by(score, loss)
         self.log.validation(
             self.state.step,
             self.state.epoch + 1,
@@ -329,23 +354,21 @@ class Trainer:
             is_best=is_best,
         )
         if is_best and self.folder.save_best(self.state):
-            self.state = replace(self.state, best_score=score, best_step=self.state.step)
+            self.state = replace(
+                self.state, best_score=score, best_loss=loss, best_step=self.state.step
+            )
 
     def _draw_attention(self) -> Path | None:
         """What each word of the first validation picture's caption looks at, as `attention.png`."""
         if not (self.pipeline.runtime.is_main and self.config.VALIDATION_IMAGES):
             return None
-        self.pipeline.model.eval()
-        self.pipeline.encoder.eval()
         captioner = Captioner(self.pipeline, self.config)
         path = self.config.run_dir / "attention.png"
         try:
-            write_strip(captioner.strip(self.validation.records[0].image), path)
+            with self.pipeline.evaluating():
+                write_strip(captioner.strip(self.validation.records[0].image), path)
         except OSError:  # a full disk, which the next save tells of
             return None
-        finally:
-            self.pipeline.model.train()
-            self.pipeline.encoder.train()
         return path
 
     def _save_is_due(self) -> bool:
@@ -357,6 +380,7 @@ class Trainer:
     def save_last(self, *, is_final: bool = False) -> None:
         """Write `last`, from which training can go on; one that `is_final` must succeed."""
         self._check_loss()
+        self._check_weights()
         seconds = self._trained_seconds()
         self._saved_at = time.monotonic()
         self.state = replace(

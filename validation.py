@@ -1,5 +1,6 @@
 """How good the model is on held-out pictures: loss per true token, and scores of its captions."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from captioning.decoding import SearchOptions
 from captioning.metrics.coco import score_captions
 from captioning.sources.records import CaptionedPicture
 from captioning.store.rows import PictureRows
+from captioning.system.errors import UserError
 from dataset import CaptionDataset, Split
 from encoder import encode
 from optimization import caption_loss
@@ -68,12 +70,16 @@ def validate(
 
     `check_stop` is called now and then, and may raise `Stopped`.
     """
-    pipeline.model.eval()
-    pipeline.encoder.eval()
-    try:
+    with pipeline.evaluating():
         loss = validation_loss(
             pipeline, split.captions, split.pictures, batch_size=batch_size, check_stop=check_stop
         )
+        if not math.isfinite(loss):
+            raise UserError(
+                "the validation loss is not a finite number: the weights are broken, or features "
+                "of a validation picture are. Go on from the last checkpoint with a lower "
+                "--LEARNING_RATE, or with --PRECISION fp32."
+            )
         chosen = split.records if num_images < 0 else split.records[:num_images]
         if not chosen:
             return ValidationResult({"validation_loss": loss}, ())
@@ -84,9 +90,6 @@ def validate(
             check_stop=check_stop,
         )
         found = [caption for batch in batches for caption in batch]
-    finally:
-        pipeline.model.train()
-        pipeline.encoder.train()
     samples = tuple(
         CaptionedPicture(record.image, caption.text, record.captions)
         for record, caption in zip(chosen, found, strict=True)

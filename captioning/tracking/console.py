@@ -60,6 +60,7 @@ class Console:
                 ("parameters", f"{count_text(facts.trained_parameters)} trained{frozen}"),
                 ("data", f"{_data(config, facts)}, {facts.validation_pictures:,} for validation"),
                 ("vocabulary", f"{facts.vocabulary:,} entries"),
+                *_cut_captions(config, facts),
                 (
                     "schedule",
                     f"{_plural(facts.epochs, 'epoch')} of {_plural(facts.steps_per_epoch, 'step')},"
@@ -230,6 +231,20 @@ def _data(config: "Config", facts: RunFacts) -> str:
         f"{config.DATASET}: {facts.train_pictures:,} pictures with "
         f"{facts.train_captions:,} captions"
     )
+
+
+def _cut_captions(config: "Config", facts: RunFacts) -> list[tuple[str, str]]:
+    """A line on captions of which the end is never learnt, if there are any."""
+    if not facts.cut_captions:
+        return []
+    whose = "validation captions" if config.STREAM else "captions"
+    return [
+        (
+            "cut",
+            f"{facts.cut_captions:,} {whose} are longer than MAX_SEQ_LEN {config.MAX_SEQ_LEN} and "
+            f"lose their end; --MAX_SEQ_LEN {facts.longest_caption} holds the longest",
+        )
+    ]
 
 
 def _encoder(config: "Config") -> str:

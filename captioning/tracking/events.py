@@ -26,6 +26,10 @@ class RunFacts:
     validation_pictures: int
     vocabulary: int
     """Entries of the tokenizer."""
+    cut_captions: int = 0
+    """Training captions (validation captions for a stream) longer than MAX_SEQ_LEN."""
+    longest_caption: int = 0
+    """Ids of the longest of them."""
     steps_per_epoch: int
     epochs: int
 

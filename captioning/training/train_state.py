@@ -21,6 +21,8 @@ class TrainState:
     step_in_epoch: int = 0
     """Updates made in it."""
     best_score: float | None = None
+    best_loss: float | None = None
+    """Validation loss of the best, which decides between equal scores."""
     best_step: int = 0
     loss_sums: list[float] = field(default_factory=list)
     """Loss since the last line of metrics.jsonl, of each process."""
@@ -36,8 +38,14 @@ class TrainState:
     """Where a stream stands: what `TrainingSteps.position` gave."""
     wandb_run_id: str = ""
 
+    def is_improved_by(self, score: float, loss: float) -> bool:
+        """Whether a validation beats the best so far; of equal scores the lower loss does."""
+        if self.best_score is None or score != self.best_score:
+            return self.best_score is None or score > self.best_score
+        return self.best_loss is not None and loss < self.best_loss
 
-ADDED_LATER = ("loss_sums", "micro_batch_size", "data_position")
+
+ADDED_LATER = ("loss_sums", "micro_batch_size", "data_position", "best_loss")
 """What the first checkpoints did not have yet; their runs had it at its default."""
 
 

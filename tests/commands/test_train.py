@@ -20,6 +20,7 @@ from tests.helpers.small_runs import (
     differences,
     lines_of,
     run,
+    weights_of,
     write_data,
     write_encoder,
 )
@@ -168,12 +169,12 @@ def test_a_run_is_never_overwritten(place: Path) -> None:
 
 def test_what_would_alter_the_model_is_refused_field_by_field(place: Path) -> None:
     run(place, RUN_NAME="fixed")
-    changes = {"DECODER_LAYERS": 3, "LEARNING_RATE": 0.5, "LOG_INTERVAL": 3}
+    changes = {"DECODER_LAYERS": 3, "LABEL_SMOOTHING": 0.5, "LOG_INTERVAL": 3}
     with pytest.raises(UserError) as caught:
         train.main(arguments(place, RUN_NAME="fixed", RESUME_CHECKPOINT_PATH="auto", **changes))
     assert len(caught.value.problems) == 2
     assert "DECODER_LAYERS was 2 in the checkpoint and is 3 now" in caught.value.problems[0]
-    assert "LEARNING_RATE was 0.001" in caught.value.problems[1]
+    assert "LABEL_SMOOTHING was 0.1" in caught.value.problems[1]
 
 
 def test_settings_that_are_left_out_come_from_the_checkpoint(place: Path) -> None:
@@ -245,6 +246,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_batch(place:
         train.main(arguments(place, RUN_NAME="nan", SAVE_INTERVAL=2))
     state = place / "checkpoints" / "nan" / "last" / "trainer_state.json"
     assert '"step": 2' in state.read_text()
+
+
+def test_an_update_that_breaks_the_weights_is_not_saved_and_a_lower_rate_goes_on(
+    place: Path,
+) -> None:
+    name, well = "diverged", {"BATCH_SIZE": 1000, "SAVE_INTERVAL": 0}
+    folder = run(place, RUN_NAME=name, NUM_EPOCHS=1, **well)
+    before = weights_of(folder / "last")
+    further = {"NUM_EPOCHS": 2, "RESUME_CHECKPOINT_PATH": "auto", **well}
+    too_fast = {"LEARNING_RATE": 1e30, "GRAD_CLIP_VALUE": 0}
+    with pytest.raises(UserError, match=r"not a finite number.*--LEARNING_RATE"):
+        train.main(arguments(place, RUN_NAME=name, **further, **too_fast))
+    after = weights_of(folder / "last")
+    assert all(before[key].equal(after[key]) for key in before)
+    run(place, RUN_NAME=name, LEARNING_RATE=1e-4, **further)
 
 
 def test_two_runs_do_not_share_a_folder(place: Path) -> None:

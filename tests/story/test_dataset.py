@@ -1,12 +1,15 @@
 """Batches: each pair once, captions with their picture, an order of seed and epoch, no padding."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset import Plan, StepDataset, iterate_steps, plan_epoch
+from captioning.sources.records import Record
+from dataset import CaptionDataset, Plan, StepDataset, iterate_steps, plan_epoch
 from tests.helpers.batches import TOKENIZER, PictureNumbers, captions_of, make_captions
 
 
@@ -102,6 +105,26 @@ def test_micro_batches_are_the_step_in_pieces() -> None:
     pieces = StepDataset(captions, plan, PictureNumbers(), micro_batch_size=10)[1].batches
     assert [piece.num_captions for piece in pieces] == [10, 10, 10]
     assert [c for piece in pieces for c in captions_of(piece)] == captions_of(whole)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_a_picture_larger_than_a_micro_batch_stands_alone(micro_batch_size: int) -> None:
+    _, captions = make_captions([5, 3, 5, 1, 1])
+    steps = StepDataset(captions, captions.plan(15), PictureNumbers(), micro_batch_size)
+    pieces = steps[0].batches
+    alone = [5, 3, 5, 1, 1] if micro_batch_size == 1 else [5, 3, 5, 2]
+    assert [piece.num_captions for piece in pieces] == alone
+
+
+def test_captions_that_are_cut_are_counted() -> None:
+    records = [
+        Record(Path("a.jpg"), ("a dog", "a dog " * 10)),
+        Record(Path("b.jpg"), ("cat " * 9,)),
+    ]
+    captions = CaptionDataset(records, TOKENIZER, 6, mirrored=records)
+    assert captions.num_cut == 2
+    assert captions.longest == len(TOKENIZER.encode("a dog " * 10))
+    assert CaptionDataset(records, TOKENIZER, captions.longest).num_cut == 0
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

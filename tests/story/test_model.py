@@ -177,3 +177,11 @@ def test_packing_gradients_are_those_of_indexing() -> None:
     weight = torch.randn(2, 3, 4, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda v: packing.pack(packing.pad(v) * weight), (x,))
     assert packing.pack(packing.pad(x)).equal(x)
+
+
+def test_logits_of_a_search_are_not_rounded_to_bfloat16() -> None:
+    model = make_model()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = DecoderState(model, features_of(3)).step(torch.ones(3, 1, dtype=torch.long))
+    assert logits.dtype is torch.float32
+    assert (logits != logits.bfloat16().float()).float().mean() > 0.9

@@ -1,6 +1,7 @@
 """Schedule, decay, loss per true token, accumulation."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from captioning.system.runtime import Runtime
 from dataset import Batch, Step
+from encoder import VisionEncoder
 from optimization import (
     BatchTooLargeError,
     Gradients,
@@ -27,6 +29,7 @@ from tests.helpers.batches import (
     vocabulary_model,
 )
 from tests.helpers.models import make_model
+from tests.helpers.tiny_encoders import saved
 
 RUNTIME = Runtime(torch.device("cpu"))
 
@@ -73,6 +76,18 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     assert decayed | kept == {*model.parameters(), *encoder.parameters()}
     assert set_learning_rate(optimizer, 0.5) == 5e-3
     assert {g["lr"] for g in optimizer.param_groups if encoder.weight in set(g["params"])} == {5e-4}
+
+
+@pytest.mark.parametrize("family", ["clip", "vit", "swin", "dinov2", "convnext", "beit"])
+def test_tables_added_to_tokens_do_not_decay(family: str, tmp_path: Path) -> None:
+    encoder = VisionEncoder.from_pretrained(saved(tmp_path, family), trained_blocks=-1)
+    optimizer = make_optimizer(make_model(), encoder)
+    decayed = {p for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+    maps = (nn.Linear, nn.Conv2d)
+    weights = {module.weight for module in encoder.modules() if isinstance(module, maps)}
+    assert {p for p in encoder.parameters() if p in decayed} == {
+        weight for weight in weights if weight.requires_grad
+    }
 
 
 def test_a_frozen_encoder_is_not_optimised() -> None:

@@ -109,3 +109,7 @@ def test_the_command_trains_and_shows(tmp_path: Path, capsys: pytest.CaptureFixt
         tokenizer_module.main(["sing"])
     with pytest.raises(UserError, match="no caption"):
         tokenizer_module.main(["show"])
+
+
+def test_an_empty_caption_has_no_words() -> None:
+    assert train_tokenizer(["a dog"], 300).words([]) == []
