@@ -33,6 +33,8 @@ class Scores:
     """Each metric for each picture; [P]."""
     bleu_counts: BleuCounts
     """What corpus BLEU of any selection of the pictures is made of."""
+    has_cider: bool = True
+    """Whether CIDEr says anything; with one picture it is 0 whatever the caption."""
 
 
 def score_captions(
@@ -62,4 +64,4 @@ def score_captions(
         **dict(zip(BLEU_NAMES, corpus_bleu.tolist(), strict=True)),
         **{name: float(np.mean(per_image[name])) for name in ("ROUGE-L", "CIDEr")},
     }
-    return Scores(ids, corpus, per_image, counts)
+    return Scores(ids, corpus, per_image, counts, frequencies.is_weighing)

@@ -31,7 +31,7 @@ class ScoreSheet:
     per_image: dict[str, FloatArray]
     """Each metric that was computed, for each picture; [P]."""
     intervals: dict[str, Interval]
-    """95 % bootstrap intervals over pictures; METEOR has none."""
+    """95 % bootstrap intervals over pictures. METEOR has none, nor has a single picture."""
     skipped: dict[str, str]
     """Why a metric is None, in one line."""
     diversity: Diversity
@@ -74,6 +74,8 @@ def score_everything(
     more: dict[str, FloatArray] = {}
     corpus: dict[str, float | None] = dict(base.corpus)
     skipped: dict[str, str] = {}
+    if not base.has_cider:
+        corpus["CIDEr"], skipped["CIDEr"] = None, _without_cider(len(base.ids))
     java = {"METEOR": meteor, "SPICE": spice} if use_java else {}
     for name in ("METEOR", "SPICE"):
         result = JavaScores(None, None, "not asked for; leave out --no-java")
@@ -95,8 +97,17 @@ def score_everything(
     return ScoreSheet(
         base=base,
         corpus=corpus,
-        per_image={**base.per_image, **more},
-        intervals=bootstrap_intervals(base, means, seed=seed),
+        per_image={
+            name: values
+            for name, values in {**base.per_image, **more}.items()
+            if corpus[name] is not None
+        },
+        intervals={
+            name: interval
+            for name, interval in bootstrap_intervals(base, means, seed=seed).items()
+            # One picture tells nothing of others: each of its intervals would have no width.
+            if corpus[name] is not None and len(base.ids) > 1
+        },
         skipped=skipped,
         diversity=describe_captions(tokenize_captions(list(candidates.values())), known),
     )
@@ -108,6 +119,14 @@ def references_a_picture(references: Iterable[Sequence[str]]) -> str:
     return "-".join(str(count) for count in sorted({min(counts), max(counts)}))
 
 
+def _without_cider(pictures: int) -> str:
+    """Why there is no CIDEr."""
+    rule = "an n-gram weighs log(pictures / pictures whose references have it)"
+    if pictures == 1:
+        return f"one picture has none: {rule}, and log(1 / 1) is 0"
+    return f"{rule}, and here the references of all pictures have the same ones"
+
+
 def _clip_scores(
     candidates: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
@@ -117,9 +136,10 @@ def _clip_scores(
 ) -> tuple[dict[str, FloatArray], str]:
     """CLIPScore and RefCLIPScore, or nothing and the reason."""
     if not clip_model:
-        return {}, "not asked for; add --clip-model openai/clip-vit-base-patch32"
+        folder = "--image-dir FOLDER " if images is None else ""
+        return {}, f"not asked for; add {folder}--clip-model openai/clip-vit-base-patch32"
     if images is None:
-        return {}, "needs the pictures, and only captions were given"
+        return {}, "needs the pictures; add --image-dir FOLDER"
     from captioning.metrics.clip_score import ClipJudge
 
     try:

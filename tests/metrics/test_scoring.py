@@ -38,6 +38,25 @@ def test_the_numbers_have_their_names_and_missing_ones_a_reason() -> None:
     assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
 
 
+def test_one_picture_has_no_cider_and_no_intervals() -> None:
+    sheet = score_everything({"a": CANDIDATES["a"]}, {"a": REFERENCES["a"]}, use_java=False)
+    numbers = sheet.to_json()
+    assert numbers["CIDEr"] is None
+    assert "one picture has none" in numbers["skipped"]["CIDEr"]
+    assert numbers["BLEU-1"] > 0
+    assert numbers["intervals_95"] == {}
+    assert sheet.of(0).keys() == {*MAIN} - {"CIDEr"}
+
+
+def test_words_that_all_pictures_share_have_no_cider() -> None:
+    same = {key: ["a dog", "a cat"] for key in CANDIDATES}
+    sheet = score_everything(CANDIDATES, same, use_java=False)
+    assert sheet.corpus["CIDEr"] is None
+    assert "references of all pictures have the same" in sheet.skipped["CIDEr"]
+    assert "CIDEr" not in sheet.intervals
+    assert "BLEU-1" in sheet.intervals
+
+
 def test_each_picture_has_its_own_scores() -> None:
     sheet = score_everything(CANDIDATES, REFERENCES, use_java=False)
     assert sheet.of(0)["BLEU-4"] > 0.99 > sheet.of(1)["BLEU-4"]
