@@ -9,6 +9,7 @@ Beside the way in use stands Satterthwaite's: one t for the sum of both variance
 power of Student's two-sample test, which knows that both models' seeds vary alike.
 """
 
+import functools
 import itertools
 import json
 import math
@@ -110,7 +111,6 @@ def drawn_models(
     lead: float = 0.0,
 ) -> list[SeedScores]:
     """Equally good models but that the first is better by `lead`."""
-    weights = np.random.default_rng(0).multinomial(pictures, [1 / pictures] * pictures, SAMPLES)
     difficulty = random.normal(2, 0.5, pictures)
     drawn = []
     for number in range(models):
@@ -122,14 +122,22 @@ def drawn_models(
             + random.normal(0, between, (seeds, 1))
             + random.normal(0, noise.of_each, (seeds, pictures))
         )
-        resampled = scores @ weights.T.astype(float) / pictures
+        resampled = scores @ bootstrap_weights(pictures).T
         drawn.append(SeedScores(tuple(scores.mean(axis=1).tolist()), resampled, pictures))
     return drawn
 
 
+@functools.cache
+def bootstrap_weights(pictures: int) -> FloatArray:
+    """The share of each picture in each resampled mean; [SAMPLES, pictures]."""
+    chances = [1 / pictures] * pictures
+    return np.random.default_rng(0).multinomial(pictures, chances, SAMPLES) / pictures
+
+
 def our_p_value(first: SeedScores, second: SeedScores) -> float:
-    """As a comparison has it."""
-    return difference(first, second).p_value
+    """As a comparison has it; 1 where the interval tells already that it is above 5 %."""
+    found = difference(first, second)
+    return 1.0 if found.interval.low <= 0 <= found.interval.high else found.p_value
 
 
 def satterthwaite(first: SeedScores, second: SeedScores) -> float:

@@ -67,12 +67,21 @@ class Difference:
     """First minus second."""
 
     value: float
-    interval: Interval
-    """95 %."""
-    p_value: float
-    """Two-sided: how often equal models would be at least so far apart."""
+    parts: tuple[tuple[float, float], ...]
+    """Variances of which chance is made, each with its degrees of freedom."""
     covers_seeds: bool
     """Whether chance includes other seeds; else it is of pictures alone."""
+
+    @property
+    def interval(self) -> Interval:
+        """95 %."""
+        half = _half_width((1 - CONFIDENCE) / 2, self.parts)
+        return Interval(self.value - half, self.value + half)
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided: how often equal models would be at least so far apart."""
+        return _p_value(abs(self.value), self.parts)
 
 
 def seed_interval(values: Sequence[float]) -> Interval | None:
@@ -93,15 +102,13 @@ def difference(first: SeedScores, second: SeedScores) -> Difference:
     covers_seeds = min(first.seeds, second.seeds) > 1
     apart = first.drawn.mean(axis=0) - second.drawn.mean(axis=0)
     pictures = float(np.var(apart, ddof=1)) * _unbiased(first.pictures)
-    parts = [(pictures, first.pictures - 1.0)]
+    parts: tuple[tuple[float, float], ...] = ((pictures, first.pictures - 1.0),)
     if covers_seeds:
         rest = pictures - first.shared_variance - second.shared_variance
         own = [(one.seed_variance, one.seeds - 1.0) for one in (first, second)]
-        parts = [(max(rest, 0.0), first.pictures - 1.0), (sum(v for v, _ in own), _welch(own))]
-    half = _half_width((1 - CONFIDENCE) / 2, parts)
-    return Difference(
-        value, Interval(value - half, value + half), _p_value(abs(value), parts), covers_seeds
-    )
+        total = sum(part for part, _ in own)
+        parts = ((max(rest, 0.0), first.pictures - 1.0), (total, _welch(own)))
+    return Difference(value, parts, covers_seeds)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
