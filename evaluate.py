@@ -32,7 +32,7 @@ from captioning.system.rules import OF_CHECKPOINTS, OF_GIVEN_CAPTIONS, Role, at_
 if TYPE_CHECKING:
     from captioner import Caption, Captioner
     from captioning.decoding import SearchOptions
-    from captioning.metrics.scoring import ScoreSheet
+    from captioning.metrics.scoring import ScoreSheet, ScoringOptions
     from captioning.reports.results import Evaluation
 
 HEAT_SIZE = (24, 24)
@@ -78,6 +78,9 @@ class EvaluateOptions:
     clip_model: str = ""
     """CLIP of the Hub or a folder, for CLIPScore and RefCLIPScore ("" = leave them out). Captions
     that are given need image-dir too."""
+    tokenizer: Literal["auto", "ptb", "script", "spaces"] = "auto"
+    """Tokens to score by: ptb (coco-caption's), script (characters where words have no spaces
+    between them) or spaces (captions that were segmented before); auto fits the references."""
     java: bool = True
     """Compute METEOR and SPICE where Java and their files are there."""
     seed: Annotated[int, at_least(0)] = 0
@@ -108,7 +111,7 @@ def score_files(options: EvaluateOptions) -> int:
     """Score captions of any model."""
     from captioning.metrics.score_files import read_candidates, read_references
     from captioning.metrics.score_pairs import find_pictures, pair
-    from captioning.metrics.scoring import TOKENIZER, references_a_picture, score_everything
+    from captioning.metrics.scoring import references_a_picture, score_everything
     from captioning.reports.results import Evaluation, print_evaluation, write_evaluation
 
     pairs = pair(
@@ -120,11 +123,9 @@ def score_files(options: EvaluateOptions) -> int:
     sheet = score_everything(
         pairs.candidates,
         pairs.references,
+        _scoring(options),
         images=images,
-        clip_model=options.clip_model,
-        use_java=options.java,
         device=_device(options.device) if options.clip_model else "",
-        seed=options.seed,
     )
     evaluation = Evaluation(
         title=Path(options.candidates).name,
@@ -145,7 +146,7 @@ def score_files(options: EvaluateOptions) -> int:
             **pairs.protocol,
             "pictures": len(pairs.candidates),
             "references a picture": references_a_picture(pairs.references.values()),
-            "tokenizer": TOKENIZER,
+            "tokenizer": sheet.tokenizer,
         },
         warnings=(pairs.warning,) if pairs.warning else (),
     )
@@ -192,10 +193,8 @@ def score_checkpoints(options: EvaluateOptions) -> int:
                 1 if options.method == "greedy" else options.beam_size or config.BEAM_SIZE,
                 length_penalty=options.length_penalty,
             ),
+            scoring=_scoring(options),
             limit=options.limit,
-            clip_model=options.clip_model,
-            use_java=options.java,
-            seed=options.seed,
         )
         folder = _output_folder(options.output, name, label if len(labels) > 1 else "")
         folders[label] = folder
@@ -214,14 +213,12 @@ def evaluate_checkpoint(
     *,
     split: str = "test",
     search: "SearchOptions | None" = None,
+    scoring: "ScoringOptions | None" = None,
     limit: int = 0,
-    clip_model: str = "",
-    use_java: bool = True,
-    seed: int = 0,
 ) -> "Evaluation":
     """Caption a prepared split (its first `limit` pictures) and score the captions."""
     from captioning.decoding import SearchOptions
-    from captioning.metrics.scoring import TOKENIZER, references_a_picture, score_everything
+    from captioning.metrics.scoring import references_a_picture, score_everything
     from captioning.reports.results import Evaluation
     from captioning.tracking.provenance import data_fingerprint, provenance
 
@@ -235,12 +232,10 @@ def evaluate_checkpoint(
         lambda: score_everything(
             dict(zip(ids, (caption.text for caption in captions), strict=True)),
             dict(zip(ids, (record.captions for record in records), strict=True)),
+            scoring,
             images=[record.image for record in records],
             training_captions=_training_captions(dataset_dir),
-            clip_model=clip_model,
-            use_java=use_java,
             device=str(runtime.device),
-            seed=seed,
         )
     )
     truth, correct = _truth(captioner, records, captions)
@@ -258,7 +253,7 @@ def evaluate_checkpoint(
             "split": split,
             "pictures": len(records),
             "references a picture": references_a_picture(record.captions for record in records),
-            "tokenizer": TOKENIZER,
+            "tokenizer": sheet.tokenizer,
             "decoding": search.description,
         },
         checkpoint=name,
@@ -267,6 +262,14 @@ def evaluate_checkpoint(
         settings=vars(config),
         provenance=record,
     )
+
+
+def _scoring(options: EvaluateOptions) -> "ScoringOptions":
+    """How to score, as the command line has it."""
+    from captioning.metrics.scoring import ScoringOptions
+
+    names = (field.name for field in fields(ScoringOptions))
+    return ScoringOptions(**{name: getattr(options, name) for name in names})
 
 
 def _captions(

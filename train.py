@@ -422,7 +422,9 @@ def facts_of(
     validation: "Split",
 ) -> RunFacts:
     """What the screen and Weights & Biases are told of a run when it begins."""
+    from captioning.metrics.tokenizers import choose_tokenizer
 
+    tokens = choose_tokenizer("auto", (one.captions for one in validation.records))
     train, length = records.get("train"), steps.length(0)
     passing = config.BATCH_SIZE * length
     return RunFacts(
@@ -432,6 +434,7 @@ def facts_of(
         train_pictures=len(train) if train else 0,
         train_captions=sum(len(one.captions) for one in train) if train else passing,
         validation_pictures=len(validation.records),
+        scored_tokens="" if tokens.name == "ptb" else tokens.description,
         vocabulary=len(pipeline.tokenizer),
         steps_per_epoch=length,
         epochs=config.NUM_EPOCHS,

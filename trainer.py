@@ -316,7 +316,8 @@ class Trainer:
                 check_stop=self._stop.check,
             )
             strip = self._draw_attention()
-        self.folder.note_validation(result.metrics, result.samples)
+        tokens = {"tokenizer": result.tokenizer} if result.tokenizer else {}
+        self.folder.note_validation({**result.metrics, **tokens}, result.samples)
         by_loss = self.config.BEST_METRIC == "loss"
         score = -result.metrics["validation_loss"] if by_loss else result.metrics["CIDEr"]
         is_best = self.state.best_score is None or score > self.state.best_score

@@ -19,6 +19,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 import evaluate
 from captioner import Captioner
+from captioning.metrics.scoring import ScoringOptions
 from captioning.sources.records import Record, read_records, write_records
 from captioning.system.errors import UserError
 from encoder import VisionEncoder
@@ -195,7 +196,9 @@ def test_pictures_of_one_name_in_two_folders_are_two(best: Path, tmp_path: Path)
         records.append(Record(path, (f"caption number {number}",)))
     write_records(split, records)
     captioner = Captioner.from_pretrained(best, device="cpu")
-    found = evaluate_checkpoint(captioner, str(best), tmp_path / "small", use_java=False)
+    found = evaluate_checkpoint(
+        captioner, str(best), tmp_path / "small", scoring=ScoringOptions(java=False)
+    )
     assert list(found.sheet.base.ids) == ["one/same.png", "two/same.png"]
     assert found.truth == {}
 

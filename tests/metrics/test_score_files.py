@@ -34,8 +34,12 @@ OWN = {"image": "set/7.jpg", "caption": "a dog", "references": ["x", "y"], "scor
 KARPATHY = {
     "images": [
         {
-            "cocoid": 7, "imgid": 0, "filename": "7.jpg", "filepath": "val2014",
-            "split": "restval", "sentences": [{"raw": "x"}, {"raw": "y"}],
+            "cocoid": 7,
+            "imgid": 0,
+            "filename": "7.jpg",
+            "filepath": "val2014",
+            "split": "restval",
+            "sentences": [{"raw": "x"}, {"raw": "y"}],
         }
     ]
 }
