@@ -4,8 +4,9 @@
     python evaluate.py --checkpoint A/best B/best                several, compared
     python evaluate.py --candidates mine.json --references theirs.json
 
-Writes `metrics.json`, `captions.jsonl`, `report.html` and `captions.png` into the output folder; of
-several checkpoints a folder each, and `comparison.html`, `.md` and `.json` besides.
+Writes `metrics.json`, `captions.jsonl`, `captions.json` (COCO results, as evaluation servers take
+them), `report.html` and `captions.png` into the output folder; of several checkpoints a folder
+each, and `comparison.html`, `.md` and `.json` besides.
 BLEU, ROUGE-L and CIDEr equal coco-caption's and need no Java; METEOR and SPICE run where Java can.
 """
 
@@ -26,12 +27,12 @@ from captioning.sources.records import (
 from captioning.system.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
 from captioning.system.options import notes_of, parse_options
 from captioning.system.processes import ending_together, is_main_process
-from captioning.system.rules import OF_CHECKPOINTS, Role, at_least
+from captioning.system.rules import OF_CHECKPOINTS, OF_GIVEN_CAPTIONS, Role, at_least
 
 if TYPE_CHECKING:
     from captioner import Caption, Captioner
     from captioning.decoding import SearchOptions
-    from captioning.metrics.scoring import ScoreSheet
+    from captioning.metrics.scoring import ScoreSheet, ScoringOptions
     from captioning.reports.results import Evaluation
 
 HEAT_SIZE = (24, 24)
@@ -47,9 +48,15 @@ class EvaluateOptions:
     checkpoint: tuple[str, ...] = ()
     """Checkpoint folders or Hub repositories (default: the newest `best` under output-dir)."""
     candidates: str = ""
-    """JSON of any model's captions: {"id": "caption"}, or COCO results. Needs references."""
+    """Any model's captions: {"id": "caption"}, COCO results, JSON Lines (generate.py --json), CSV
+    or a folder of .txt files. Needs references."""
     references: str = ""
-    """JSON of what people wrote: {"id": ["...", ...]}, or COCO annotations."""
+    """What people wrote: {"id": ["...", ...]}, COCO annotations, Karpathy JSON, JSON Lines, CSV,
+    token file or a folder of .txt files."""
+    partial: Annotated[bool, OF_GIVEN_CAPTIONS] = False
+    """Score the candidates that there are, though the references are of more pictures."""
+    image_dir: Annotated[str, OF_GIVEN_CAPTIONS] = ""
+    """Folder of the pictures that the candidates are of, for clip-model and for the report."""
     split: Annotated[Literal["test", "validation", "train"], OF_CHECKPOINTS] = "test"
     """Split of the prepared data set."""
     data_dir: Annotated[str, OF_CHECKPOINTS] = ""
@@ -68,13 +75,17 @@ class EvaluateOptions:
     """Above 1 favours longer captions, below 1 shorter ones."""
     limit: Annotated[int, at_least(0), OF_CHECKPOINTS] = 0
     """Score the first so many pictures only (0 = all)."""
-    clip_model: Annotated[str, OF_CHECKPOINTS] = ""
-    """CLIP of the Hub or a folder, for CLIPScore and RefCLIPScore ("" = leave them out)."""
+    clip_model: str = ""
+    """CLIP of the Hub or a folder, for CLIPScore and RefCLIPScore ("" = leave them out). Captions
+    that are given need image-dir too."""
+    tokenizer: Literal["auto", "ptb", "script", "spaces"] = "auto"
+    """Tokens to score by: ptb (coco-caption's), script (characters where words have no spaces
+    between them) or spaces (captions that were segmented before); auto fits the references."""
     java: bool = True
     """Compute METEOR and SPICE where Java and their files are there."""
     seed: Annotated[int, at_least(0)] = 0
     """Seed of the bootstrap."""
-    device: Annotated[str, OF_CHECKPOINTS] = "auto"
+    device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     revision: Annotated[str, OF_CHECKPOINTS] = ""
     """Branch, tag or commit of a Hub repository."""
@@ -99,35 +110,60 @@ def main(argv: Sequence[str] | None = None) -> int:
 def score_files(options: EvaluateOptions) -> int:
     """Score captions of any model."""
     from captioning.metrics.score_files import read_candidates, read_references
-    from captioning.metrics.scoring import TOKENIZER, references_a_picture, score_everything
+    from captioning.metrics.score_pairs import find_pictures, pair
+    from captioning.metrics.scoring import references_a_picture, score_everything
     from captioning.reports.results import Evaluation, print_evaluation, write_evaluation
 
-    candidates = read_candidates(options.candidates)
-    references = read_references(options.references)
-    sheet = score_everything(candidates, references, use_java=options.java, seed=options.seed)
+    pairs = pair(
+        read_candidates(options.candidates),
+        read_references(options.references),
+        is_partial=options.partial,
+    )
+    images = find_pictures(options.image_dir, pairs.names) if options.image_dir else None
+    sheet = score_everything(
+        pairs.candidates,
+        pairs.references,
+        _scoring(options),
+        images=images,
+        device=_device(options.device) if options.clip_model else "",
+    )
     evaluation = Evaluation(
         title=Path(options.candidates).name,
         subtitle=f"against {options.references}",
         pictures=tuple(
             CaptionedPicture(
-                caption=caption, references=tuple(references[name]), scores=sheet.of(number)
+                image=images[number] if images else Path(),
+                caption=caption,
+                references=pairs.references[name],
+                scores=sheet.of(number),
             )
-            for number, (name, caption) in enumerate(candidates.items())
+            for number, (name, caption) in enumerate(pairs.candidates.items())
         ),
         sheet=sheet,
         protocol={
             "candidates": options.candidates,
             "references": options.references,
-            "pictures": len(candidates),
-            "references a picture": references_a_picture(references.values()),
-            "tokenizer": TOKENIZER,
+            **pairs.protocol,
+            "pictures": len(pairs.candidates),
+            "references a picture": references_a_picture(pairs.references.values()),
+            "tokenizer": sheet.tokenizer,
         },
+        warnings=(pairs.warning,) if pairs.warning else (),
     )
     print_evaluation(evaluation)
     if options.output:
         write_evaluation(evaluation, Path(options.output))
-        print(f"\nwritten to {options.output}: metrics.json, captions.jsonl, report.html")
+        print(
+            f"\nwritten to {options.output}: metrics.json, captions.jsonl, captions.json (COCO "
+            "results), report.html"
+        )
     return EXIT_DONE
+
+
+def _device(name: str) -> str:
+    from captioning.system.runtime import Runtime
+
+    return str(Runtime.create(name, "auto").device)
 
 
 def score_checkpoints(options: EvaluateOptions) -> int:
@@ -157,10 +193,8 @@ def score_checkpoints(options: EvaluateOptions) -> int:
                 1 if options.method == "greedy" else options.beam_size or config.BEAM_SIZE,
                 length_penalty=options.length_penalty,
             ),
+            scoring=_scoring(options),
             limit=options.limit,
-            clip_model=options.clip_model,
-            use_java=options.java,
-            seed=options.seed,
         )
         folder = _output_folder(options.output, name, label if len(labels) > 1 else "")
         folders[label] = folder
@@ -179,14 +213,12 @@ def evaluate_checkpoint(
     *,
     split: str = "test",
     search: "SearchOptions | None" = None,
+    scoring: "ScoringOptions | None" = None,
     limit: int = 0,
-    clip_model: str = "",
-    use_java: bool = True,
-    seed: int = 0,
 ) -> "Evaluation":
     """Caption a prepared split (its first `limit` pictures) and score the captions."""
     from captioning.decoding import SearchOptions
-    from captioning.metrics.scoring import TOKENIZER, references_a_picture, score_everything
+    from captioning.metrics.scoring import references_a_picture, score_everything
     from captioning.reports.results import Evaluation
     from captioning.tracking.provenance import data_fingerprint, provenance
 
@@ -200,12 +232,10 @@ def evaluate_checkpoint(
         lambda: score_everything(
             dict(zip(ids, (caption.text for caption in captions), strict=True)),
             dict(zip(ids, (record.captions for record in records), strict=True)),
+            scoring,
             images=[record.image for record in records],
             training_captions=_training_captions(dataset_dir),
-            clip_model=clip_model,
-            use_java=use_java,
             device=str(runtime.device),
-            seed=seed,
         )
     )
     truth, correct = _truth(captioner, records, captions)
@@ -223,7 +253,7 @@ def evaluate_checkpoint(
             "split": split,
             "pictures": len(records),
             "references a picture": references_a_picture(record.captions for record in records),
-            "tokenizer": TOKENIZER,
+            "tokenizer": sheet.tokenizer,
             "decoding": search.description,
         },
         checkpoint=name,
@@ -232,6 +262,14 @@ def evaluate_checkpoint(
         settings=vars(config),
         provenance=record,
     )
+
+
+def _scoring(options: EvaluateOptions) -> "ScoringOptions":
+    """How to score, as the command line has it."""
+    from captioning.metrics.scoring import ScoringOptions
+
+    names = (field.name for field in fields(ScoringOptions))
+    return ScoringOptions(**{name: getattr(options, name) for name in names})
 
 
 def _captions(
@@ -373,13 +411,20 @@ def _check(options: EvaluateOptions) -> None:
     elif options.candidates:
         if options.checkpoint:
             problems.append("give either --checkpoint, or --candidates and --references.")
-        problems += [
-            f"--{field.name.replace('_', '-')} is for checkpoints and means nothing to captions "
-            "that are given; leave it out."
-            for field in fields(options)
-            if OF_CHECKPOINTS in notes_of(field, Role)
-            and getattr(options, field.name) != field.default
-        ]
+        if options.clip_model and not options.image_dir:
+            problems.append(
+                "--clip-model looks at the pictures that the captions are of; add --image-dir "
+                "FOLDER."
+            )
+    role, sense = OF_GIVEN_CAPTIONS, "is for captions that are given; add --candidates FILE"
+    if options.candidates:
+        role = OF_CHECKPOINTS
+        sense = "is for checkpoints and means nothing to captions that are given; leave it out"
+    problems += [
+        f"--{field.name.replace('_', '-')} {sense}."
+        for field in fields(options)
+        if role in notes_of(field, Role) and getattr(options, field.name) != field.default
+    ]
     if problems:
         raise UserError(*problems)
 

@@ -422,8 +422,10 @@ def facts_of(
     validation: "Split",
 ) -> RunFacts:
     """What the screen and Weights & Biases are told of a run when it begins."""
+    from captioning.metrics.tokenizers import choose_tokenizer
     from dataset import PreparedSteps
 
+    tokens = choose_tokenizer("auto", (one.captions for one in validation.records))
     train, length = records.get("train"), steps.length(0)
     passing = config.BATCH_SIZE * length
     cut = steps.captions if isinstance(steps, PreparedSteps) else validation.captions
@@ -434,6 +436,7 @@ def facts_of(
         train_pictures=len(train) if train else 0,
         train_captions=sum(len(one.captions) for one in train) if train else passing,
         validation_pictures=len(validation.records),
+        scored_tokens="" if tokens.name == "ptb" else tokens.description,
         vocabulary=len(pipeline.tokenizer),
         cut_captions=cut.num_cut,
         longest_caption=cut.longest,

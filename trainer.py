@@ -341,7 +341,8 @@ class Trainer:
                 check_stop=self._stop.check,
             )
             strip = self._draw_attention()
-        self.folder.note_validation(result.metrics, result.samples)
+        tokens = {"tokenizer": result.tokenizer} if result.tokenizer else {}
+        self.folder.note_validation({**result.metrics, **tokens}, result.samples)
         loss = result.metrics["validation_loss"]
         score = -loss if self.config.BEST_METRIC == "loss" else result.metrics["CIDEr"]
         is_best = self.state.is_improved_by(score, loss)

@@ -26,6 +26,8 @@ class ValidationResult:
     """`validation_loss`, per token without label smoothing, and the caption metrics."""
     samples: tuple[CaptionedPicture, ...]
     """The pictures that were captioned, in the order of the split."""
+    tokenizer: str = ""
+    """Which tokens the scores count (`captioning.metrics.tokenizers`); "" where there are none."""
 
 
 @torch.inference_mode()
@@ -98,4 +100,4 @@ def validate(
         {str(sample.image): sample.caption for sample in samples},
         {str(sample.image): sample.references for sample in samples},
     )
-    return ValidationResult({"validation_loss": loss} | scores.corpus, samples)
+    return ValidationResult({"validation_loss": loss} | scores.corpus, samples, scores.tokenizer)

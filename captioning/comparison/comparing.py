@@ -2,23 +2,22 @@
 
 A model's score is the mean over its seeds. Two things make it uncertain, and each has an interval:
 the pictures (bootstrap: what other pictures would give) and the seeds (Student's t: what other
-seeds would give). Two models are compared on the same resampled pictures while their seeds are
-drawn too, n - 1 of n, which makes the variance of a mean of few seeds right (Rao & Wu, 1988).
-Of many pairs some seem to differ by chance, so p-values are adjusted (Holm, 1979).
+seeds would give). Both count in the difference of two models (`chance`). Of many pairs some seem to
+differ by chance, so p-values are adjusted (Holm, 1979).
 
     runs = [read_run(folder, model="CLIP", seed=1, run_dir=...), ...]
     comparison = compare_runs(runs, {"NUM_EPOCHS": 15, ...})
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from captioning.comparison.chance import SeedScores, difference, holm, seed_interval
 from captioning.comparison.runs import MEANS, MEASURED_BY_EVERYONE, Cost, RunResult
 from captioning.metrics.intervals import SAMPLES, Interval, interval_of, resampled_scores
 from captioning.metrics.ngrams import FloatArray
@@ -30,14 +29,6 @@ COMPARED = ("CIDEr", "BLEU-4")
 SHORTER_BLEU = {"BLEU-1", "BLEU-2", "BLEU-3"}
 BY_CHANCE = "attention_inside_by_chance"
 SIGNIFICANT = 0.05
-SAMPLES_A_PAIR = 200
-"""So many that the smallest p-value is 0.01 after the correction for all pairs."""
-T_QUANTILES = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""97.5 % quantiles of Student's t for 1 to 30 degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +70,17 @@ class PairDifference:
     value: float
     """First minus second."""
     interval: Interval
-    """95 %, over pictures and seeds."""
+    """95 %, over what `covers_seeds` says."""
     p_value: float
     """Two-sided."""
     p_adjusted: float
     """After Holm's correction for all pairs."""
+    covers_seeds: bool
+    """Whether interval and p-value count other seeds as chance, or other pictures alone."""
 
     @property
     def is_significant(self) -> bool:
-        """Whether pictures and seeds alone would rarely make such a difference."""
+        """Whether chance alone, of what is covered, would rarely make such a difference."""
         return self.p_adjusted < SIGNIFICANT
 
 
@@ -136,29 +129,24 @@ def compare_runs(
     runs: Sequence[RunResult],
     defaults: Mapping[str, Any],
     *,
-    samples: int | None = None,
+    samples: int = SAMPLES,
     seed: int = 0,
 ) -> Comparison:
     """Compare runs; those of one `model` are its seeds.
 
     `defaults` are those of the settings that decide a result: what a run of a time before a setting
-    existed had. `samples` are drawn, by default as many as the correction for the pairs needs.
+    existed had. `samples` are drawn of the pictures.
     Raises `UserError` where they captioned other pictures, or were scored otherwise.
     """
     _refuse_unequal(runs)
     by_model: dict[str, list[RunResult]] = {}
     for run in runs:
         by_model.setdefault(run.model, []).append(run)
-    samples = samples or max(SAMPLES, SAMPLES_A_PAIR * math.comb(len(by_model), 2))
     models, draws = [], {}
-    for number, (name, own) in enumerate(by_model.items()):
+    for name, own in by_model.items():
         resampled = [resampled_scores(run.scores, run.means, samples, seed) for run in own]
         models.append(_summary(name, own, resampled))
-        weights = seed_weights(len(own), samples, seed=(seed, number))
-        draws[name] = {
-            metric: np.einsum("rs,sr->s", np.stack([one[metric] for one in resampled]), weights)
-            for metric in COMPARED
-        }
+        draws[name] = {metric: np.stack([one[metric] for one in resampled]) for metric in COMPARED}
     models.sort(key=lambda model: -model.scores[RANKED_BY].value)
     differences = []
     for metric in COMPARED:
@@ -186,32 +174,6 @@ def differing_settings(
         for name, default in defaults.items()
         if len({repr(settings.get(name, default)) for settings in runs}) > 1
     )
-
-
-def seed_interval(values: Sequence[float]) -> Interval | None:
-    """Student's 95 % interval of the mean of some seeds' scores; None for fewer than two."""
-    if len(values) < 2:
-        return None
-    quantile = T_QUANTILES[min(len(values) - 1, len(T_QUANTILES)) - 1]
-    half = quantile * stdev(values) / math.sqrt(len(values))
-    return Interval(fmean(values) - half, fmean(values) + half)
-
-
-def seed_weights(seeds: int, samples: int, *, seed: Sequence[int]) -> FloatArray:
-    """What share each seed has in each resampled mean; [samples, seeds]."""
-    if seeds == 1:
-        return np.ones((samples, 1))
-    drawn = np.random.default_rng(seed).multinomial(seeds - 1, [1 / seeds] * seeds, samples)
-    return drawn / (seeds - 1)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number, so that each can be held against the same limit."""
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
 
 
 def _summary(
@@ -256,15 +218,18 @@ def _difference(
     metric: str,
     first: ModelResult,
     second: ModelResult,
-    first_draws: dict[str, FloatArray],
-    second_draws: dict[str, FloatArray],
+    first_draws: Mapping[str, FloatArray],
+    second_draws: Mapping[str, FloatArray],
 ) -> PairDifference:
-    drawn = first_draws[metric] - second_draws[metric]
-    turned = int(min((drawn <= 0).sum(), (drawn >= 0).sum()))
-    p_value = min(1.0, 2 * (turned + 1) / (len(drawn) + 1))
-    value = first.scores[metric].value - second.scores[metric].value
+    found = difference(
+        *(
+            SeedScores(model.scores[metric].each, draws[metric], len(model.runs[0].captions))
+            for model, draws in ((first, first_draws), (second, second_draws))
+        )
+    )
+    p = found.p_value
     return PairDifference(
-        metric, first.name, second.name, value, interval_of(drawn), p_value, p_value
+        metric, first.name, second.name, found.value, found.interval, p, p, found.covers_seeds
     )
 
 
@@ -290,5 +255,7 @@ def _refuse_unequal(runs: Sequence[RunResult]) -> None:
             problems.append(f"{names} were held against other references: they cannot be compared.")
         elif run.protocol.get("tokenizer") != first.protocol.get("tokenizer"):
             problems.append(f"{names} were scored with other tokenizers: they cannot be compared.")
+    if len({run.model for run in runs}) > 1 and len(first.captions) < 2:
+        problems.append("One picture tells no models apart; compare them on two at least.")
     if problems:
         raise UserError(*problems)

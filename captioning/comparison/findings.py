@@ -1,10 +1,11 @@
 """What a comparison found, and what it cannot show, in sentences made of its numbers."""
 
 import math
+import os
 from collections.abc import Sequence
 from statistics import fmean, stdev, variance
 
-from captioning.comparison.comparing import RANKED_BY, Comparison, PairDifference
+from captioning.comparison.comparing import RANKED_BY, Comparison, ModelResult, PairDifference
 
 OTHER_RANKING = "BLEU-4"
 ENCODER_PREFIX, PROCESSOR = "ENCODER_", "IMAGE_PROCESSOR_NAME"
@@ -40,10 +41,13 @@ def caveats(comparison: Comparison) -> list[str]:
             "photographs, and an order found here need not hold there."
         )
     if comparison.seeds == 1 and len(comparison.models) > 1:
+        single = [one.name for one in comparison.models if len(one.runs) == 1]
+        have = f"{_listed(single)} {'has' if len(single) == 1 else 'have'}"
         caveats.append(
-            "A model has one seed only: how much of a difference is the luck of its training is "
-            "not known; intervals and p-values are over pictures alone."
+            f"{have} one seed only: how much of a difference is the luck of a training is not "
+            "known; intervals and p-values of such pairs are over pictures alone."
         )
+    caveats += _same_run(comparison)
     elsewhere = [
         name
         for name in comparison.differing
@@ -61,6 +65,22 @@ def caveats(comparison: Comparison) -> list[str]:
     if any(one.get("FEATURE_CACHE") != "off" for one in frozen) and _has_times(comparison):
         caveats.append("Times leave out encoding each picture once, where features are cached.")
     return caveats
+
+
+def number_text(value: float, *, signed: bool = False) -> str:
+    """Three digits; what rounds to nothing has no sign, whatever `signed` says."""
+    rounded = round(value, 3) + 0.0  # which makes -0.0 a plain 0
+    return f"{rounded:+.3f}" if signed and rounded else f"{rounded:.3f}"
+
+
+def difference_text(one: PairDifference) -> str:
+    """The difference with its interval and p-value, and what these do not cover."""
+    p = p_text(one.p_adjusted)
+    covered = "" if one.covers_seeds else ", pictures alone: other seeds are not covered"
+    return (
+        f"{number_text(one.value)} [{number_text(one.interval.low)}, "
+        f"{number_text(one.interval.high)}] (p {p if p.startswith('<') else f'= {p}'}{covered})"
+    )
 
 
 def percent(share: float) -> str:
@@ -84,26 +104,30 @@ def duration_text(seconds: float | None) -> str:
 
 
 def _ranking(comparison: Comparison) -> str:
-    scores = [f"{one.name} {one.scores[RANKED_BY].value:.3f}" for one in comparison.models]
+    scores = [f"{one.name} {number_text(one.scores[RANKED_BY].value)}" for one in comparison.models]
     seeds = sorted({len(model.runs) for model in comparison.models})
-    counted = f", mean of {'-'.join(map(str, seeds))} seeds" if seeds[-1] > 1 else ""
-    return f"{RANKED_BY} on {comparison.pictures:,} pictures{counted}: {_listed(scores)}."
+    counted = f"mean of {'-'.join(map(str, seeds))} seeds" if seeds[-1] > 1 else "one seed"
+    if len(comparison.models) > 1 and seeds[-1] == 1:
+        counted += " each"
+    return f"{RANKED_BY} on {comparison.pictures:,} pictures, {counted}: {_listed(scores)}."
 
 
 def _lead(comparison: Comparison) -> str:
     first, second = comparison.models[:2]
     lead = comparison.difference(first.name, second.name)
+    if _said_alike(first, second):
+        return f"{first.name} and {second.name} gave every picture the same caption."
     if lead.is_significant:
-        chance = "other pictures or other seeds" if comparison.seeds > 1 else "other pictures"
+        chance = "other pictures or other seeds" if lead.covers_seeds else "other pictures"
         return (
-            f"{first.name} is ahead of {second.name} by {_difference_text(lead)}: more than "
+            f"{first.name} is ahead of {second.name} by {difference_text(lead)}: more than "
             f"{chance} would explain."
         )
-    if f"{lead.value:.3f}" == "0.000":
-        return f"{first.name} and {second.name} have the same {RANKED_BY}."
+    if number_text(lead.value) == "0.000":
+        return f"{first.name} and {second.name} have the same {RANKED_BY} to three digits."
     return (
         f"That {first.name} is ahead of {second.name} may be chance: the difference is "
-        f"{_difference_text(lead)}."
+        f"{difference_text(lead)}."
     )
 
 
@@ -112,10 +136,11 @@ def _chance(comparison: Comparison) -> list[str]:
     if len(pairs) < 2:
         return []
     alike = [f"{one.first} and {one.second}" for one in pairs if not one.is_significant]
+    chance = "chance" if all(one.covers_seeds for one in pairs) else "the chance of pictures"
     if not alike:
-        return [f"All {len(pairs)} pairs of models differ by more than chance."]
+        return [f"All {len(pairs)} pairs of models differ by more than {chance}."]
     return [
-        f"{len(pairs) - len(alike)} of {len(pairs)} pairs of models differ by more than chance; "
+        f"{len(pairs) - len(alike)} of {len(pairs)} pairs of models differ by more than {chance}; "
         f"not told apart: {'; '.join(alike)}."
     ]
 
@@ -127,6 +152,8 @@ def _seeds(comparison: Comparison) -> list[str]:
         return []
     within = math.sqrt(fmean(variance(each) for each in repeated))
     between = stdev(one.scores[RANKED_BY].value for one in comparison.models)
+    if number_text(within) == number_text(between) == "0.000":
+        return []
     times = between / within if within else math.inf
     if times >= 2:
         weight = f"the choice of model matters {times:.1f} times as much as the seed"
@@ -144,10 +171,13 @@ def _seeds(comparison: Comparison) -> list[str]:
 def _other_ranking(comparison: Comparison) -> list[str]:
     if not all(OTHER_RANKING in model.scores for model in comparison.models):
         return []
+    for metric in (RANKED_BY, OTHER_RANKING):
+        if len({number_text(one.scores[metric].value) for one in comparison.models}) == 1:
+            return []  # an order of nothing
     order = sorted(comparison.models, key=lambda model: -model.scores[OTHER_RANKING].value)
     if order == list(comparison.models):
         return [f"{OTHER_RANKING} puts them into the same order."]
-    names = _listed([f"{one.name} {one.scores[OTHER_RANKING].value:.3f}" for one in order])
+    names = _listed([f"{one.name} {number_text(one.scores[OTHER_RANKING].value)}" for one in order])
     return [f"{OTHER_RANKING} puts them into another order: {names}."]
 
 
@@ -185,8 +215,10 @@ def _pace(comparison: Comparison) -> list[str]:
     leader = comparison.models[0]
     if fast is leader:
         return [f"{found}; the fastest is also the best."]
-    lost = leader.scores[RANKED_BY].value - fast.scores[RANKED_BY].value
-    return [f"{found}; {fast.name} gives up {lost:.3f} {RANKED_BY} to {leader.name} for it."]
+    lost = number_text(leader.scores[RANKED_BY].value - fast.scores[RANKED_BY].value)
+    if lost == "0.000":
+        return [f"{found}; the fastest is as good as the best."]
+    return [f"{found}; {fast.name} gives up {lost} {RANKED_BY} to {leader.name} for it."]
 
 
 def _unfinished(comparison: Comparison) -> list[str]:
@@ -208,12 +240,24 @@ def _has_times(comparison: Comparison) -> bool:
     return all(model.seconds_an_epoch is not None for model in comparison.models)
 
 
-def _difference_text(one: PairDifference) -> str:
-    text = p_text(one.p_adjusted)
-    return (
-        f"{one.value:.3f} [{one.interval.low:.3f}, {one.interval.high:.3f}] "
-        f"(p {text if text.startswith('<') else f'= {text}'})"
-    )
+def _said_alike(first: ModelResult, second: ModelResult) -> bool:
+    """Whether two models wrote the same captions, each with the same number of seeds."""
+    said = [[[one.caption for one in run.captions] for run in m.runs] for m in (first, second)]
+    return said[0] == said[1]
+
+
+def _same_run(comparison: Comparison) -> list[str]:
+    """Models that are checkpoints of one and the same training."""
+    by_run: dict[str, list[str]] = {}
+    for model in comparison.models:
+        for run in model.runs:
+            by_run.setdefault(os.path.dirname(run.checkpoint), []).append(model.name)
+    return [
+        f"{_listed(names)} are checkpoints of one run, {folder}: they differ by what was trained "
+        "in between alone."
+        for folder, names in by_run.items()
+        if folder and len(set(names)) > 1
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -22,9 +22,22 @@ from captioning.comparison.comparing import (
     ModelResult,
     PairDifference,
 )
-from captioning.comparison.findings import caveats, duration_text, findings, p_text, percent
+from captioning.comparison.findings import (
+    caveats,
+    duration_text,
+    findings,
+    number_text,
+    p_text,
+    percent,
+)
 from captioning.comparison.runs import RunResult
-from captioning.comparison.tables import bytes_text, comparison_json, interval_text, markdown
+from captioning.comparison.tables import (
+    bytes_text,
+    chance_text,
+    comparison_json,
+    interval_text,
+    markdown,
+)
 from captioning.reports.charts import IntervalRow, Series, interval_chart, line_chart
 from captioning.reports.gallery import embedded_picture
 from captioning.reports.report import page_environment
@@ -132,7 +145,9 @@ def render_comparison(comparison: Comparison, *, title: str, subtitle: str = "")
             },
             hardware=runs[0].hardware,
             interval=interval_text,
+            number=number_text,
             p_text=p_text,
+            chance=chance_text(comparison),
         )
     )
 
@@ -199,7 +214,7 @@ def _row(comparison: Comparison, model: ModelResult) -> list[Cell]:
             notes.append(("pictures", interval_text(score.pictures)))
         if score.seeds:
             notes.append(("seeds", interval_text(score.seeds)))
-        cells.append(Cell(f"{score.value:.3f}", tuple(notes)))
+        cells.append(Cell(number_text(score.value), tuple(notes)))
     cells += [Cell(percent(model.truth[name])) for name in comparison.truths]
     cost = model.cost
     cells.append(

@@ -114,6 +114,7 @@ def read_run(
         scores = score_captions(
             {key: line["caption"] for key, line in zip(ids, lines, strict=True)},
             {key: line["references"] for key, line in zip(ids, lines, strict=True)},
+            tokenizer=numbers.get("tokenizer", "ptb"),  # the only one there was at first
         )
         means = _means(numbers, lines)
         captions = tuple(

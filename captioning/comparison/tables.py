@@ -5,7 +5,14 @@ from dataclasses import asdict
 from typing import Any
 
 from captioning.comparison.comparing import COMPARED, RANKED_BY, Comparison, Estimate, ModelResult
-from captioning.comparison.findings import caveats, duration_text, findings, p_text, percent
+from captioning.comparison.findings import (
+    caveats,
+    duration_text,
+    findings,
+    number_text,
+    p_text,
+    percent,
+)
 from captioning.metrics.intervals import Interval
 from captioning.tracking.console import count_text
 
@@ -28,14 +35,8 @@ def markdown(comparison: Comparison, *, title: str, subtitle: str = "") -> str:
         "Intervals are 95 %: over seeds Student's t, over pictures bootstrap. "
         f"{protocol_text(comparison)}",
     ]
-    several = comparison.seeds > 1
     if comparison.differences:
-        lines += ["", *_table(*differences_table(comparison))]
-        lines += [
-            "",
-            f"Paired bootstrap over the same pictures{' and over seeds' if several else ''}; "
-            "p after Holm's correction for the number of pairs.",
-        ]
+        lines += ["", *_table(*differences_table(comparison)), "", chance_text(comparison)]
     return "\n".join(lines) + "\n"
 
 
@@ -54,10 +55,10 @@ def models_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 model.name,
-                f"{ranked.value:.3f}",
+                number_text(ranked.value),
                 interval_text(ranked.seeds),
                 interval_text(ranked.pictures),
-                *(f"{model.scores[name].value:.3f}" for name in others),
+                *(number_text(model.scores[name].value) for name in others),
                 *(percent(model.truth[name]) for name in comparison.truths),
                 count_text(cost.parameters_trained),
                 count_text(cost.parameters_frozen),
@@ -72,7 +73,7 @@ def models_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def differences_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Head and a row a pair of models."""
-    head = ["difference", *(part for name in COMPARED for part in (name, "95 %", "p"))]
+    head = ["difference", *(part for name in COMPARED for part in (name, "95 %", "p")), "over"]
     rows = []
     for one in comparison.differences:
         if one.metric != RANKED_BY:
@@ -80,9 +81,30 @@ def differences_table(comparison: Comparison) -> tuple[list[str], list[list[str]
         row = [f"{one.first} − {one.second}"]
         for metric in COMPARED:
             found = comparison.difference(one.first, one.second, metric)
-            row += [f"{found.value:+.3f}", interval_text(found.interval), p_text(found.p_adjusted)]
-        rows.append(row)
+            row += [
+                number_text(found.value, signed=True),
+                interval_text(found.interval),
+                p_text(found.p_adjusted),
+            ]
+        rows.append([*row, "pictures, seeds" if one.covers_seeds else "pictures alone"])
     return head, rows
+
+
+def chance_text(comparison: Comparison) -> str:
+    """What intervals and p-values of differences are of, in a sentence or two."""
+    covered = {one.covers_seeds for one in comparison.differences}
+    seeds = "Student's t over seeds with Welch's degrees of freedom"
+    pictures = "the bootstrap over the same pictures"
+    if covered == {True}:
+        text = f"Chance is of pictures and seeds: {seeds}, and {pictures}."
+    elif covered == {False}:
+        text = f"Chance is of pictures alone, by {pictures}: other seeds are not covered."
+    else:
+        text = (
+            f"Chance is of pictures, by {pictures}, and of seeds, by {seeds}, where both models "
+            'have two or more; other seeds are not covered where it says "pictures alone".'
+        )
+    return f"{text} p after Holm's correction for the number of pairs."
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
@@ -105,7 +127,9 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 def interval_text(interval: Interval | None) -> str:
     """[low, high], or a dash."""
-    return "–" if interval is None else f"[{interval.low:.3f}, {interval.high:.3f}]"
+    return (
+        "–" if interval is None else f"[{number_text(interval.low)}, {number_text(interval.high)}]"
+    )
 
 
 def bytes_text(size: int) -> str:

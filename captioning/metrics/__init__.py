@@ -7,8 +7,9 @@ Useful alone, and without torch or Java; equal to pycocoevalcap 1.2 with its Jav
     scores = score_captions({"a.jpg": "a dog runs"}, {"a.jpg": ["A dog is running .", "..."]})
     scores.corpus["CIDEr"]
 
-Open first `coco`: the four scores that everyone gives, from `ptb_tokenizer` (its rules are data, in
-`ptb_rules`), `ngrams` (counted once for all captions), `bleu`, `rouge` and `cider`. `intervals`
+Open first `coco`: the four scores that everyone gives, from tokens that fit the captions' script
+(`tokenizers`; those of coco-caption are `ptb_tokenizer`, whose rules are data, in `ptb_rules`),
+`ngrams` (counted once for all captions), `bleu`, `rouge` and `cider`. `intervals`
 says how sure they are and how varied the captions. `scoring` adds what may be missing: METEOR and
 SPICE of their own programs (`java`), CLIPScore (`clip_score`, which alone needs torch and
 pictures). `score_files` reads captions of files.

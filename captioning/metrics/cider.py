@@ -67,6 +67,14 @@ class DocumentFrequencies:
             tuple(frequencies),
         )
 
+    @property
+    def is_weighing(self) -> bool:
+        """Whether any n-gram has a weight: log(pictures / frequency) is 0 for those of every one.
+
+        Where none has, as with one picture, CIDEr is 0 whatever a caption says.
+        """
+        return any(((f > 0) & (f < self.pictures)).any() for f in self.frequencies)
+
     def of_each(self, ngrams: Ngrams) -> list[FloatArray]:
         """The frequency of each n-gram of other texts, order by order; [G] each."""
         known = self.token_numbers

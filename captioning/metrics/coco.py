@@ -1,6 +1,7 @@
 """BLEU-1 to 4, ROUGE-L and CIDEr of plain text, equal to coco-caption's.
 
-Equal means pycocoevalcap 1.2 run with its Java tokenizer; here is no Java.
+Equal means pycocoevalcap 1.2 run with its Java tokenizer; here is no Java. Captions in scripts that
+it does not know are scored by tokens that fit them (`tokenizers`).
 
     scores = score_captions({"a.jpg": "a dog runs"}, {"a.jpg": ["A dog is running .", "..."]})
     scores.corpus["CIDEr"]
@@ -14,9 +15,9 @@ import numpy as np
 from captioning.metrics.bleu import BleuCounts, bleu, count_matches
 from captioning.metrics.cider import CiderD, DocumentFrequencies
 from captioning.metrics.ngrams import FloatArray, count_ngrams
-from captioning.metrics.ptb_tokenizer import tokenize_captions
 from captioning.metrics.rouge import rouge_l
 from captioning.metrics.score_files import check_pairs
+from captioning.metrics.tokenizers import TokenizerName, choose_tokenizer
 
 BLEU_NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
 
@@ -33,24 +34,37 @@ class Scores:
     """Each metric for each picture; [P]."""
     bleu_counts: BleuCounts
     """What corpus BLEU of any selection of the pictures is made of."""
+    has_cider: bool = True
+    """Whether CIDEr says anything; with one picture it is 0 whatever the caption."""
+    tokenizer: str = "ptb"
+    """Which tokens were counted: a name of `tokenizers`."""
 
 
 def score_captions(
-    candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]
+    candidates: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    *,
+    tokenizer: TokenizerName = "auto",
+    frequencies: DocumentFrequencies | None = None,
 ) -> Scores:
     """Score one caption a picture against the picture's references.
 
-    Raises `UserError`, with the first offending ids, where the two do not fit together.
+    The tokens are those that fit the references' script (`tokenizers`). CIDEr weighs n-grams by how
+    many of these pictures' references have them, or by `frequencies` that were counted elsewhere,
+    with the same tokenizer. Raises `UserError`, with the first offending ids, where candidates and
+    references do not fit together.
     """
     check_pairs(candidates, references)
     ids = tuple(candidates)
-    captions = tokenize_captions(list(candidates.values()))
-    others = [tokenize_captions(references[picture]) for picture in ids]
+    tokenize = choose_tokenizer(tokenizer, references.values())
+    captions = tokenize(list(candidates.values()))
+    others = [tokenize(references[picture]) for picture in ids]
     ngrams = count_ngrams([*captions, *(text for texts in others for text in texts)])
     owners = np.repeat(np.arange(len(ids)), [len(texts) for texts in others])
 
     counts = count_matches(ngrams, owners)
-    frequencies = DocumentFrequencies.of_ngrams(ngrams, owners, len(ids), first_text=len(ids))
+    if frequencies is None:
+        frequencies = DocumentFrequencies.of_ngrams(ngrams, owners, len(ids), first_text=len(ids))
     rouge = [rouge_l(caption, texts) for caption, texts in zip(captions, others, strict=True)]
     per_image = {
         **dict(zip(BLEU_NAMES, bleu(counts).T, strict=True)),
@@ -62,4 +76,4 @@ def score_captions(
         **dict(zip(BLEU_NAMES, corpus_bleu.tolist(), strict=True)),
         **{name: float(np.mean(per_image[name])) for name in ("ROUGE-L", "CIDEr")},
     }
-    return Scores(ids, corpus, per_image, counts)
+    return Scores(ids, corpus, per_image, counts, frequencies.is_weighing, tokenize.name)

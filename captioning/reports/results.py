@@ -1,6 +1,7 @@
 """What comes of an evaluation: what is printed, and the files that it leaves in its folder.
 
-    write_evaluation(evaluation, folder)     metrics.json, captions.jsonl, report.html, captions.png
+    write_evaluation(evaluation, folder)     metrics.json, captions.jsonl, captions.json (COCO
+                                             results), report.html, captions.png
 
 Each file is written whole or not at all; the numbers come last, so that a folder which has them is
 whole.
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from captioning.metrics.score_pairs import coco_ids
 from captioning.metrics.scoring import ScoreSheet
 from captioning.reports.contact_sheet import contact_sheet
 from captioning.reports.report import Report, ReportedScore, write_report
@@ -44,17 +46,26 @@ class Evaluation:
     looked at their object; None where there was nothing to count. Else empty."""
     settings: Mapping[str, object] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    """What the reader must know before the numbers, besides what `sheet` warns of."""
 
     def to_json(self) -> dict[str, Any]:
         """What `metrics.json` holds."""
         of_checkpoint = {"checkpoint": self.checkpoint, "model": self.model}
         return {
             **self.sheet.to_json(),
+            "warning": " ".join(self.all_warnings) or None,
             **({"truth": self.truth} if self.truth else {}),
             **(of_checkpoint if self.checkpoint else {}),
             "protocol": self.protocol,
             **({"provenance": self.provenance} if self.provenance else {}),
         }
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """What the reader must know before the numbers."""
+        repetition = self.sheet.diversity.warning
+        return (*self.warnings, repetition) if repetition else self.warnings
 
     def report(self) -> Report:
         """What `report.html` shows."""
@@ -64,6 +75,7 @@ class Evaluation:
             scores=_reported_scores(self.sheet),
             items=self.pictures,
             curves=tuple(_curves(Path(self.checkpoint))) if self.checkpoint else (),
+            warnings=self.warnings,
             diversity=self.sheet.diversity,
             measures={
                 name.replace("_", " "): None if value is None else f"{value:.1%}"
@@ -87,6 +99,12 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
         for name, picture in zip(evaluation.sheet.base.ids, pictures, strict=True)
     ]
     write_text(folder / "captions.jsonl", "".join(lines))
+    ids = coco_ids(evaluation.sheet.base.ids)
+    results = [
+        {"image_id": one, "caption": picture.caption}
+        for one, picture in zip(ids, pictures, strict=True)
+    ]
+    write_json(folder / "captions.json", results)
     write_report(folder / "report.html", evaluation.report())
     write_json(folder / "metrics.json", evaluation.to_json())
 
@@ -102,8 +120,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
         for name, share in evaluation.truth.items():
             print(f"  {name.replace('_', ' '):26}{'-' if share is None else f'{share:.1%}':>7}")
     print("\n" + "\n".join(f"{name:22}{value}" for name, value in evaluation.protocol.items()))
-    if evaluation.sheet.diversity.warning:
-        print(f"\nWARNING: {evaluation.sheet.diversity.warning}", file=sys.stderr)
+    for warning in evaluation.all_warnings:
+        print(f"\nWARNING: {warning}", file=sys.stderr)
 
 
 def print_captions(evaluation: Evaluation) -> None:
@@ -124,6 +142,8 @@ def _print_scores(sheet: ScoreSheet) -> None:
         interval = sheet.intervals.get(metric)
         ends = f"  [{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
         print(f"{metric:14}{value:9.4f}{ends}")
+    if len(sheet.base.ids) == 1:
+        print("\nOne picture: no intervals, which tell how scores vary over pictures.")
 
 
 def _line(name: str, picture: CaptionedPicture) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from captioning.metrics.tokenizers import TOKENIZERS
 from captioning.tracking.energy import JOULES_PER_KWH
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def model_card(
         scores={**scores, "loss per token": loss} if _is_number(loss) else scores,
         pictures=metrics.get("num_images"),
         split=split,
+        tokens=_tokens(metrics.get("tokenizer", "ptb")),
         dataset=_dataset_id(config),
         training=training,
         settings=config.on_card,
@@ -145,6 +147,13 @@ def _front_matter(config: "Config", scores: Mapping[str, float], split: str) -> 
         model_name=_model_name(config),
         eval_results=results or None,
     ).to_yaml()
+
+
+def _tokens(tokenizer: str) -> str:
+    """What scores are comparable with."""
+    if tokenizer == "ptb":
+        return "raw values as coco-caption gives them"
+    return f"coco-caption's formulas on other tokens, {TOKENIZERS[tokenizer].description}"
 
 
 def _dataset_id(config: "Config") -> str:

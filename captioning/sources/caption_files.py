@@ -84,7 +84,7 @@ def read_captions(path: str | os.PathLike[str]) -> list[CaptionedPicture]:
 def parse_captions(data: bytes, name: str) -> list[CaptionedPicture]:
     """`read_captions` for the bytes of a file; `name` stands in error messages."""
     try:
-        text = _decode(data)
+        text = decode_text(data)
         rows = _parse_json(text) if text.lstrip()[:1] in ("{", "[") else _parse_table(text)
         pictures = _collect(rows)
     except (_FormatError, RecursionError) as problem:
@@ -98,7 +98,11 @@ def parse_captions(data: bytes, name: str) -> list[CaptionedPicture]:
     return pictures
 
 
-def _decode(data: bytes) -> str:
+def decode_text(data: bytes, *, may_be_empty: bool = False) -> str:
+    """UTF-8 or UTF-16 text, with or without a byte order mark, gzipped or not.
+
+    Raises `ValueError` with what is wrong.
+    """
     if data[:2] == b"\x1f\x8b":
         try:
             with gzip.open(io.BytesIO(data)) as file:
@@ -119,7 +123,7 @@ def _decode(data: bytes) -> str:
             f"it begins with {data[:8]!r} and is neither UTF-8 nor UTF-16 text "
             f"(byte {error.start}); save it as UTF-8"
         ) from None
-    if not text.strip():
+    if not (text.strip() or may_be_empty):
         raise _FormatError("it is empty")
     return text
 

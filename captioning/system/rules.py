@@ -41,6 +41,7 @@ SHARED = Role("must be the same for all models of a comparison")
 ON_CARD = Role("the model card shows it")
 OF_TRAINED_ENCODER = Role("means nothing while the encoder is frozen")
 OF_CHECKPOINTS = Role("means nothing where captions are given")
+OF_GIVEN_CAPTIONS = Role("means nothing where a checkpoint captions")
 
 
 def is_layers(text: str) -> bool:

@@ -59,6 +59,7 @@ class Console:
                 ("encoder", _encoder(config)),
                 ("parameters", f"{count_text(facts.trained_parameters)} trained{frozen}"),
                 ("data", f"{_data(config, facts)}, {facts.validation_pictures:,} for validation"),
+                *((("tokens", f"scored {facts.scored_tokens}"),) if facts.scored_tokens else ()),
                 ("vocabulary", f"{facts.vocabulary:,} entries"),
                 *_cut_captions(config, facts),
                 (

@@ -24,6 +24,8 @@ class RunFacts:
     train_captions: int
     """Captions of an epoch."""
     validation_pictures: int
+    scored_tokens: str
+    """By which tokens their captions are scored, in words; "" where they are coco-caption's."""
     vocabulary: int
     """Entries of the tokenizer."""
     cut_captions: int = 0

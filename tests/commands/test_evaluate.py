@@ -19,6 +19,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 import evaluate
 from captioner import Captioner
+from captioning.metrics.scoring import ScoringOptions
 from captioning.sources.records import Record, read_records, write_records
 from captioning.system.errors import UserError
 from encoder import VisionEncoder
@@ -195,7 +196,9 @@ def test_pictures_of_one_name_in_two_folders_are_two(best: Path, tmp_path: Path)
         records.append(Record(path, (f"caption number {number}",)))
     write_records(split, records)
     captioner = Captioner.from_pretrained(best, device="cpu")
-    found = evaluate_checkpoint(captioner, str(best), tmp_path / "small", use_java=False)
+    found = evaluate_checkpoint(
+        captioner, str(best), tmp_path / "small", scoring=ScoringOptions(java=False)
+    )
     assert list(found.sheet.base.ids) == ["one/same.png", "two/same.png"]
     assert found.truth == {}
 
@@ -243,10 +246,71 @@ def test_files_of_any_model_are_scored(
     page = (tmp_path / "out" / "report.html").read_text()
     assert "a cat on a mat" in page
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "captions.json",
         "captions.jsonl",
         "metrics.json",
         "report.html",
     ]
+    results = json.loads((tmp_path / "out" / "captions.json").read_text())
+    assert results == [
+        {"image_id": number, "caption": CANDIDATES[str(number)]} for number in (1, 2)
+    ]
+
+
+def test_one_picture_is_scored_as_far_as_it_can_be(
+    best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--checkpoint", str(best), "--limit", "1", "--no-java", "--output", str(tmp_path)]
+    assert evaluate.main(words) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^CIDEr +-  one picture has none", out, re.MULTILINE)
+    assert re.search(r"^BLEU-1 +\d\.\d{4}$", out, re.MULTILINE)
+    assert "One picture: no intervals" in out
+    assert "<b>CIDEr</b> was not computed: one picture has none" in (
+        tmp_path / "report.html"
+    ).read_text(encoding="utf-8")
+
+
+def test_a_part_of_the_references_is_scored_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [
+        *("--candidates", write(tmp_path / "c.json", {"2": "a cat on a mat"})),
+        *("--references", write(tmp_path / "r.json", REFERENCES), "--no-java"),
+    ]
+    with pytest.raises(UserError, match="with --partial"):
+        evaluate.main(files)
+    assert evaluate.main([*files, "--partial", "--output", str(tmp_path / "out")]) == 0
+    said = "1 of 2 pictures with references"
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert numbers["protocol"]["partial"] == said
+    shown = capsys.readouterr()
+    assert said in shown.out
+    for text in (shown.err, numbers["warning"], (tmp_path / "out" / "report.html").read_text()):
+        assert "Scores over a part: 1 of the 2 pictures" in text
+
+
+def test_given_captions_are_judged_by_a_clip_beside_their_pictures(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in REFERENCES:
+        Image.new("RGB", (8, 8), "navy").save(tmp_path / f"{name}.png")
+    files = [
+        *("--candidates", write(tmp_path / "c.json", CANDIDATES)),
+        *("--references", write(tmp_path / "r.json", REFERENCES), "--no-java"),
+    ]
+    assert evaluate.main(files) == 0
+    assert "add --image-dir FOLDER --clip-model openai/clip" in capsys.readouterr().out
+    with pytest.raises(UserError, match="add --image-dir FOLDER"):
+        evaluate.main([*files, "--clip-model", str(place / "tiny-clip")])
+    more = ["--image-dir", str(tmp_path), "--clip-model", str(place / "tiny-clip")]
+    assert evaluate.main([*files, *more, "--output", str(tmp_path / "out")]) == 0
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert numbers["CLIPScore"] >= 0
+    line = lines_of(tmp_path / "out" / "captions.jsonl")[1]
+    assert line["image"] == str(tmp_path / "2.png")
+    assert line["scores"]["RefCLIPScore"] >= 0
+    assert (tmp_path / "out" / "report.html").read_text().count('src="data:image/webp') == 2
 
 
 def test_the_same_caption_for_many_is_warned_of(
@@ -268,9 +332,9 @@ def test_the_same_caption_for_many_is_warned_of(
         ({"1": "x"}, REFERENCES, "'2'"),
         ({}, REFERENCES, "no candidates"),
         (CANDIDATES, {"1": ["x"], "2": []}, "'2'"),
-        (CANDIDATES, CANDIDATES, "a list of texts; they are not for: '1', '2'"),
-        (REFERENCES, REFERENCES, "a candidate is one text; it is not for: '1', '2'"),
-        ("text", REFERENCES, 'must hold {"id": "caption"}'),
+        (CANDIDATES, {"1": 3}, "a text or a list of texts; for '1' stands 3"),
+        (REFERENCES, REFERENCES, "a picture has one candidate; these have several: '1'"),
+        ("text", REFERENCES, "is not a captions file"),
         ([{"caption": "x"}], REFERENCES, "row 1"),
         (COCO_CANDIDATES * 2, COCO_REFERENCES, "have several: '1', '2'"),
         (CANDIDATES, {"annotations": [{"image_id": 1}]}, "row 1"),
@@ -296,6 +360,8 @@ def test_bad_files_are_a_sentence(
         ("--references r.json", "add --candidates FILE.json"),
         ("--candidates c.json --references r.json --checkpoint x", "give either --checkpoint"),
         ("--candidates c.json --references r.json --limit 3", "--limit is for checkpoints"),
+        ("--partial", "--partial is for captions that are given; add --candidates FILE."),
+        ("--image-dir x", "--image-dir is for captions that are given"),
         ("--candidates missing.json --references r.json", "missing.json cannot be read"),
         ("--limit -1", "--limit is -1; it must be at least 0."),
         ("--beam-size -1", "--beam-size is -1"),
@@ -329,7 +395,7 @@ def test_missing_data_and_exit_codes(best: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {tmp_path / 'c.json'} is not JSON")
+    assert done.stderr.startswith(f"error: {tmp_path / 'c.json'} is not a captions file")
     assert "Traceback" not in done.stderr
 
 

@@ -8,8 +8,15 @@ from statistics import stdev
 import pytest
 
 from captioning.comparison.comparing import Comparison
-from captioning.comparison.findings import caveats, duration_text, findings, p_text
+from captioning.comparison.findings import (
+    caveats,
+    duration_text,
+    findings,
+    number_text,
+    p_text,
+)
 from captioning.comparison.runs import CurvePoint
+from captioning.comparison.tables import markdown
 from tests.helpers.sample_runs import compared, sample_run
 
 
@@ -28,25 +35,25 @@ def test_another_winner_another_sentence() -> None:
     first, second = comparison_of(Owl=0.9, Yak=0.2), comparison_of(Owl=0.2, Yak=0.9)
     assert "Owl is ahead of Yak by" in findings(first)[1]
     assert "Yak is ahead of Owl by" in findings(second)[1]
-    assert findings(first)[0].startswith("CIDEr on 24 pictures: Owl ")
-    assert findings(second)[0].startswith("CIDEr on 24 pictures: Yak ")
+    assert findings(first)[0].startswith("CIDEr on 24 pictures, one seed each: Owl ")
+    assert findings(second)[0].startswith("CIDEr on 24 pictures, one seed each: Yak ")
 
 
 def test_a_lead_by_chance_is_called_so() -> None:
     close = comparison_of(Owl=0.55, Yak=0.5)
     assert "may be chance" in findings(close)[1]
-    equal = comparison_of(Owl=0.5, Yak=0.5)
-    assert findings(equal)[1] == "Owl and Yak have the same CIDEr."
+    equal = comparison_of(Owl=[0.5, 0.4], Yak=[0.4, 0.5])
+    assert findings(equal)[1] == "Owl and Yak have the same CIDEr to three digits."
     three = comparison_of(Owl=0.9, Yak=0.9, Elk=0.2)
-    assert "2 of 3 pairs of models differ by more than chance; not told apart: Owl and Yak." in (
-        findings(three)
-    )
+    told = "2 of 3 pairs of models differ by more than the chance of pictures"
+    assert f"{told}; not told apart: Owl and Yak." in findings(three)
     mixed = comparison_of(Owl=0.8, Yak=0.6, Elk=0.5)
     lead = mixed.difference("Owl", "Yak")
     assert p_text(lead.p_adjusted) != p_text(lead.p_value)
-    assert f"(p = {p_text(lead.p_adjusted)})" in findings(mixed)[1]
+    covered = "pictures alone: other seeds are not covered"
+    assert f"(p = {p_text(lead.p_adjusted)}, {covered})" in findings(mixed)[1]
     far = comparison_of(Owl=1.0, Yak=0.6, Elk=0.1)
-    assert "All 3 pairs of models differ by more than chance." in findings(far)
+    assert "All 3 pairs of models differ by more than the chance of pictures." in findings(far)
 
 
 def test_seeds_are_weighed_against_models() -> None:
@@ -64,7 +71,7 @@ def test_seeds_are_weighed_against_models() -> None:
     assert "the seed matters as much as the choice of model" in sentence(shaky)
     equal = comparison_of(Owl=[0.9, 0.9], Yak=[0.2, 0.2])
     assert sentence(equal).endswith("the seed does not matter.")
-    assert not [one for one in findings(comparison_of(Owl=0.9, Yak=0.2)) if "seed" in one]
+    assert not [one for one in findings(comparison_of(Owl=0.9, Yak=0.2)) if "between seeds" in one]
     assert "mean of 1-2 seeds:" in findings(comparison_of(Owl=[0.9, 0.8], Yak=0.2))[0]
 
 
@@ -77,6 +84,40 @@ def test_another_order_by_bleu_is_told() -> None:
     turned = replace(same, models=(models[0], replace(models[1], scores=scores)))
     (sentence,) = [one for one in findings(turned) if one.startswith("BLEU-4")]
     assert sentence.startswith("BLEU-4 puts them into another order: Yak ")
+
+
+def test_equal_models_read_sensibly() -> None:
+    same = comparison_of(Owl=0.5, Yak=0.5)
+    found = findings(same)
+    assert found[1] == "Owl and Yak gave every picture the same caption."
+    assert "order" not in " ".join(found)
+    turned = same.difference("Yak", "Owl")
+    assert number_text(turned.value, signed=True) == number_text(-0.0004, signed=True) == "0.000"
+    assert "-0.000" not in markdown(same, title="same")
+    assert number_text(-0.5) == number_text(-0.5, signed=True) == "-0.500"
+    assert number_text(0.5, signed=True) == "+0.500"
+    steady = comparison_of(Owl=[0.5, 0.5], Yak=[0.5, 0.5])
+    assert "between seeds" not in " ".join(findings(steady))
+    fast, slow = curve(10, [0.2, 0.1]), curve(20, [0.2, 0.1])
+    paced = compared([sample_run("Owl", curve=slow), sample_run("Yak", curve=fast)])
+    assert [one for one in findings(paced) if one.endswith("the fastest is as good as the best.")]
+
+
+def test_two_checkpoints_of_one_run_are_called_so() -> None:
+    runs = [sample_run(name, checkpoint=f"checkpoints/demo/{name}") for name in ("best", "last")]
+    assert any("best and last are checkpoints of one run" in one for one in caveats(compared(runs)))
+    assert not any("of one run" in one for one in caveats(comparison_of(Owl=0.5, Yak=0.5)))
+
+
+def test_what_p_values_cover_is_said_with_them() -> None:
+    single, several = comparison_of(Owl=0.9, Yak=0.2), comparison_of(Owl=[0.9, 0.8], Yak=[0.2, 0.3])
+    mixed = comparison_of(Owl=[0.9, 0.8], Yak=[0.2, 0.3], Elk=0.5)
+    assert "Chance is of pictures alone" in markdown(single, title="")
+    assert "| pictures alone |" in markdown(single, title="")
+    assert "Chance is of pictures and seeds" in markdown(several, title="")
+    assert "not covered" not in markdown(several, title="")
+    assert 'where it says "pictures alone"' in markdown(mixed, title="")
+    assert "Elk has one seed only" in " ".join(caveats(mixed))
 
 
 def test_truth_names_best_and_worst() -> None:
@@ -138,7 +179,7 @@ def test_caveats_are_those_of_the_runs() -> None:
 
     pretrained = text(sample_run("a"), sample_run("b"))
     assert "random weights" not in pretrained
-    assert "one seed only" in pretrained
+    assert "a and b have one seed only" in pretrained
     assert "leave out encoding" in pretrained
     assert "drawn scenes" not in pretrained
     trained = {"ENCODER_TRAINED_BLOCKS": -1, "DATASET": "demo"}
@@ -160,7 +201,7 @@ def test_caveats_are_those_of_the_runs() -> None:
 def test_one_model_alone_has_its_score() -> None:
     found = findings(compared([sample_run("Owl")]))
     assert len(found) == 1
-    assert found[0].startswith("CIDEr on 24 pictures: Owl ")
+    assert found[0].startswith("CIDEr on 24 pictures, one seed: Owl ")
 
 
 @pytest.mark.parametrize(

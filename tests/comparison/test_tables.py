@@ -32,7 +32,7 @@ def test_the_markdown_has_a_row_a_model_and_a_row_a_pair() -> None:
     assert (first["features"], first["a picture"]) == ("50 × 768", "76.8 kB")
     assert (first["an epoch"], first["to the best"]) == ("61.0 s", "60.0 s")
     assert [row[0] for row in rows[7:]] == ["d − a\\|b", "d − c", "a\\|b − c"]
-    assert rows[9][1:4] == ["+0.000", "[0.000, 0.000]", "1.000"]
+    assert rows[9][1:4] == ["0.000", "[0.000, 0.000]", "1.000"]
     assert "decoding greedy" in text
 
 
@@ -61,7 +61,7 @@ def test_one_seed_has_no_interval_over_seeds() -> None:
     rows = rows_of(markdown(compared([sample_run("a"), sample_run("b")]), title="x"))
     assert dict(zip(rows[0], rows[2], strict=True))["over seeds"] == "–"
     text = markdown(compared([sample_run("a"), sample_run("b")]), title="x")
-    assert "Paired bootstrap over the same pictures; p after" in text
+    assert "Chance is of pictures alone, by the bootstrap over the same pictures" in text
 
 
 def test_the_json_holds_every_number() -> None:

@@ -16,6 +16,7 @@ FACTS = RunFacts(
     train_pictures=6000,
     train_captions=30_000,
     validation_pictures=1000,
+    scored_tokens="",
     vocabulary=6512,
     steps_per_epoch=100,
     epochs=12,
