@@ -24,6 +24,7 @@ from captioning.sources.records import (
     read_records,
 )
 from captioning.system.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
+from captioning.system.files import refuse_links
 from captioning.system.options import notes_of, parse_options
 from captioning.system.processes import ending_together, is_main_process
 from captioning.system.rules import OF_CHECKPOINTS, Role, at_least
@@ -163,6 +164,8 @@ def score_checkpoints(options: EvaluateOptions) -> int:
             seed=options.seed,
         )
         folder = _output_folder(options.output, name, label if len(labels) > 1 else "")
+        if not options.output:
+            refuse_links(folder)
         folders[label] = folder
         if is_main_process():
             write_evaluation(evaluation, folder)
