@@ -17,7 +17,6 @@ How a folder is kept whole is in `captioning.system.folders`. Nothing in it is p
 executed.
 """
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,12 +33,19 @@ from captioning.system.folders import (
     UNFINISHED_SUFFIX,
     check_files,
     read_manifest,
+    remove,
     written_whole,
 )
 from captioning.system.runtime import Runtime
 from captioning.system.tensors import fill_tensors, read_tensors, save_tensors
 from captioning.training.sharding import full_tensor, part_like
-from captioning.training.train_state import STATE, TrainState, older_name, read_state
+from captioning.training.train_state import (
+    OLDER_NAME,
+    STATE,
+    TrainState,
+    older_name,
+    read_state,
+)
 from captioning.training.weight_average import WeightAverage
 from captioning.vision.tower import RANDOM_PREFIX
 from captioning.vision.tower_features import FeatureChoice
@@ -121,8 +127,9 @@ def save_checkpoint(
             if average is not None:
                 save_tensors(average.tensors, unfinished / AVERAGE)
     if keep:
-        for path in sorted(folder.parent.glob("step-*"))[:-keep]:
-            shutil.rmtree(path, ignore_errors=True)
+        older_ones = [path for path in folder.parent.iterdir() if OLDER_NAME.fullmatch(path.name)]
+        for path in sorted(older_ones, key=lambda path: int(path.name[5:]))[:-keep]:
+            remove(path)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

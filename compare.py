@@ -38,7 +38,7 @@ from captioning.system.errors import (
     UserError,
     run_command,
 )
-from captioning.system.files import read_json, write_text
+from captioning.system.files import read_json, refuse_links, write_text
 from captioning.system.options import parse_options
 from captioning.system.rules import PER_RUN, SHARED
 from config import (
@@ -58,6 +58,7 @@ SEEDS = "SEEDS"
 RESULT = "comparison.json"
 EVALUATED = "metrics.json"
 """The file of an evaluation that says that there is one."""
+EVALUATIONS = "evaluations"
 ENDINGS = {EXIT_INTERRUPTED: "was interrupted", EXIT_TERMINATED: "was terminated"}
 DESCRIPTION = (
     "Train several models with several seeds, and say which captions better. Any setting of "
@@ -93,7 +94,7 @@ class PlannedRun:
     @property
     def evaluation(self) -> Path:
         """The folder for the numbers and captions of its `best`."""
-        return self.folder.parent / "evaluations" / self.folder.name
+        return self.folder.parent / EVALUATIONS / self.folder.name
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,8 @@ class Plan:
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what is left to do of a comparison."""
     plan = plan_of(sys.argv[1:] if argv is None else argv)
+    for folder in (plan.folder, plan.folder / EVALUATIONS):
+        refuse_links(folder)
     refuse_others(plan)
     unfinished = [run for run in plan.runs if not is_trained(run)]
     unevaluated = [run for run in plan.runs if not is_evaluated(run)]

@@ -25,6 +25,7 @@ from captioning.sources.records import (
     read_records,
 )
 from captioning.system.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
+from captioning.system.files import refuse_links
 from captioning.system.options import notes_of, parse_options
 from captioning.system.processes import ending_together, is_main_process
 from captioning.system.rules import OF_CHECKPOINTS, OF_GIVEN_CAPTIONS, Role, at_least
@@ -197,6 +198,8 @@ def score_checkpoints(options: EvaluateOptions) -> int:
             limit=options.limit,
         )
         folder = _output_folder(options.output, name, label if len(labels) > 1 else "")
+        if not options.output:
+            refuse_links(folder)
         folders[label] = folder
         if is_main_process():
             write_evaluation(evaluation, folder)

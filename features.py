@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from captioning.sources.records import METADATA_NAME, SPLITS, Record, read_records
 from captioning.system.errors import EXIT_DONE, UserError, run_command
+from captioning.system.files import refuse_links
 from captioning.system.processes import ending_together, worker_count
 from config import Config, parse_config
 
@@ -116,6 +117,7 @@ def stream_features(
         return None
     maker = RowMaker(encoder, runtime)
     folder = _features_dir(config, maker) / "stream"
+    refuse_links(folder.parent)
     return StreamFeatures(folder, maker, config.feature_cache_bytes)
 
 
@@ -168,6 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _features_dir(config: Config, maker: "RowMaker") -> Path:
+    refuse_links(config.dataset_dir / "features")
     encoder = re.split(r"[/\\:]", config.encoder[0].rstrip("/\\"))[-1]
     return config.dataset_dir / "features" / f"{encoder}-{maker.key[:12]}"
 

@@ -177,6 +177,6 @@ def _reported_scores(sheet: ScoreSheet) -> tuple[ReportedScore, ...]:
 def _curves(checkpoint: Path) -> list[dict[str, Any]]:
     """The log of the run that a checkpoint's folder lies in, if it does."""
     path = checkpoint.parent / "metrics.jsonl"
-    if not (checkpoint.is_dir() and path.is_file()):
+    if not (checkpoint.is_dir() and path.is_file()) or path.is_symlink():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

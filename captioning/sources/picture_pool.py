@@ -21,7 +21,7 @@ from captioning.sources.caption_fields import CONTROL, valid_unicode
 from captioning.sources.images import load_image
 from captioning.sources.origins import PICTURE_SUFFIXES, READ_ERRORS, SourcePicture
 from captioning.system.errors import UserError
-from captioning.system.files import atomic_write
+from captioning.system.files import atomic_write, own_file
 from captioning.system.progress import Progress
 
 JOURNAL_NAME = "progress.jsonl"
@@ -158,7 +158,9 @@ def _open_journal(folder: Path, key: str) -> io.TextIOWrapper:
     The lock goes with the process, however it ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    journal = (folder / JOURNAL_NAME).open("a+", encoding="utf-8", newline="\n")
+    journal = open(  # noqa: SIM115 - the caller closes it
+        folder / JOURNAL_NAME, "a+", encoding="utf-8", newline="\n", opener=own_file
+    )
     try:
         import fcntl
 

@@ -20,7 +20,7 @@ from captioning.sources.picture_pool import JOURNAL_NAME, POOL_NAME, PooledPictu
 from captioning.sources.picture_splits import SplitRequest, assign_splits, find_leaks
 from captioning.sources.records import METADATA_NAME, SPLITS, Record, read_records, write_records
 from captioning.system.errors import UserError
-from captioning.system.files import sha256_of, write_text
+from captioning.system.files import refuse_links, sha256_of, write_text
 
 PREPARED_NAME = "prepared.json"
 PROBLEMS_NAME = "problems.tsv"
@@ -83,12 +83,15 @@ def prepare_folder(
         print(f"{folder} {reason}; it stays until the new one is made.", file=sys.stderr)
     elif folder.exists() and any(folder.iterdir()):
         return _adopt(folder, names_source)
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
+    refuse_links(partial)
+    if os.path.lexists(old) and not (old / PREPARED_NAME).is_file():
+        raise UserError(f"{old} is there and was not made by this command; move it away.")
     summary = make(partial)
     # prepared.json says that the folder is whole.
     content = {"format": FORMAT_VERSION, "settings": settings, "summary": asdict(summary)}
     write_text(partial / PREPARED_NAME, json.dumps(content, indent=2))
-    _replace_folder(partial, folder)
+    _replace_folder(partial, folder, old)
     print(_report(folder, summary, settings["splits"][0]))
     return summary
 
@@ -134,11 +137,11 @@ def _adopt(folder: Path, names_source: bool) -> Summary:
     return summary
 
 
-def _replace_folder(made: Path, folder: Path) -> None:
-    """Put `made` where `folder` is, with everything on the disk before the name changes."""
+def _replace_folder(made: Path, folder: Path, old: Path) -> None:
+    """Put `made` where `folder` is, which is `old` until it is removed, with everything on the disk
+    before the name changes."""
     if hasattr(os, "sync"):
         os.sync()
-    old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
@@ -328,8 +331,14 @@ def _write_problems(folder: Path, problems: Sequence[Problem]) -> None:
     lines = ["picture\tproblem\tdetail"]
     for problem in problems:
         fields = (problem.picture, problem.kind, problem.detail)
-        lines.append("\t".join(" ".join(field.split()) for field in fields))
+        lines.append("\t".join(map(_as_cell, fields)))
     write_text(folder / PROBLEMS_NAME, "\n".join(lines) + "\n")
+
+
+def _as_cell(text: str) -> str:
+    """A cell of the table; one that a spreadsheet would take for a formula is marked as text."""
+    text = " ".join(text.split())
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _hash(content: object) -> str:

@@ -77,7 +77,7 @@ def read_records(split_dir: str | os.PathLike[str], *, mend: str = "") -> list[R
     """The records of one split, in file order.
 
     `mend` is the command that makes the folder; it ends the `UserError` that a missing or broken
-    file raises.
+    file raises, or one that names pictures outside of the data set.
     """
     path = Path(split_dir) / METADATA_NAME
     advice = f" Make it with: {mend}" if mend else ""
@@ -87,11 +87,13 @@ def read_records(split_dir: str | os.PathLike[str], *, mend: str = "") -> list[R
         raise UserError(f"{path} is missing.{advice}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}).{advice}") from None
-    return [
+    records = [
         _parse_line(line, path, number, advice)
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
+    _refuse_outside(path, records)
+    return records
 
 
 def write_records(split_dir: str | os.PathLike[str], records: Iterable[Record]) -> Path:
@@ -105,6 +107,22 @@ def write_records(split_dir: str | os.PathLike[str], records: Iterable[Record]) 
             line = {"file_name": name, "captions": list(record.captions), **record.extra}
             file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
     return path
+
+
+def _refuse_outside(path: Path, records: Iterable[Record]) -> None:
+    """Raise `UserError` for a picture that a folder from somebody else would read elsewhere."""
+    root = os.path.realpath(path.parent.parent)
+    is_inside: dict[Path, bool] = {}
+    for record in records:
+        image, folder = record.image, record.image.parent
+        if folder not in is_inside:
+            is_inside[folder] = Path(os.path.realpath(folder)).is_relative_to(root)
+        leads_out = image.is_symlink() and not image.resolve().is_relative_to(root)
+        if leads_out or not is_inside[folder]:
+            raise UserError(
+                f"{path} names {image}, which leads out of the data set {path.parent.parent}. Copy "
+                "the picture into it."
+            )
 
 
 def _parse_line(line: str, path: Path, number: int, advice: str) -> Record:
@@ -122,5 +140,10 @@ def _parse_line(line: str, path: Path, number: int, advice: str) -> Record:
         raise UserError(
             f"{path}, line {number}: file_name must be a string and captions a list of at least "
             f"one string, found {line[:80]!r}.{advice}"
+        )
+    if not name or name.startswith("/") or "\0" in name or ".." in name.split("/"):
+        raise UserError(
+            f"{path}, line {number}: file_name is {name[:80]!r}; it must be a file in "
+            f"{path.parent}.{advice}"
         )
     return Record(path.parent / name, tuple(captions), row)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from captioning.system.errors import UserError
-from captioning.system.files import write_text
+from captioning.system.files import own_file, refuse_links, write_text
 
 FORMAT_VERSION = 1
 CHUNK_ROWS = 512
@@ -136,7 +136,8 @@ class StoreFiles:
         inherit it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{self.label}.lock").open("w") as file:
+        refuse_links(self.folder)
+        with open(self.folder / f"{self.label}.lock", "a", opener=own_file) as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
@@ -160,10 +161,10 @@ class StoreFiles:
         for path in (self._description, self._progress, self.rows):
             path.unlink(missing_ok=True)
         self._refuse_full_disk(content.nbytes)
-        with self.rows.open("wb") as file:
+        with open(self.rows, "xb", opener=own_file) as file:
             file.truncate(content.nbytes)
             _sync(file)
-        with self._progress.open("wb") as file:
+        with open(self._progress, "xb", opener=own_file) as file:
             file.write(content.key() + bytes(DIGEST_BYTES * len(content.chunk_digests)))
             _sync(file)
         return f"{self.rows} {fault}; building it ({content.nbytes / 1e6:,.1f} MB)."
@@ -187,7 +188,10 @@ class StoreFiles:
     @contextmanager
     def writing(self, content: StoreContent) -> Iterator["RowWriter"]:
         """Write rows and note chunks as done."""
-        with self.rows.open("r+b") as rows, self._progress.open("r+b") as progress:
+        with (
+            open(self.rows, "r+b", opener=own_file) as rows,
+            open(self._progress, "r+b", opener=own_file) as progress,
+        ):
             yield RowWriter(content, rows, progress)
 
     def finish(self, content: StoreContent) -> None:

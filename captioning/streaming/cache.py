@@ -32,6 +32,7 @@ from captioning.store.building import RowMaker, WritesBehind
 from captioning.streaming.lanes import BLOCK_BYTES, BLOCK_SAMPLES, Block, read_blocks
 from captioning.streaming.shards import REMOTE, StreamedSample
 from captioning.system.errors import UserError
+from captioning.system.files import own_file, refuse_links
 
 ENCODED_TOGETHER = 64
 """Pictures of a block; the same on every device."""
@@ -81,7 +82,7 @@ class KeptBlocks:
         path = self.path(shard, first)
         samples: list[StreamedSample] = []
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=own_file) as file:
                 samples, ends_shard, rows_bytes = _read_end(file)
         except FileNotFoundError:
             return None
@@ -111,7 +112,7 @@ class StreamFeatures:
 
     def open(self, block: Block) -> Tensor:
         """The features (n, P, F) of a kept block's good pictures, on disk until they are used."""
-        with self.kept.path(block.shard, block.first).open("rb") as file:
+        with open(self.kept.path(block.shard, block.first), "rb", opener=own_file) as file:
             return self.rows_in(file, sum(not sample.problem for sample in block.samples))
 
     def rows_in(self, file: IO[bytes], count: int) -> Tensor:
@@ -217,8 +218,12 @@ def _read_end(file: IO[bytes]) -> tuple[list[StreamedSample], bool, int]:
 def _room_in(folder: Path, limit_bytes: int) -> int:
     """How much may still be kept; removes what runs that were killed have begun."""
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder)
     for part in folder.glob(f"*/*{PART_SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), part.open("r+b") as file:
+        with (
+            contextlib.suppress(FileNotFoundError, BlockingIOError),
+            open(part, "r+b", opener=own_file) as file,
+        ):
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             part.unlink()
     room = limit_bytes - sum(path.stat().st_size for path in folder.glob("*/*.block"))

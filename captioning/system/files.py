@@ -2,13 +2,16 @@
 
 A file is written in its folder under a name that nobody can guess, flushed to disk, and renamed
 when it is finished. So no reader ever sees half a file, a link that somebody left there is never
-followed, and after an error nothing has changed.
+followed, and after an error nothing has changed. What grows or is locked in place is opened by
+`own_file`, which follows no link either: folders may come from others, links in them too.
 """
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +34,34 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def own_file(path: str, flags: int) -> int:
+    """The `opener` of `open` for a file that is changed in place: a link or a device is no file.
+
+    open(path, "a", opener=own_file). Raises `OSError` with ELOOP for a link.
+    """
+    # Without O_NONBLOCK a pipe in the place of the file would be waited for.
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file", path)
+    return descriptor
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise `UserError` where a folder is a link, or something in it is one.
+
+    Of a folder that others may have sent: what is written and deleted there stays in there.
+    """
+    found = folder if folder.is_symlink() else None
+    if found is None and folder.is_dir():
+        found = next((one for one in folder.iterdir() if one.is_symlink()), None)
+    if found is not None:
+        raise UserError(
+            f"{found} is a link to {os.readlink(found)}, and nothing is written through links. "
+            "Take it away, or name the folder that it leads to."
+        )
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -5,6 +5,7 @@ renamed. The manifest names every file with its size and SHA-256, so a file that
 changed is found by name before anything is read from it.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -32,16 +33,46 @@ def written_whole(
     The manifest holds `about` besides the checksums. What stood in the place stays until then;
     `keep_replaced_as` renames it instead of deleting it. After an error nothing has changed.
     """
+    if os.path.lexists(folder) and not is_ours(folder):
+        raise FileExistsError(errno.EEXIST, "it is there and is no checkpoint", str(folder))
     unfinished = folder.with_name(folder.name + UNFINISHED_SUFFIX)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    remove(unfinished)
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
         _write_manifest(unfinished, about)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove(unfinished)
         raise
     _put_in_place(unfinished, folder, keep_replaced_as)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder was written by `written_whole`, or begun by it: one that may be removed.
+
+    No link is, and none that holds anything but files.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    has_name = folder.name.endswith(UNFINISHED_SUFFIX)
+    return (has_name or (folder / MANIFEST).is_file()) and all(
+        path.is_symlink() or not path.is_dir() for path in folder.iterdir()
+    )
+
+
+def refuse_other(folder: Path) -> None:
+    """Raise `UserError` where a folder that is to be replaced was not written here."""
+    if os.path.lexists(folder) and not is_ours(folder):
+        raise UserError(
+            f"{folder} is there and is no checkpoint, so nothing is put in its place. Move it "
+            "away, or begin another run: --RUN_NAME NAME"
+        )
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that was written here; any other stays."""
+    if is_ours(folder):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -111,11 +142,11 @@ def _put_in_place(finished: Path, folder: Path, keep_replaced_as: Path | None) -
     """Swap folders. Killed between the two renames, the replaced one is still found by `auto`."""
     replaced = keep_replaced_as or folder.with_name(folder.name + REPLACED_SUFFIX)
     if folder.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
+        remove(replaced)
         os.rename(folder, replaced)
     os.rename(finished, folder)
     _flush(folder.parent)
-    shutil.rmtree(folder.with_name(folder.name + REPLACED_SUFFIX), ignore_errors=True)
+    remove(folder.with_name(folder.name + REPLACED_SUFFIX))
 
 
 def _flush(path: Path) -> None:

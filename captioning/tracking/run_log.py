@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioning.sources.records import CaptionedPicture
-from captioning.system.files import write_text
+from captioning.system.files import own_file, write_text
 from captioning.tracking.console import Console
 from captioning.tracking.curves import draw_curves
 from captioning.tracking.events import Outcome, RunFacts, Validation, Values
@@ -197,7 +197,7 @@ class JsonLines:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one line; a number that is not finite becomes null."""
-        with self._path.open("a", encoding="utf-8", newline="\n") as file:
+        with open(self._path, "a", encoding="utf-8", newline="\n", opener=own_file) as file:
             file.write(_to_line(line))
 
     def read(self) -> list[dict[str, Any]]:
@@ -214,7 +214,7 @@ class JsonLines:
 
     def sync(self) -> None:
         """Have all lines on disk."""
-        with self._path.open("a") as file:
+        with open(self._path, "a", opener=own_file) as file:
             os.fsync(file.fileno())
 
 

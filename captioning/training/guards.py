@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 
 from captioning.system.errors import UserError
+from captioning.system.files import own_file, refuse_links
+from captioning.system.folders import refuse_other
 
 DISK_FAULTS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -17,7 +19,8 @@ DISK_FAULTS = frozenset(
 
 @contextmanager
 def locked(run_dir: Path, is_main: bool = True) -> Iterator[None]:
-    """Hold a run's folder. Raises `UserError` where another process trains in it.
+    """Hold a run's folder. Raises `UserError` where another process trains in it, or where a link
+    or a folder that is no checkpoint stands in the way.
 
     A record lock: worker processes, which outlive a killed run by seconds, do not inherit it.
     """
@@ -26,7 +29,10 @@ def locked(run_dir: Path, is_main: bool = True) -> Iterator[None]:
         return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        file = (run_dir / ".lock").open("w")
+        refuse_links(run_dir)
+        for name in ("best", "last"):
+            refuse_other(run_dir / name)
+        file = open(run_dir / ".lock", "a", opener=own_file)  # noqa: SIM115 - closed below
     except OSError as error:
         raise UserError(
             f"{run_dir} cannot be written to: {error.strerror}. Choose another place: "

@@ -1,5 +1,6 @@
 """Where training stands: what a run that goes on needs besides weights and moments."""
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin
@@ -8,6 +9,7 @@ from captioning.system.errors import UserError
 from captioning.system.files import read_json
 
 STATE = "trainer_state.json"
+OLDER_NAME = re.compile(r"step-\d{9,}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,3 +143,37 @@ def test_a_folder_with_a_picture_in_two_splits_is_refused(tmp_path: Path) -> Non
         (tmp_path / split / "metadata.jsonl").write_text(json.dumps(line))
     with pytest.raises(UserError, match=r"test.jpg is also in .*train; take one out"):
         summary_of(tmp_path, "by hand")
+
+
+@pytest.mark.parametrize("kind", ["partial", "journal", "pool", "old", "old link"])
+def test_nothing_is_prepared_through_links_or_over_other_folders(tmp_path: Path, kind: str) -> None:
+    make_source(tmp_path)
+    config = config_for(tmp_path)
+    elsewhere, partial = tmp_path / "elsewhere", tmp_path / "data" / "mine.partial"
+    elsewhere.mkdir()
+    (elsewhere / "thesis.tex").write_text("years")
+    partial.parent.mkdir()
+    if kind == "partial":
+        partial.symlink_to(elsewhere)
+    elif kind == "old":
+        shutil.copytree(elsewhere, partial.with_suffix(".old"))
+    elif kind == "old link":
+        partial.with_suffix(".old").symlink_to(elsewhere)
+    else:
+        partial.mkdir()
+        target = elsewhere / "thesis.tex" if kind == "journal" else elsewhere
+        (partial / {"journal": "progress.jsonl", "pool": "pictures"}[kind]).symlink_to(target)
+    with pytest.raises(UserError, match=r"is a link to|was not made by this command"):
+        prepare_dataset(config)
+    assert [path.name for path in elsewhere.iterdir()] == ["thesis.tex"]
+    assert (elsewhere / "thesis.tex").read_text() == "years"
+
+
+def test_no_cell_of_the_problems_is_a_formula(tmp_path: Path) -> None:
+    make_source(tmp_path)
+    names = ["=cmd.jpg", "+1.jpg", "-2.jpg", "@SUM(A1).jpg", "a=b.jpg"]
+    with (tmp_path / "captions.csv").open("a") as file:
+        file.writelines(f"{name},Gone.\n" for name in names)
+    prepare_dataset(config_for(tmp_path, MAX_BAD_FRACTION=0.5))
+    listed = [line[0] for line in problems_of(tmp_path / "data" / "mine")]
+    assert listed == [f"'{name}" for name in names[:4]] + ["a=b.jpg"]

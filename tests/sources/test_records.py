@@ -1,5 +1,6 @@
 """The contract of a prepared data set."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,41 @@ def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / METADATA_NAME).write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UserError, match="is not UTF-8"):
         read_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../p.jpg", "../p.jpg", "a/../../p.jpg", "/p.jpg", "//p.jpg", "..", "", "a\0b.jpg"],
+)
+def test_names_stay_within_their_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "data" / "train"
+    folder.mkdir(parents=True)
+    line = {"file_name": name, "captions": ["A dog."]}
+    (folder / "metadata.jsonl").write_text(json.dumps(line))
+    with pytest.raises(UserError, match=r"line 1: file_name is .* it must be a file in"):
+        read_records(folder)
+
+
+@pytest.mark.parametrize("kind", ["picture", "folder", "split"])
+def test_links_lead_no_further_than_the_data_set(tmp_path: Path, kind: str) -> None:
+    private, data = tmp_path / "private", tmp_path / "data"
+    for folder in (private, data / "test"):
+        folder.mkdir(parents=True)
+        (folder / "p.jpg").touch()
+    if kind == "split":
+        (data / "train").symlink_to(private)
+    else:
+        (data / "train").mkdir()
+    name = {"picture": "p.jpg", "folder": "sub/p.jpg", "split": "p.jpg"}[kind]
+    line = {"file_name": name, "captions": ["A dog."]}
+    (data / "train" / "metadata.jsonl").write_text(json.dumps(line))
+    for target in (private, data / "test"):
+        if kind != "split":
+            path = data / "train" / Path(name).parts[0]
+            path.unlink(missing_ok=True)
+            path.symlink_to(target / "p.jpg" if kind == "picture" else target)
+        if target == private:
+            with pytest.raises(UserError, match="leads out of the data set"):
+                read_records(data / "train")
+        elif kind != "split":  # a link within the data set is followed
+            assert [record.image.name for record in read_records(data / "train")] == ["p.jpg"]

@@ -26,7 +26,8 @@ from captioning.store.files import StoreContent, StoreFiles
 from captioning.store.rows import FeatureStore, LivePictures
 from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
-from features import main
+from config import Config
+from features import _features_dir, main
 from tests.helpers.small_encoder import SmallEncoder, write_pictures
 from tests.helpers.tiny_encoders import FAMILIES
 
@@ -383,6 +384,31 @@ def test_too_little_disk_space_is_said_before_anything_is_written(
     with pytest.raises(UserError, match="--FEATURE_CACHE off"):
         build(images, SmallEncoder(), tmp_path)
     assert not (tmp_path / "train.bin").exists()
+
+
+@pytest.mark.parametrize("name", ["train.lock", "train.bin", "train.progress", "."])
+def test_no_store_is_built_through_links(images: list[Path], tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    store = tmp_path / "store"
+    if name == ".":
+        victim.mkdir()
+        store.symlink_to(victim)
+    else:
+        store.mkdir()
+        victim.write_text("years")
+        (store / name).symlink_to(victim)
+    with pytest.raises(UserError, match="is a link to"):
+        build(images, SmallEncoder(), store)
+    assert not list(victim.iterdir()) if name == "." else victim.read_text() == "years"
+
+
+def test_the_folder_of_features_is_no_link(tmp_path: Path) -> None:
+    config = Config(DATA_DIR=str(tmp_path), DATASET="mine")
+    maker = RowMaker(SmallEncoder(), CPU)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "features").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="features is a link"):
+        _features_dir(config, maker)
 
 
 HOLD_LOCK = """

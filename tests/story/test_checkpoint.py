@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from captioning.system import folders as checkpoint_files
 from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
+from captioning.training.guards import locked
 from checkpoint import (
     load_optimizer,
     load_pipeline,
@@ -280,3 +281,52 @@ def test_the_newest_best_is_found(copied: Path, tmp_path: Path) -> None:
     assert newest_best(tmp_path) == copied / "best"
     with pytest.raises(UserError, match="there is no trained model"):
         newest_best(tmp_path / "empty")
+
+
+def test_of_older_checkpoints_only_checkpoints_are_removed(copied: Path) -> None:
+    checkpoint = read_checkpoint(copied / "last")
+    assert checkpoint.state is not None
+    for number in (1, 2, 999_999_999, 1_000_000_000):
+        shutil.copytree(copied / "last", copied / f"step-{number:09}")
+    (copied / "step-000000003").mkdir()
+    (copied / "step-by-step").mkdir()
+    for name in ("step-000000003", "step-by-step"):
+        (copied / name / "thesis.tex").touch()
+    save_checkpoint(
+        copied / "last",
+        load_pipeline(checkpoint, RUNTIME),
+        checkpoint.config,
+        metrics={},
+        card="",
+        state=checkpoint.state,
+        keep=2,
+    )
+    assert {path.name for path in copied.glob("step-*")} == {
+        *("step-999999999", "step-1000000000", "step-000000003", "step-by-step")
+    }
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "wandb", ".uploads", "last", "any"])
+def test_no_run_is_held_in_a_folder_with_links(copied: Path, tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("years")
+    with locked(copied):
+        pass
+    if (copied / name).is_dir():
+        (copied / name).rename(tmp_path / "moved")
+    (copied / name).unlink(missing_ok=True)
+    (copied / name).symlink_to(os.path.relpath(victim, copied))
+    with pytest.raises(UserError, match=f"{name} is a link"), locked(copied):
+        pass
+    assert victim.read_text() == "years"
+
+
+def test_no_run_is_held_where_something_else_is_called_last(tmp_path: Path) -> None:
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="last is there and is no checkpoint"), locked(tmp_path):
+        pass
+    os.mkfifo(tmp_path / ".lock")
+    (tmp_path / "last").rename(tmp_path / "thesis")
+    with pytest.raises(UserError, match="cannot be written to"), locked(tmp_path):
+        pass

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from captioning.system.errors import UserError
-from captioning.system.files import atomic_write, read_json, sha256_of, write_json, write_text
+from captioning.system.files import (
+    atomic_write,
+    own_file,
+    read_json,
+    refuse_links,
+    sha256_of,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_takes_its_place_when_it_is_finished(tmp_path: Path) -> None:
@@ -102,3 +110,33 @@ def test_the_hash_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_of(tmp_path / "file") == expected
+
+
+@pytest.mark.parametrize("mode", ["a", "r+b", "rb", "a+"])
+def test_what_is_changed_in_place_is_a_file_and_no_link(tmp_path: Path, mode: str) -> None:
+    other, link, pipe = tmp_path / "other", tmp_path / "link", tmp_path / "pipe"
+    other.write_text("of somebody else")
+    link.symlink_to(other)
+    os.mkfifo(pipe)
+    for path in (link, pipe):
+        with pytest.raises(OSError, match=path.name), open(path, mode, opener=own_file):
+            pass
+    assert other.read_text() == "of somebody else"
+    with open(other, mode, opener=own_file) as file:
+        assert stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere", "inside/file"])
+def test_a_folder_with_links_is_refused_by_name(tmp_path: Path, target: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    (folder / "file").touch()
+    refuse_links(folder)
+    refuse_links(tmp_path / "missing")
+    (folder / "link").symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match=r"inside/link is a link to .*Take it away"):
+        refuse_links(folder)
+    (tmp_path / "itself").symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match="itself is a link"):
+        refuse_links(tmp_path / "itself")
