@@ -19,6 +19,7 @@ executed.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,13 @@ from captioning.system.folders import (
     written_whole,
 )
 from captioning.system.runtime import Runtime
-from captioning.system.tensors import fill_tensors, read_tensors, save_tensors
+from captioning.system.tensors import (
+    check_shapes,
+    fill_tensors,
+    read_tensors,
+    save_tensors,
+    tensor_shapes,
+)
 from captioning.training.sharding import full_tensor, part_like
 from captioning.training.train_state import (
     OLDER_NAME,
@@ -162,21 +169,16 @@ def load_encoder(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> 
     """
     folder, config = checkpoint.folder, checkpoint.config
     if checkpoint.has_encoder:
-        try:
-            encoder = VisionEncoder.from_config(
-                read_json(folder / "encoder_config.json"),
-                read_json(folder / "preprocessor_config.json"),
-                name=checkpoint.encoder_name,
-                choice=FeatureChoice(config.ENCODER_LAYERS, config.ENCODER_TOKENS),
-                trained_blocks=config.ENCODER_TRAINED_BLOCKS,
-            )
-        except UserError:
-            raise
-        except Exception as error:  # transformers raises whatever it stumbles over
-            raise UserError(
-                f"{folder / 'encoder_config.json'} and preprocessor_config.json make no encoder: "
-                f"{error}"
-            ) from None
+        prefix = "encoder.tower."
+        shapes = tensor_shapes(folder / MODEL, prefix=prefix)
+        encoder = VisionEncoder.from_config(
+            read_json(folder / "encoder_config.json"),
+            read_json(folder / "preprocessor_config.json"),
+            name=checkpoint.encoder_name,
+            weights={name.removeprefix(prefix): shape for name, shape in shapes.items()},
+            choice=FeatureChoice(config.ENCODER_LAYERS, config.ENCODER_TOKENS),
+            trained_blocks=config.ENCODER_TRAINED_BLOCKS,
+        )
         load_weights(encoder, folder / MODEL, prefix="encoder.")
         return encoder
     encoder = VisionEncoder.from_settings(
@@ -209,12 +211,16 @@ def load_pipeline(
     if training is not None:
         encoder.prepare_training(training)
         _load_adapters(encoder, checkpoint.folder / ADAPTERS)
-    model = CaptionModel.from_config(
+    build = partial(
+        CaptionModel.from_config,
         checkpoint.config,
         patches=encoder.num_tokens,
         feature_dim=encoder.feature_dim,
         vocab_size=len(checkpoint.tokenizer),
     )
+    with torch.device("meta"):  # takes no memory: what it needs is compared with what is there
+        check_weights(build(), checkpoint.folder / MODEL, prefix="model.")
+    model = build()
     load_weights(model, checkpoint.folder / MODEL, prefix="model.")
     return CaptionPipeline(
         encoder.to(runtime.device).eval(),
@@ -223,6 +229,12 @@ def load_pipeline(
         runtime,
         checkpoint.config.MAX_SEQ_LEN,
     )
+
+
+def check_weights(module: nn.Module, path: Path, *, prefix: str) -> None:
+    """Raise `UserError` where the tensors under `prefix` are not those of a module."""
+    tensors = {prefix + name: tensor for name, tensor in module.state_dict().items()}
+    check_shapes(tensors, tensor_shapes(path, prefix=prefix), str(path))
 
 
 def load_weights(module: nn.Module, path: Path, *, prefix: str) -> None:

@@ -41,6 +41,7 @@ from captioning.system.errors import (
 from captioning.system.files import read_json, refuse_links, write_text
 from captioning.system.options import parse_options
 from captioning.system.rules import PER_RUN, SHARED
+from captioning.system.stopping import stopping_signals
 from config import (
     COMPARE_TABLE,
     Config,
@@ -344,8 +345,7 @@ def _train(run: PlannedRun) -> int:
         if child is not None:
             child.send_signal(signal_number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, hand_on) for number in numbers}
+    before = {number: signal.signal(number, hand_on) for number in stopping_signals()}
     try:
         # A group of its own: the terminal's Ctrl-C reaches it once, through us.
         words = [sys.executable, str(program), "--config", str(settings)]

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 from captioning.system.errors import UserError
 from captioning.system.older_settings import BECAME, from_older
 from captioning.system.options import (
+    MOST_WHOLE,
     check_value,
     kind_of,
     notes_of,
@@ -30,6 +31,7 @@ from captioning.system.options import (
     to_toml,
     unknown_name,
 )
+from captioning.system.reading import SETTINGS_BYTES, read_regular
 from captioning.system.rules import (
     CACHE,
     DATASET_NAME,
@@ -40,6 +42,7 @@ from captioning.system.rules import (
     KINDS_OF_AUGMENTATION,
     LAYERS,
     MAY_CHANGE,
+    MOST_BEAMS,
     NO_EFFECT,
     NOT_EMPTY,
     OF_TRAINED_ENCODER,
@@ -49,10 +52,13 @@ from captioning.system.rules import (
     SEED,
     SHARE,
     SHARED,
+    WIDEST,
+    WIDTH,
     Role,
     at_least,
     between,
     bytes_of,
+    within,
 )
 
 COMPARE_TABLE = "compare"
@@ -78,13 +84,13 @@ class Config:
     """Name of the run's folder ("" = data set and encoder)."""
     RESUME_CHECKPOINT_PATH: Annotated[str, NO_EFFECT, PER_RUN] = ""
     """Checkpoint folder to go on from; "auto" = the newest of this run, or a fresh start."""
-    NUM_EPOCHS: Annotated[int, at_least(1), MAY_CHANGE, ON_CARD] = 15
+    NUM_EPOCHS: Annotated[int, within(1, 1_000_000), MAY_CHANGE, ON_CARD] = 15
     """Times that each pair is trained on."""
-    BATCH_SIZE: Annotated[int, at_least(1), ON_CARD] = 256
+    BATCH_SIZE: Annotated[int, within(1, 1_000_000), ON_CARD] = 256
     """Captions (picture-caption pairs) a step, over all processes."""
     LEARNING_RATE: Annotated[float, POSITIVE, MAY_CHANGE, ON_CARD] = 5e-4
     """Peak learning rate of projection and decoder."""
-    BEAM_SIZE: Annotated[int, at_least(1), MAY_CHANGE, SHARED] = 3
+    BEAM_SIZE: Annotated[int, within(1, MOST_BEAMS), MAY_CHANGE, SHARED] = 3
     """Beams in validation and evaluation (1 = greedy)."""
     DEVICE: Annotated[str, NO_EFFECT] = "auto"
     """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
@@ -108,26 +114,26 @@ class Config:
     """Train on shards as they pass: "shards/*.tar", a folder, a Hub data set; several as
     "a/*.tar = 3; b/*.parquet = 1" with their weights. DATASET then is what is validated on; where
     it is not there yet, the first pictures of the stream become it."""
-    STREAM_STEPS_PER_EPOCH: Annotated[int, at_least(1), SHARED] = 1000
+    STREAM_STEPS_PER_EPOCH: Annotated[int, within(1, 1_000_000_000), SHARED] = 1000
     """Steps of an epoch of a stream, which itself has no end."""
     FEATURE_CACHE: Annotated[str, CACHE] = "on"
     """on = encode each picture once and keep its features on disk (a frozen encoder only); off; or
     a size such as 500GB: as much room for features of a stream's pictures, so that what has passed
     once is neither fetched, decoded nor encoded again."""
-    FEATURE_VIEWS: Annotated[int, at_least(1)] = 1
+    FEATURE_VIEWS: Annotated[int, within(1, 1_000)] = 1
     """Views of each training picture in the feature cache: itself and FEATURE_VIEWS - 1 altered by
     AUGMENTATION, of which each epoch draws one."""
     AUGMENTATION: Annotated[str, KINDS_OF_AUGMENTATION] = "none"
     """What alters training pictures, some of "crop,flip,colour"; a flip swaps left and right in
     their captions, and is left out where that cannot be done for certain. Needs pictures that are
     read each time (a trained encoder, a stream, or FEATURE_CACHE off) or FEATURE_VIEWS."""
-    NUM_WORKERS: Annotated[int, at_least(-1), NO_EFFECT] = -1
+    NUM_WORKERS: Annotated[int, within(-1, 1_000), NO_EFFECT] = -1
     """Processes that decode pictures (-1 = one a core, 8 at most; 0 = in the main process)."""
 
     # Encoder
     IMAGE_PROCESSOR_NAME: str = ""
     """Image processor of the Hub or a local folder ("" = the encoder's own)."""
-    ENCODER_IMAGE_SIZE: Annotated[int, at_least(0)] = 0
+    ENCODER_IMAGE_SIZE: Annotated[int, within(0, 4_096)] = 0
     """Side in pixels of the pictures that the encoder reads (0 = its image processor's own); its
     positions are interpolated."""
     ENCODER_LAYERS: Annotated[str, LAYERS] = "last"
@@ -144,7 +150,7 @@ class Config:
     """Each trained block of the encoder learns at this share of the next block's rate."""
     ENCODER_START_EPOCH: Annotated[int, at_least(0), OF_TRAINED_ENCODER] = 0
     """Epochs that the decoder is trained alone, before the encoder's blocks join in."""
-    ENCODER_LORA_RANK: Annotated[int, at_least(0), OF_TRAINED_ENCODER] = 0
+    ENCODER_LORA_RANK: Annotated[int, within(0, WIDEST), OF_TRAINED_ENCODER] = 0
     """Train LoRA adapters of this rank beside the linear layers of the trained blocks, instead of
     the blocks themselves (0 = off; pip install -e .[lora])."""
     GRADIENT_CHECKPOINTING: Annotated[bool, NO_EFFECT, OF_TRAINED_ENCODER] = False
@@ -154,21 +160,21 @@ class Config:
     """Share a trained encoder's weights, gradients and moments out over the processes (FSDP2)."""
 
     # Decoder
-    PROJECTION_DIM: Annotated[int, at_least(1), ON_CARD] = 512
+    PROJECTION_DIM: Annotated[int, WIDTH, ON_CARD] = 512
     """Width of the memory that cross-attention reads."""
     DECODER_EMBED_DIM: Annotated[int, EVEN, ON_CARD] = 512
     """Width of the decoder."""
-    DECODER_LAYERS: Annotated[int, at_least(1), ON_CARD] = 6
+    DECODER_LAYERS: Annotated[int, within(1, 1_000), ON_CARD] = 6
     """Blocks of the decoder."""
-    DECODER_HEADS: Annotated[int, at_least(1), ON_CARD] = 8
+    DECODER_HEADS: Annotated[int, WIDTH, ON_CARD] = 8
     """Attention heads of a block; divides DECODER_EMBED_DIM."""
-    DECODER_FF_DIM: Annotated[int, at_least(1), ON_CARD] = 2048
+    DECODER_FF_DIM: Annotated[int, within(1, 4 * WIDEST), ON_CARD] = 2048
     """Hidden width of a block's feed-forward network."""
     DECODER_DROPOUT: Annotated[float, between(0, 1)] = 0.1
     """Share of activations dropped in training."""
-    VOCAB_SIZE: Annotated[int, at_least(260)] = 10_000
+    VOCAB_SIZE: Annotated[int, within(260, 1_000_000)] = 10_000
     """Entries of the BPE vocabulary at most (fewer where the captions hold fewer)."""
-    MAX_SEQ_LEN: Annotated[int, at_least(3), ON_CARD] = 64
+    MAX_SEQ_LEN: Annotated[int, within(3, 4_096), ON_CARD] = 64
     """Tokens of a caption at most, <START> and <END> counted."""
 
     # Optimization
@@ -356,8 +362,7 @@ def load_config(
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a TOML file holds. Raises `UserError` naming the file."""
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(read_regular(path, most_bytes=SETTINGS_BYTES).decode())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.{_preset_advice()}") from None
     except (ValueError, RecursionError) as error:  # a TOMLDecodeError, mostly
@@ -374,7 +379,7 @@ def with_values(base: Config, values: Mapping[str, Any], *, place: str) -> Confi
         if name not in known:
             problems.append(f"{place}: {unknown_name(key, known, BECAME)}")
             continue
-        if kind_of(known[name]) is float and type(value) is int:
+        if kind_of(known[name]) is float and type(value) is int and abs(value) <= MOST_WHOLE:
             value = float(value)
         problems += [f"{place}: {problem}" for problem in check_value(known[name], value)]
         accepted[name] = value

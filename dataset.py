@@ -21,7 +21,7 @@ from captioning.store.rows import PictureRows
 from captioning.store.views import TrainingPictures
 from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
-from captioning.system.stopping import leave_signals_to_main
+from captioning.system.stopping import set_up_worker
 from captioning.training.packing import Packing
 from tokenizer import CaptionTokenizer
 
@@ -292,7 +292,7 @@ def iterate_steps(steps: StepDataset, *, first: int = 0, num_workers: int = 0) -
         sampler=range(first, len(steps)),
         batch_size=None,
         num_workers=num_workers,
-        worker_init_fn=leave_signals_to_main,
+        worker_init_fn=set_up_worker,
         generator=torch.Generator(),  # the loader's own draw leaves the global state alone
     )
     for step in loader:

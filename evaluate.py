@@ -28,7 +28,14 @@ from captioning.system.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run
 from captioning.system.files import refuse_links
 from captioning.system.options import notes_of, parse_options
 from captioning.system.processes import ending_together, is_main_process
-from captioning.system.rules import OF_CHECKPOINTS, OF_GIVEN_CAPTIONS, Role, at_least
+from captioning.system.rules import (
+    MOST_BEAMS,
+    OF_CHECKPOINTS,
+    OF_GIVEN_CAPTIONS,
+    Role,
+    at_least,
+    within,
+)
 
 if TYPE_CHECKING:
     from captioner import Caption, Captioner
@@ -70,7 +77,7 @@ class EvaluateOptions:
     """Where to look for the newest `best`."""
     method: Annotated[Literal["greedy", "beam"], OF_CHECKPOINTS] = "beam"
     """How to search."""
-    beam_size: Annotated[int, at_least(0), OF_CHECKPOINTS] = 0
+    beam_size: Annotated[int, within(0, MOST_BEAMS), OF_CHECKPOINTS] = 0
     """Beams (0 = as in training)."""
     length_penalty: Annotated[float, OF_CHECKPOINTS] = 1.0
     """Above 1 favours longer captions, below 1 shorter ones."""

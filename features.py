@@ -153,10 +153,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     records = {split: read_records(folder / split, mend=mend) for split in splits}
     from captioning.store.rows import FeatureStore
     from captioning.system.runtime import Runtime
+    from captioning.training.guards import plain_faults
     from encoder import VisionEncoder
 
     runtime = Runtime.create(config.DEVICE, config.PRECISION)
-    with ending_together():
+    with ending_together(), plain_faults(folder, go_on="give the same command again"):
         encoder = VisionEncoder.from_settings(config)
         stores = open_stores(config, encoder, runtime, records)
         made = list(stores.items())

@@ -30,7 +30,7 @@ from captioning.system.errors import (
 from captioning.system.options import check_value, notes_of, parse_options
 from captioning.system.processes import ending_together, is_main_process
 from captioning.system.progress import Progress
-from captioning.system.rules import at_least
+from captioning.system.rules import MOST_BEAMS, at_least, within
 from config import Config
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ class GenerateOptions:
     """Where to look for the newest `best`."""
     method: Literal["greedy", "beam", "sample", "diverse"] = "beam"
     """How to search."""
-    beam_size: Annotated[int, at_least(0), BEAMS] = 0
+    beam_size: Annotated[int, within(0, MOST_BEAMS), BEAMS] = 0
     """Beams (0 = as in training, or as many as captions are asked for)."""
-    num_captions: Annotated[int, at_least(1)] = 1
+    num_captions: Annotated[int, within(1, MOST_BEAMS)] = 1
     """Captions of each picture."""
     length_penalty: Annotated[float, For(("beam", "diverse", "sample"))] = 1.0
     """Above 1 favours longer captions, below 1 shorter ones."""
-    groups: Annotated[int, at_least(0), GROUPS] = 0
+    groups: Annotated[int, within(0, MOST_BEAMS), GROUPS] = 0
     """Groups of a diverse beam search (0 = as many as beams)."""
     diversity_penalty: Annotated[float, GROUPS] = 0.5
     """How strongly groups of a diverse beam search avoid each other's words."""
@@ -382,4 +382,4 @@ def __getattr__(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, prints_results=True)

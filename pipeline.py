@@ -25,6 +25,10 @@ from tokenizer import CaptionTokenizer
 Result = TypeVar("Result")
 BATCH_SIZE = 64
 """Pictures searched together, unless memory says otherwise."""
+MOST_ROWS = 8_192
+"""Beams searched together at most: with many beams a picture, fewer pictures."""
+MOST_LOGITS = 2**28
+"""Numbers that a step of the search weighs at most: a gigabyte of them."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +96,25 @@ class CaptionPipeline:
         rules: TokenRules | None = None,
         picture_numbers: Sequence[int] | None = None,
     ) -> list[list[Caption]]:
-        """Captions of (B, P, F) features, best first. The model must be in evaluation mode."""
-        with self.runtime.autocast():
-            found = search(
-                DecoderState(self.model, features),
-                batch_size=len(features),
-                rules=rules or self.rules(),
-                options=options,
-                picture_numbers=picture_numbers,
-                device=self.runtime.device,
-            )
+        """Captions of (B, P, F) features, best first. The model must be in evaluation mode.
+
+        Pictures are searched together as far as `MOST_ROWS` and `MOST_LOGITS` allow.
+        """
+        numbers = range(len(features)) if picture_numbers is None else picture_numbers
+        rows = max(options.num_captions, 1 if options.method == "greedy" else options.beam_size)
+        together = max(1, min(MOST_ROWS, MOST_LOGITS // len(self.tokenizer)) // rows)
+        found: list[list[Hypothesis]] = []
+        for start in range(0, len(features), together):
+            part = features[start : start + together]
+            with self.runtime.autocast():
+                found += search(
+                    DecoderState(self.model, part),
+                    batch_size=len(part),
+                    rules=rules or self.rules(),
+                    options=options,
+                    picture_numbers=numbers[start : start + together],
+                    device=self.runtime.device,
+                )
         return [[self._caption(one) for one in captions] for captions in found]
 
     def best_captions(

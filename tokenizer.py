@@ -13,20 +13,22 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from captioning.sources.records import read_records
 from captioning.system.errors import EXIT_DONE, UserError, run_command
-from captioning.system.files import write_text
+from captioning.system.files import read_json, write_text
 from captioning.system.options import parse_options
 from config import Config, parse_config
 
 PAD, START, END, UNK = "<PAD>", "<START>", "<END>", "<UNK>"
 SPECIAL_TOKENS = (PAD, START, END, UNK)
 FILE_NAME = "tokenizer.json"
+LOWER_CASE = ("normalizer", {"type": "Lowercase"})
+"""What version 0.1 could have in its tokenizers."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,12 @@ class CaptionTokenizer:
                 f"{file} is missing. Make one with: python tokenizer.py train --DATASET NAME"
             )
         try:
-            bpe = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception for a broken file
-            raise UserError(f"{file} is not a tokenizer.json: {error}") from None
+            bpe = _read_bpe(read_json(file))
+        except _ForeignError as problem:
+            raise UserError(
+                f"{file} is not a captioning tokenizer: {problem}. Take the tokenizer.json that "
+                "lies beside the checkpoint."
+            ) from None
         return cls(bpe, source=str(file))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -113,9 +118,7 @@ class CaptionTokenizer:
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> CaptionTokenizer:
     """Train byte-level BPE (Sennrich et al., 2016; on bytes: Radford et al., 2019)."""
-    bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    bpe = _byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
@@ -125,6 +128,64 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> CaptionTokenize
     )
     bpe.train_from_iterator(captions, trainer)
     return CaptionTokenizer(bpe)
+
+
+def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
+    bpe = tokenizers.Tokenizer(model)
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    return bpe
+
+
+def _read_bpe(content: dict[str, Any]) -> tokenizers.Tokenizer:
+    """The tokenizer that training made, of what it wrote."""
+    bpe = _byte_level(models.BPE(*_vocabulary_of(content)))
+    if content.get("normalizer"):
+        bpe.normalizer = normalizers.Lowercase()
+    bpe.add_special_tokens(list(SPECIAL_TOKENS))
+    return bpe
+
+
+class _ForeignError(ValueError):
+    """A tokenizer.json is not as this program writes it; the text says where."""
+
+
+def _vocabulary_of(content: dict[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Entries with their ids, and merges, of a `tokenizer.json` as this program writes it.
+
+    The library reads far more: parts that pad to a billion ids, that replace without end, or that
+    abort the process. Nothing but entries and merges is handed to it, and those are checked here.
+    """
+    for part in ("truncation", "padding", "normalizer", "post_processor"):
+        if content.get(part) is not None and (part, content[part]) != LOWER_CASE:
+            raise _ForeignError(f"it has a {part} that is not ours")
+    for part, kind in (("pre_tokenizer", "ByteLevel"), ("decoder", "ByteLevel"), ("model", "BPE")):
+        if not isinstance(content.get(part), dict) or content[part].get("type") != kind:
+            raise _ForeignError(f"its {part} is not {kind}")
+    if content["pre_tokenizer"].get("add_prefix_space") is not False:
+        raise _ForeignError("its pre_tokenizer puts a space before a caption")
+    vocabulary, merges = content["model"].get("vocab"), content["model"].get("merges")
+    if not isinstance(vocabulary, dict) or not isinstance(merges, list):
+        raise _ForeignError("its model has no vocab and merges")
+    letters = {*pre_tokenizers.ByteLevel.alphabet()}
+    for token, number in vocabulary.items():
+        if type(number) is not int or not (letters.issuperset(token) or token in SPECIAL_TOKENS):
+            raise _ForeignError(f"it has the entry {token!r:.80}: {number!r:.80}")
+    if not letters <= vocabulary.keys():
+        raise _ForeignError("it lacks entries of single bytes")
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise _ForeignError(f"its {len(vocabulary):,} entries are not numbered from 0 on")
+    for expected, token in enumerate(SPECIAL_TOKENS):
+        if vocabulary.get(token) != expected:
+            raise _ForeignError(f"{token} must be entry {expected}")
+    pairs = []
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        is_pair = isinstance(pair, list) and [type(one) for one in pair] == [str, str]
+        if not is_pair or not {*pair, "".join(pair)} <= vocabulary.keys():
+            raise _ForeignError(f"it has the merge {merge!r:.80}, which makes no entry")
+        pairs.append((pair[0], pair[1]))
+    return vocabulary, pairs
 
 
 def training_captions(config: Config) -> list[str]:
@@ -190,4 +251,4 @@ def _show(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, prints_results=True)

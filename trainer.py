@@ -21,7 +21,7 @@ from captioning.sharing.model_card import Example, Training, model_card
 from captioning.sharing.uploader import BestUploader
 from captioning.sources.records import CaptionedPicture
 from captioning.streaming.steps import StreamSteps
-from captioning.system.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
+from captioning.system.errors import EXIT_DONE, EXIT_SIGNAL, UserError
 from captioning.system.stopping import Stopped, StopRequest
 from captioning.tracking.energy import EnergyMeter
 from captioning.tracking.provenance import finish, write_provenance
@@ -196,7 +196,7 @@ class Trainer:
             f"Stopped by {signal.Signals(self._stopped_by).name} after step {self.state.step:,}; "
             "all of it is saved. Go on with the same command and --RESUME_CHECKPOINT_PATH auto"
         )
-        return EXIT_TERMINATED if self._stopped_by == signal.SIGTERM else EXIT_INTERRUPTED
+        return EXIT_SIGNAL + self._stopped_by
 
     def _run_epoch(self) -> None:
         optimization, length = self.optimization, self.steps.length(self.state.epoch)

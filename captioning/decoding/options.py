@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from captioning.system.errors import UserError
+from captioning.system.rules import MOST_BEAMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,12 @@ class SearchOptions:
             "method beam, diverse or sample.": self.method != "greedy" or self.num_captions <= 1,
             f"beam_size is {self.beam_size}; it must be at least the number of captions, "
             f"{self.num_captions}.": not beams or self.num_captions <= self.beam_size,
+            f"beam_size is {self.beam_size}; it must be at most {MOST_BEAMS:,}.": (
+                not beams or self.beam_size <= MOST_BEAMS
+            ),
+            f"num_captions is {self.num_captions}; it must be at most {MOST_BEAMS:,}.": (
+                self.num_captions <= MOST_BEAMS
+            ),
             f"groups is {self.groups}; it must divide the beam size, {self.beam_size}.": (
                 self.method != "diverse" or (self.groups >= 1 and self.beam_size % self.groups == 0)
             ),

@@ -37,6 +37,7 @@ from captioning.sources.caption_fields import (
     valid_unicode,
 )
 from captioning.system.errors import UserError
+from captioning.system.reading import read_regular
 
 FORMATS = (
     'JSON {"a.jpg": ["caption", ...]}, Karpathy JSON, COCO captions JSON, '
@@ -74,8 +75,7 @@ def read_captions(path: str | os.PathLike[str]) -> list[CaptionedPicture]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_FILE_BYTES + 1)
+        data = read_regular(path, most_bytes=LARGEST_FILE_BYTES)
     except OSError as error:
         raise UserError(f"The captions file {path} cannot be read: {error.strerror}.") from None
     return parse_captions(data, str(path))

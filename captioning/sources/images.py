@@ -6,16 +6,24 @@ that names it and says what is wrong with it. Only the first frame of an animati
 
 import os
 import warnings
+from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from captioning.system.errors import UserError
+from captioning.system.reading import check_regular
 
 Source = str | os.PathLike[str] | bytes | Image.Image
 """Where a picture comes from: a file's path, a file's content, or a picture opened already."""
 
+Box = tuple[int, int, int, int]
+LARGEST_PICTURE_BYTES = 2**28
+"""Above this a picture's file is not read."""
+BAND_PIXELS = 2**22
+"""Pixels that are converted at a time, where that takes many bytes a pixel."""
 ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,6 +72,8 @@ def load_image(source: Source, *, name: str = "") -> Image.Image:
 def _decode(source: Source, name: str) -> Image.Image:
     if isinstance(source, Image.Image):
         return _to_rgb(_upright(source))
+    if not isinstance(source, bytes):
+        check_regular(source, most_bytes=LARGEST_PICTURE_BYTES)
     with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
         if picture.format == "EPS":
             raise UserError(f"{name} is PostScript, a program; convert it to PNG first.")
@@ -80,18 +90,43 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "F" or picture.mode.startswith("I"):
         return _from_deep_grey(picture).convert("RGB")
     if picture.has_transparency_data:
-        opaque = Image.new("RGBA", picture.size, "white")
-        opaque.alpha_composite(picture.convert("RGBA"))
-        return opaque.convert("RGB")
+        return _on_white(picture)
     return picture.convert("RGB")
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """Transparency laid on white."""
+    found = Image.new("RGB", picture.size)
+    for box in _bands(picture):
+        opaque = Image.new("RGBA", (box[2], box[3] - box[1]), "white")
+        opaque.alpha_composite(picture.crop(box).convert("RGBA"))
+        found.paste(opaque.convert("RGB"), box)
+    return found
 
 
 def _from_deep_grey(picture: Image.Image) -> Image.Image:
     """Grey of 8 bits from greys of 16 or 32 bits, which Pillow itself would clip at 255."""
-    grey = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+    largest = max(_greys(picture, box).max() for box in _bands(picture))
     levels = WHITE_LEVELS["F" if picture.mode == "F" else "I"]
-    white = next((level for level in levels if grey.max() <= level), grey.max())
-    return Image.fromarray(np.clip(grey / white * 255 + 0.5, 0, 255).astype(np.uint8))
+    white = next((level for level in levels if largest <= level), largest)
+    found = Image.new("L", picture.size)
+    for box in _bands(picture):
+        grey = np.clip(_greys(picture, box) / white * 255 + 0.5, 0, 255).astype(np.uint8)
+        found.paste(Image.fromarray(grey), box)
+    return found
+
+
+def _greys(picture: Image.Image, box: Box) -> NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(picture.crop(box), dtype=np.float64))
+
+
+def _bands(picture: Image.Image) -> Iterator[Box]:
+    """A picture in bands from side to side, so that no copy of the whole is made for what needs
+    many bytes a pixel."""
+    width, height = picture.size
+    rows = max(1, BAND_PIXELS // max(1, width))
+    for top in range(0, height, rows):
+        yield (0, top, width, min(top + rows, height))
 
 
 def _name(source: Source) -> str:

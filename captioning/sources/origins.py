@@ -6,6 +6,7 @@ unpacked, and links that lead out of a folder are not followed.
 """
 
 import hashlib
+import lzma
 import os
 import stat
 import sys
@@ -24,7 +25,9 @@ from captioning.sources.caption_files import (
     parse_captions,
     read_captions,
 )
+from captioning.sources.images import LARGEST_PICTURE_BYTES
 from captioning.system.errors import UserError
+from captioning.system.reading import check_regular
 
 PICTURE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
@@ -34,8 +37,16 @@ CAPTIONS_PATTERNS = (
     "captions*", "metadata.jsonl", "*.jsonl", "*.csv", "*.json", "*.txt",
 )  # fmt: skip
 """How captions files are called, those with published splits first."""
-LARGEST_PICTURE_BYTES = 2**28
-READ_ERRORS = (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+READ_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 """What reading a file, a member of an archive or a row may raise."""
 HIDDEN = (".", "__MACOSX")
 OWN_FILES = ("prepared.json", "progress.jsonl")
@@ -111,12 +122,21 @@ def list_files(where: str) -> Iterator[PictureFile]:
     path = Path(where)
     if path.is_dir():
         yield from _folder_files(path)
-    elif zipfile.is_zipfile(path):
-        yield from _zip_files(path)
-    elif path.exists():
+        return
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{where} does not exist; give the folder or zip that holds the pictures."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{where} cannot be read: {error.strerror}; give the folder or zip that holds the "
+            "pictures."
+        ) from None
+    if not zipfile.is_zipfile(path):
         raise UserError(f"{where} is neither a folder nor a whole zip file; unpack it first.")
-    else:
-        raise UserError(f"{where} does not exist; give the folder or zip that holds the pictures.")
+    yield from _zip_files(path)
 
 
 def find_captions(names: Sequence[str], where: str) -> str:
@@ -333,7 +353,7 @@ def _walk(path: Path) -> Iterator[tuple[str, os.stat_result]]:
 def _zip_files(path: Path) -> Iterator[PictureFile]:
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except READ_ERRORS as error:
         raise UserError(f"{path} is not a whole zip file: {error}.") from None
     for member in sorted(archive.infolist(), key=lambda member: member.filename):
         name = str(PurePosixPath(member.filename.replace("\\", "/")))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from captioning.system.errors import UserError
 from captioning.system.files import atomic_write
+from captioning.system.reading import check_regular
 
 SPLITS = ("train", "validation", "test")
 METADATA_NAME = "metadata.jsonl"
@@ -82,9 +83,12 @@ def read_records(split_dir: str | os.PathLike[str], *, mend: str = "") -> list[R
     path = Path(split_dir) / METADATA_NAME
     advice = f" Make it with: {mend}" if mend else ""
     try:
+        check_regular(path)
         lines = path.read_text(encoding="utf-8").split("\n")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing.{advice}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.{advice}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}).{advice}") from None
     records = [

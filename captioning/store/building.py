@@ -29,7 +29,7 @@ from captioning.store.rows import FeatureStore, LivePictures
 from captioning.system.errors import UserError
 from captioning.system.progress import Progress
 from captioning.system.runtime import Runtime
-from captioning.system.stopping import leave_signals_to_main
+from captioning.system.stopping import set_up_worker
 from captioning.vision.augmentation import Draws
 from captioning.vision.tower import VisionTower
 
@@ -255,7 +255,7 @@ def _decode(
             _Pieces(pictures, pieces),
             batch_size=None,
             num_workers=num_workers,
-            worker_init_fn=leave_signals_to_main,
+            worker_init_fn=set_up_worker,
             prefetch_factor=max(2, -(-ahead // (PIECE_ROWS * num_workers)))
             if num_workers
             else None,

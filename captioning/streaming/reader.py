@@ -24,7 +24,7 @@ from captioning.streaming.cache import StreamFeatures
 from captioning.streaming.lanes import BLOCK_SAMPLES, Block, Lane, LaneSample, Position
 from captioning.streaming.shards import StreamedSample
 from captioning.system.errors import UserError
-from captioning.system.stopping import leave_signals_to_main
+from captioning.system.stopping import set_up_worker
 from captioning.vision.augmentation import draws_of
 from captioning.vision.mirroring import mirrored_captions
 
@@ -184,7 +184,7 @@ class StreamReader:
             _Pieces(lanes, positions, preprocess, augmentation, in_blocks=features is not None),
             batch_size=None,
             num_workers=workers,
-            worker_init_fn=leave_signals_to_main,
+            worker_init_fn=set_up_worker,
             generator=torch.Generator(),  # the loader's own draw leaves the global state alone
         )
         self._source: Iterator[_Piece | UserError] | None = None

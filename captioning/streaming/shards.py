@@ -15,24 +15,41 @@ import glob
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from captioning.sources.caption_fields import caption_columns, captions_of, clean_caption
-from captioning.sources.origins import LARGEST_PICTURE_BYTES, PICTURE_SUFFIXES, picture_column
+from captioning.sources.caption_fields import (
+    caption_columns,
+    captions_of,
+    clean_caption,
+    image_column,
+)
+from captioning.sources.images import LARGEST_PICTURE_BYTES
+from captioning.sources.origins import PICTURE_SUFFIXES, READ_ERRORS
 from captioning.system.errors import UserError
+from captioning.system.reading import open_regular
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet")
 TEXT_SUFFIXES = (".txt", ".text", ".caption", ".captions")
 JSON_SUFFIXES = (".json", ".jsn")
 LARGEST_CAPTIONS_BYTES = 2**20
-ROWS_AT_ONCE = 16
-"""Rows of a Parquet file in memory."""
+UNPACKED_BYTES, MOST_UNPACKED = 2**26, 100
+"""A column of a Parquet file that unpacks to more bytes than these, and to so many times what it
+has, is refused."""
 REMOTE = "://"
+LONG_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+"""Members that describe the one after them, and are read whole."""
+LONGEST_HEADER = 2**20
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,9 @@ def read_samples(
         with _open(shard) as file:
             read = _read_parquet if shard.endswith(".parquet") else _read_tar
             yield from read(file, shard, first, with_pictures)
-    except (tarfile.TarError, EOFError, pyarrow.ArrowException, OSError) as error:
+    except UserError:
+        raise
+    except (*READ_ERRORS, tarfile.TarError, pyarrow.ArrowException) as error:
         raise UserError(
             f"{shard} cannot be read to its end: {error or type(error).__name__}. Get a good copy, "
             "or take it out of the stream."
@@ -147,7 +166,7 @@ def _hub_files(where: str) -> list[str]:
 
 def _open(shard: str) -> IO[bytes]:
     if REMOTE not in shard:
-        return open(shard, "rb")
+        return open_regular(shard)
     from datasets.utils.file_utils import xopen
 
     file: IO[bytes] = xopen(shard, "rb")
@@ -182,17 +201,21 @@ def _read_tar(
 
 
 class _Header(tarfile.TarInfo):
-    """A header whose damage is an error: `tarfile` takes it for the end of the archive."""
+    """A header whose damage is an error: `tarfile` takes it for the end of the archive, reads as
+    many bytes of further headers as they say, or stumbles over what they say."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         """Read a header's 512 bytes."""
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"a member has no header ({error})") from None
+        if header.size < 0 or (header.type in LONG_HEADERS and header.size > LONGEST_HEADER):
+            raise tarfile.ReadError(f"a header says that it has {header.size:,} bytes")
+        return header
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -256,33 +279,65 @@ def _sample(name: str, data: bytes, captions: list[str], problem: str) -> Stream
 def _read_parquet(
     file: IO[bytes], shard: str, first: int, with_pictures: bool
 ) -> Iterator[StreamedSample]:
-    """Samples of a Parquet file: its rows, of which a few are in memory at a time."""
-    import datasets
+    """Samples of a Parquet file: its rows, one after another."""
     import pyarrow.parquet
 
     table = pyarrow.parquet.ParquetFile(file)
-    features = datasets.Features.from_arrow_schema(table.schema_arrow)
-    image = picture_column(features)
-    columns = caption_columns(name for name in features if name != image)
+    image = _picture_column(table.schema_arrow)
+    columns = caption_columns(name for name in table.schema_arrow.names if name != image)
     if image is None or not columns:
         raise UserError(
-            f"{shard} has the columns {', '.join(features)}; one of pictures and one of captions "
-            "(captions, caption, text ...) are needed."
+            f"{shard} has the columns {', '.join(table.schema_arrow.names)}; one of pictures and "
+            "one of captions (captions, caption, text ...) are needed."
         )
+    read = [image, *columns] if with_pictures else columns
+    _check_chunks(table.metadata, read)
     start = 0
     for group in range(table.num_row_groups):
         stop = start + table.metadata.row_group(group).num_rows
         if stop > first:
-            rows = _rows(table, group, [image, *columns] if with_pictures else columns)
+            rows = _rows(table, group, read)
             for number, row in enumerate(islice(rows, max(first - start, 0), None)):
                 name = f"{shard}: row {max(first, start) + number}"
                 yield _row_sample(name, row.get(image), [row[column] for column in columns])
         start = stop
 
 
-def _rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _picture_column(schema: Any) -> str | None:
+    """The column of pictures: of bytes, alone or beside a path, as `datasets` stores its images.
+
+    Found by what is stored; what the file says about itself in JSON is not believed.
+    """
+    import pyarrow.types as types
+
+    def holds_pictures(kind: Any) -> bool:
+        if types.is_struct(kind):
+            return {"bytes", "path"} <= {field.name for field in kind}
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+    columns = [field.name for field in schema if holds_pictures(field.type)]
+    return image_column(columns) or next(iter(columns), None)
+
+
+def _check_chunks(metadata: Any, columns: Sequence[str]) -> None:
+    """Raise `ValueError` where a column is far larger unpacked than packed, as no captions are."""
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for number in range(row_group.num_columns):
+            chunk = row_group.column(number)
+            unpacked, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
+            is_read = chunk.path_in_schema.split(".")[0] in columns
+            if is_read and unpacked > UNPACKED_BYTES and unpacked > MOST_UNPACKED * packed:
+                raise ValueError(
+                    f"its column {chunk.path_in_schema} has {packed:,} bytes that unpack to "
+                    f"{unpacked:,}"
+                )
+
+
+def _rows(table: Any, group: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    # One at a time: values that a file holds once may stand in all of its rows.
     batches = table.iter_batches(
-        batch_size=ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False
+        batch_size=1, row_groups=[group], columns=columns, use_threads=False
     )
     for batch in batches:
         yield from batch.to_pylist()
@@ -291,5 +346,9 @@ def _rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]
 def _row_sample(name: str, picture: Any, texts: list[Any]) -> StreamedSample:
     data = picture.get("bytes") if isinstance(picture, dict) else picture
     data = data if isinstance(data, bytes) else b""
+    if len(data) > LARGEST_PICTURE_BYTES:
+        return _sample(name, b"", [], f"its picture is too large ({len(data):,} bytes)")
     captions = [text for value in texts for text in captions_of(value) or []]
+    if sum(map(len, captions)) > LARGEST_CAPTIONS_BYTES:
+        return _sample(name, b"", [], "its captions are too large")
     return _sample(name, data, captions, "" if data else "it has no picture")

@@ -1,19 +1,28 @@
 """How a command ends: one clear sentence for what the user can mend, and the exit codes.
 
-Every command runs through `run_command`, which turns `UserError` into text on standard error and
-exit code 2. Anything else is a bug of ours and keeps its traceback.
+Every command runs through `run_command`, which turns `UserError`, and a place that cannot be
+written to, into text on standard error and exit code 2. Anything else is a bug of ours and keeps
+its traceback.
 """
 
-import io
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from captioning.system.output import OutputLostError, open_outputs, told_loss
+
+DISK_FAULTS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+)
+"""What the place of a file does to whoever writes there; no bug, and for the user to mend."""
 EXIT_DONE = 0
 EXIT_PARTLY_DONE = EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
+EXIT_SIGNAL = 128
+"""Added to the number of the signal that stopped a command."""
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 PATIENCE_SECONDS = 1.0
@@ -33,14 +42,17 @@ class UserError(ValueError):
         return "\n".join(self.problems)
 
 
-def run_command(main: Callable[[], int]) -> NoReturn:
-    """Run a command's `main` and leave the process with its exit code."""
+def run_command(main: Callable[[], int], *, prints_results: bool = False) -> NoReturn:
+    """Run a command's `main` and leave the process with its exit code.
+
+    One that `prints_results` ends where standard output takes no more; others leave theirs in
+    files and go on, and fail at their end.
+    """
     _speak_utf8()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show a caption's letters shows their codes.
-            stream.reconfigure(errors="backslashreplace")
+    output = open_outputs(is_needed=prints_results)
     try:
+        if loss := told_loss(output):
+            raise UserError(loss)
         code = main()
         sys.stdout.flush()
     except UserError as error:
@@ -53,10 +65,21 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output (`| head`) has gone: not an error, but nothing may be flushed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_DONE
+    except OutputLostError:
+        code = EXIT_DONE  # the reader (`| head`) has what it wanted, unless something is told
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {place}{error.strerror or error}. Mend that, then give the same command "
+            "again.",
+            file=sys.stderr,
+        )
+        code = EXIT_USER_ERROR
+    if not code and (loss := told_loss(output)):
+        print(f"error: {loss}", file=sys.stderr)
+        code = EXIT_FAILED
     sys.exit(code)
 
 
@@ -67,5 +90,6 @@ def _speak_utf8() -> None:
     """
     if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
         return
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from captioning.system.errors import UserError
+from captioning.system.reading import JSON_BYTES, read_regular
 
 
 @contextmanager
@@ -64,6 +65,12 @@ def refuse_links(folder: Path) -> None:
         )
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder in which nobody writes now."""
+    for path in folder.glob(f".{'[0-9a-f]' * 16}.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a UTF-8 file."""
     # A caption may hold half of a surrogate pair, which UTF-8 cannot write: it becomes "?".
@@ -79,9 +86,10 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises `UserError` naming the file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_regular(path, most_bytes=JSON_BYTES).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read: {reason}.") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: it must hold a JSON object.")
     return value

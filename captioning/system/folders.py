@@ -15,12 +15,14 @@ from typing import Any
 
 from captioning.system.errors import UserError
 from captioning.system.files import read_json, sha256_of, write_json
+from captioning.system.reading import JSON_BYTES, check_regular
 
 FORMAT_VERSION = 1
 MANIFEST = "checkpoint.json"
 UNCHECKED = "README.md"  # the one file that people edit
 ENCODER_TYPES = {"name": str, "revision": str, "fingerprint": str, "in_checkpoint": bool}
 FILE_TYPES = {"size": int, "sha256": str}
+WEIGHTS_SUFFIX = ".safetensors"
 REPLACED_SUFFIX, UNFINISHED_SUFFIX = ".replaced", ".unfinished"
 
 
@@ -96,26 +98,47 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise `UserError` naming the first file that is not as it was written."""
+    """Raise `UserError` naming the first file that is not as it was written.
+
+    All sizes are compared before any content is read.
+    """
     for name, expected in manifest["files"].items():
         path = folder / name
-        try:
-            size, sha256 = path.stat().st_size, sha256_of(path)
-        except FileNotFoundError:
-            raise UserError(f"{path} is missing, though {folder / MANIFEST} names it.") from None
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        with _named(path, folder):
+            size = check_regular(path, most_bytes=_most_bytes(name)).st_size
         if size != expected["size"]:
             raise UserError(
                 f"{path} is damaged: it has {size:,} bytes, written were {expected['size']:,}."
             )
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        with _named(path, folder):
+            sha256 = sha256_of(path)
         if sha256 != expected["sha256"]:
             raise UserError(f"{path} is damaged: its SHA-256 is not the one that was written.")
 
 
+@contextmanager
+def _named(path: Path, folder: Path) -> Iterator[None]:
+    """Make a sentence of what keeps a file from being read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing, though {folder / MANIFEST} names it.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _most_bytes(name: str) -> int | None:
+    """Bytes that a file may have: weights as many as they like, what describes them few."""
+    return None if name.endswith(WEIGHTS_SUFFIX) else JSON_BYTES
+
+
 def _are_files(files: object) -> bool:
     return isinstance(files, dict) and all(
-        Path(name).name == name and _fits(entry, FILE_TYPES) for name, entry in files.items()
+        # What cannot be printed, a zero or half of a letter, no file system takes.
+        Path(name).name == name and name.isprintable() and _fits(entry, FILE_TYPES)
+        for name, entry in files.items()
     )
 
 

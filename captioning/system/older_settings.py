@@ -28,6 +28,9 @@ BECAME = {
 """What to do where somebody still names them."""
 NUMBERS = (*FRACTIONS, "SAVE_INTERVAL_STEPS", "SAVE_INTERVAL_MINUTES", "STREAM_CACHE_GB")
 
+LARGEST_NUMBER = 10**15
+"""Above any that was ever meant; a number that is none is not below it either."""
+
 
 def from_older(
     values: Mapping[str, Any], defaults: Mapping[str, Any], *, place: str, to_train: bool
@@ -52,7 +55,11 @@ def from_older(
         if wanted := kept.pop(revision, ""):
             kept[name] = f"{kept.get(name, defaults[name])}@{wanted}"
     numbers = {name: kept.pop(name) for name in NUMBERS if name in kept}
-    wrong = [name for name, value in numbers.items() if type(value) not in (int, float)]
+    wrong = [
+        name
+        for name, value in numbers.items()
+        if type(value) not in (int, float) or not abs(value) < LARGEST_NUMBER
+    ]
     lost += [f"{place}: {name} is {numbers[name]!r}; it must be a number." for name in wrong]
     is_cached = kept.pop("CACHE_FEATURES", True)
     if lost:

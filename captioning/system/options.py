@@ -33,6 +33,8 @@ Options = TypeVar("Options")
 Note = TypeVar("Note")
 Field = dataclasses.Field[Any]
 NOTHING: Mapping[str, str] = MappingProxyType({})
+MOST_WHOLE = 2**63 - 1
+"""The largest whole number that arrays and files hold."""
 SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 

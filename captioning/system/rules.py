@@ -22,6 +22,15 @@ def at_least(low: float) -> Rule:
     return Rule(lambda value: value >= low, f"at least {low:g}")
 
 
+def within(low: int, high: int) -> Rule:
+    """Numbers from `low` to `high`.
+
+    Where a value decides how much is built, `high` is above all that is of use and below what no
+    machine can hold: a checkpoint of a stranger may say what it likes.
+    """
+    return Rule(lambda value: low <= value <= high, f"from {low:,} to {high:,}")
+
+
 def between(low: float, high: float) -> Rule:
     """Numbers from `low` on that are below `high`."""
     return Rule(lambda value: low <= value < high, f"at least {low:g} and below {high:g}")
@@ -60,7 +69,7 @@ def is_augmentation(text: str) -> bool:
 
 def bytes_of(text: str) -> int | None:
     """ "500GB" -> 500,000,000,000; None for what is no size."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])B", text)
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([KMGT])B", text)
     return int(float(found[1]) * 1000 ** (1 + "KMGT".index(found[2]))) if found else None
 
 
@@ -68,7 +77,11 @@ POSITIVE = Rule(lambda value: value > 0, "above 0")
 FRACTION = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
 SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
 SEED = between(0, 2**63)
-EVEN = Rule(lambda value: value >= 2 and value % 2 == 0, "even and at least 2")
+MOST_BEAMS = 1_000
+WIDEST = 2**16
+"""The largest width of a layer."""
+WIDTH = within(1, WIDEST)
+EVEN = Rule(lambda value: 2 <= value <= WIDEST and value % 2 == 0, f"even and from 2 to {WIDEST:,}")
 DATASET_NAME = Rule(lambda text: text and not {".", ".."} & set(text.split("/")), "a name")
 NOT_EMPTY = Rule(bool, "the name of a vision model")
 FILE_NAME = Rule(
@@ -79,6 +92,6 @@ LAYERS = Rule(is_layers, "last, or places from the end such as -2 or -1,-4, none
 KINDS_OF_AUGMENTATION = Rule(is_augmentation, 'none, or some of "crop,flip,colour"')
 CACHE = Rule(lambda text: text in ("on", "off") or bytes_of(text), "on, off, or a size as 500GB")
 INTERVAL = Rule(
-    lambda text: re.fullmatch(r"\d+|\d+(\.\d+)?m", text),
+    lambda text: re.fullmatch(r"\d{1,9}|\d{1,9}(\.\d{1,9})?m", text),
     'minutes such as "10m", steps such as "500", or 0',
 )

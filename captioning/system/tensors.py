@@ -1,6 +1,7 @@
 """Named tensors in safetensors files: written from any device, read whole or with an error."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,6 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from captioning.system.errors import UserError
+from captioning.system.reading import check_regular
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of tensors by name."""
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -21,35 +26,69 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file. Raises `UserError` where it is missing or damaged."""
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged: {error}.") from None
+    """All tensors of a file. Raises `UserError` where it is missing or damaged, or a number in it
+    is none."""
+    with _damage_named(path):
+        tensors = load_file(path)
+    for name, tensor in tensors.items():
+        _check_numbers(name, tensor, path)
+    return tensors
+
+
+def tensor_shapes(path: Path, *, prefix: str = "") -> Shapes:
+    """Shape of each tensor under `prefix`, from the file's header alone.
+
+    Raises `UserError` where the file is missing or damaged.
+    """
+    with _damage_named(path), safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+
+def check_shapes(expected: Mapping[str, Tensor], found: Shapes, place: str) -> None:
+    """Raise `UserError` where `expected` tensors, on the meta device too, are not those that a file
+    holds, named in `place`."""
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - found)]
+    problems += [f"{name} is unknown" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        wanted = tuple(expected[name].shape)
+        if found[name] != wanted:
+            problems.append(f"{name} is {found[name]}, the settings make it {wanted}")
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise UserError(
+            f"{place} does not fit the settings beside it: {'; '.join(problems[:3])}{more}. "
+            "Take config.toml, tokenizer.json and model.safetensors from one checkpoint."
+        )
 
 
 def fill_tensors(expected: Mapping[str, Tensor], path: Path, *, prefix: str = "") -> None:
     """Fill tensors from a file, in which those under `prefix` must be these and no others.
 
-    Raises `UserError` where a name or a shape differs, or the file is damaged.
+    Raises `UserError` where a name or a shape differs, a number is none, or the file is damaged.
     """
+    check_shapes(expected, tensor_shapes(path, prefix=prefix), str(path))
+    with _damage_named(path), safe_open(path, framework="pt") as file, torch.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(file.get_tensor(name))
+            _check_numbers(name, tensor, path)
+
+
+def _check_numbers(name: str, tensor: Tensor, path: Path) -> None:
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise UserError(
+            f"{path} is no model to go on with: {name} holds numbers that are none (NaN or "
+            "infinity). Take another checkpoint, or train again with a lower LEARNING_RATE."
+        )
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Make a sentence of what the library finds wrong with a file."""
     try:
-        with safe_open(path, framework="pt") as file:
-            found = {name for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-            problems = [f"{name} is missing" for name in sorted(expected.keys() - found)]
-            problems += [f"{name} is unknown" for name in sorted(found - expected.keys())]
-            for name in sorted(expected.keys() & found):
-                seen, wanted = tuple(file.get_slice(name).get_shape()), expected[name].shape
-                if seen != tuple(wanted):
-                    problems.append(f"{name} is {seen}, the settings make it {tuple(wanted)}")
-            if problems:
-                more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-                raise UserError(
-                    f"{path} does not fit the settings beside it: {'; '.join(problems[:3])}{more}. "
-                    "Take config.toml, tokenizer.json and model.safetensors from one checkpoint."
-                )
-            with torch.no_grad():
-                for name, tensor in expected.items():
-                    tensor.copy_(file.get_tensor(name))
-    except (SafetensorError, OSError) as error:
+        check_regular(path)
+        yield
+    except SafetensorError as error:
         raise UserError(f"{path} is damaged: {error}.") from None
+    except OSError as error:
+        raise UserError(f"{path} is damaged: {error.strerror or error}.") from None

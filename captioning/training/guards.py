@@ -1,6 +1,5 @@
 """What stands around a run: one process at a time in its folder, faults of the machine in words."""
 
-import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +7,9 @@ from pathlib import Path
 
 import torch
 
-from captioning.system.errors import UserError
-from captioning.system.files import own_file, refuse_links
+from captioning.system.errors import DISK_FAULTS, UserError
+from captioning.system.files import own_file, refuse_links, remove_leftovers
 from captioning.system.folders import refuse_other
-
-DISK_FAULTS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-)
 
 
 @contextmanager
@@ -46,13 +41,15 @@ def locked(run_dir: Path, is_main: bool = True) -> Iterator[None]:
                 f"{run_dir} is being trained in by another process. Wait for it, or begin another "
                 "run: --RUN_NAME NAME"
             ) from None
+        remove_leftovers(run_dir)
         yield
 
 
 @contextmanager
-def plain_faults(run_dir: Path) -> Iterator[None]:
+def plain_faults(
+    run_dir: Path, *, go_on: str = "go on with the same command and --RESUME_CHECKPOINT_PATH auto"
+) -> Iterator[None]:
     """Make a sentence of what the machine does to a run: disk, memory, a worker that dies."""
-    go_on = "go on with the same command and --RESUME_CHECKPOINT_PATH auto"
     try:
         yield
     except OSError as error:
@@ -71,5 +68,6 @@ def plain_faults(run_dir: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"a worker process that reads pictures died ({str(error).split('. ')[0]}), mostly for "
-            f"want of memory. Lower --NUM_WORKERS, then {go_on}"
+            f"want of memory, or of room in /dev/shm. Lower --NUM_WORKERS (0 needs neither), then "
+            f"{go_on}"
         ) from None

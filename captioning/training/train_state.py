@@ -1,39 +1,43 @@
 """Where training stands: what a run that goes on needs besides weights and moments."""
 
+import math
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast, get_args, get_origin
+from typing import Annotated, Any, cast, get_args, get_origin
 
 from captioning.system.errors import UserError
 from captioning.system.files import read_json
+from captioning.system.rules import at_least, between
 
 STATE = "trainer_state.json"
 OLDER_NAME = re.compile(r"step-\d{9,}")
+COUNT = Annotated[int, between(0, 2**62)]
+AMOUNT = Annotated[float, at_least(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
     """Where training stands; with weights and moments, all that the next step depends on."""
 
-    step: int = 0
+    step: COUNT = 0
     """Updates made."""
-    epoch: int = 0
+    epoch: COUNT = 0
     """The running epoch, from 0."""
-    step_in_epoch: int = 0
+    step_in_epoch: COUNT = 0
     """Updates made in it."""
     best_score: float | None = None
     best_loss: float | None = None
     """Validation loss of the best, which decides between equal scores."""
-    best_step: int = 0
+    best_step: COUNT = 0
     loss_sums: list[float] = field(default_factory=list)
     """Loss since the last line of metrics.jsonl, of each process."""
-    loss_tokens: int = 0
+    loss_tokens: COUNT = 0
     """Tokens since the last line of metrics.jsonl."""
-    trained_seconds: float = 0.0
-    joules: float = 0.0
+    trained_seconds: AMOUNT = 0.0
+    joules: AMOUNT = 0.0
     """Energy, where the hardware has a meter."""
-    micro_batch_size: int = 0
+    micro_batch_size: COUNT = 0
     """Captions computed at a time where less fitted into memory than asked for, or 0."""
     data_fingerprint: str = ""
     data_position: str = ""
@@ -89,6 +93,11 @@ def _as_named_now(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fits(value: object, kind: Any) -> bool:
+    if get_origin(kind) is Annotated:
+        kind, *rules = get_args(kind)
+        return _fits(value, kind) and all(rule.holds(value) for rule in rules)
     if get_origin(kind) is list:
         return isinstance(value, list) and all(_fits(item, *get_args(kind)) for item in value)
-    return isinstance(value, kind)
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return isinstance(value, kind) and not isinstance(value, bool)

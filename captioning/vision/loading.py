@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from captioning.system.errors import UserError
+from captioning.system.files import read_json
+from captioning.system.tensors import Shapes, check_shapes, tensor_shapes
+from captioning.vision.outlines import check_config, check_size, in_words, outline
 
 SETTING = "--ENCODER_MODEL_NAME"
 CONVERSION_BOT, CONVERSION_TITLE = "SFconvertbot", "Adding `safetensors` variant of this model"
@@ -47,10 +49,14 @@ def load_config(name: str, *, revision: str = "", trust_remote_code: bool = Fals
             "openai/clip-vit-base-patch32, or a folder made by save_pretrained."
         )
     try:
+        if file := _found_file(name, "config.json", revision):
+            check_config(read_json(file), name)
         config = AutoConfig.from_pretrained(
             name, revision=revision or None, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of the Hub, or whatever the library stumbles over in a config
         raise _explained(name, error) from None
     part = _vision_part(config)
     part._commit_hash = getattr(config, "_commit_hash", None)  # a part does not know it itself
@@ -75,24 +81,40 @@ def load_tower(
         if prefix:
             mapping = {f"^{re.escape(prefix)}": ""}
             model, info = _read_weights(tower_class, name, config, revision, key_mapping=mapping)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of the Hub, or whatever the library stumbles over in the files
         raise _explained(name, error) from None
     commit = getattr(config, "_commit_hash", None) or ""
     return LoadedTower(model, frozenset(info["missing_keys"]), commit)
 
 
-def build_tower(config_values: dict[str, Any], *, seed: int = 0) -> nn.Module:
-    """The tower that a config's values describe, with random weights made from `seed`."""
+def build_tower(
+    config_values: dict[str, Any], *, seed: int = 0, weights: Shapes | None = None
+) -> nn.Module:
+    """The tower that a config's values describe, with random weights made from `seed`.
+
+    `weights` are the shapes of those that will fill it; a tower that has others is refused before
+    it is built.
+    """
     from transformers import CONFIG_MAPPING
 
+    name = "The encoder's config"
     model_type = config_values.get("model_type", "")
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise UserError(f"The encoder's config names a model type unknown here: {model_type!r}.")
-    config = _vision_part(CONFIG_MAPPING[model_type].from_dict(config_values))
-    tower_class = find_class(config, f"The encoder's config ({model_type})")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        tower: nn.Module = tower_class(config)
+    check_config(config_values, name)
+    with in_words(name):
+        config = _vision_part(CONFIG_MAPPING[model_type].from_dict(config_values))
+        tower_class = find_class(config, f"{name} ({model_type})")
+        if weights is None:
+            outline(tower_class, config, name)
+        else:
+            laid_out = outline(tower_class, config, name, most=len(weights))
+            check_shapes(laid_out.state_dict(), weights, "encoder_config.json")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            tower: nn.Module = tower_class(config)
     return tower
 
 
@@ -144,6 +166,9 @@ def _read_weights(
 ) -> tuple[nn.Module, dict[str, Any]]:
     # The commit of the config, so that both come from one state of the repository.
     revision = getattr(config, "_commit_hash", None) or revision
+    if files := _weight_shapes(name, revision):
+        with in_words(name):
+            check_size(outline(tower_class, config, name), files, name)
     with _silence(), torch.random.fork_rng(devices=[]):
         model, info = tower_class.from_pretrained(
             name,
@@ -155,6 +180,33 @@ def _read_weights(
             **options,
         )
     return model, info
+
+
+def _found_file(name: str, file: str, revision: str) -> Path | None:
+    """A file of a folder or repository, where there is one; what else is wrong is told later."""
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        name,
+        file,
+        revision=revision or None,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found else None
+
+
+def _weight_shapes(name: str, revision: str) -> Shapes:
+    """Shapes of all tensors of a folder or repository, from the headers of its files; empty where
+    there are none."""
+    from transformers.utils.hub import get_checkpoint_shard_files
+
+    files = [_found_file(name, "model.safetensors", revision)]
+    if index := None if files[0] else _found_file(name, "model.safetensors.index.json", revision):
+        shards, _ = get_checkpoint_shard_files(name, str(index), revision=revision or None)
+        files = [Path(shard) for shard in shards]
+    return {key: shape for file in files if file for key, shape in tensor_shapes(file).items()}
 
 
 def _converted_revision(name: str, error: OSError) -> str:

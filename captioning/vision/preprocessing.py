@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from captioning.system.errors import UserError
+from captioning.vision.outlines import check_sides, in_words
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -50,9 +51,12 @@ class ImagePreprocessor:
     processors that give no pixels of one size, or do more than rescale and normalise them."""
 
     def __init__(self, settings: dict[str, Any], *, name: str = "") -> None:
-        self._processor = _build(settings, name or "the image processor")
-        self._name = name or type(self._processor).__name__
-        self._measure(self._name)
+        called = name or "the image processor"
+        with in_words(called):
+            check_sides(settings, called)
+            self._processor = _build(settings, called)
+            self._name = name or type(self._processor).__name__
+            self._measure(self._name)
 
     @classmethod
     def from_pretrained(
@@ -221,6 +225,8 @@ def _build(settings: dict[str, Any], name: str) -> Any:
     import transformers
 
     kind = settings.get("image_processor_type") or settings.get("feature_extractor_type") or ""
+    if not isinstance(kind, str):
+        raise UserError(f"{name} has the image_processor_type {kind!r}; it must be a name.")
     kind = kind.removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
     # DINOv3's processor needs torchvision. What it does can be said in the settings of ViT's,
     # which rounds to 8 bits after resizing instead of not at all; its defaults are out of reach.
@@ -237,6 +243,7 @@ def _build(settings: dict[str, Any], name: str) -> Any:
         # is what its siblings of one shape take.
         side = int(settings.pop("max_num_patches") ** 0.5) * settings.pop("patch_size")
         settings["size"] = {"height": side, "width": side}
+        check_sides(settings, name)
         kind = "SiglipImageProcessor"
     flavour = f"{kind}Pil" if has_pillow_flavour else "ViTImageProcessorPil"
     settings["image_processor_type"] = kind

@@ -25,7 +25,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captioning.system.errors import UserError
+from captioning.system.tensors import Shapes
 from captioning.vision.loading import build_tower, load_config, load_tower
+from captioning.vision.outlines import check_tokens
 from captioning.vision.preprocessing import ImagePreprocessor
 from captioning.vision.tower_features import FeatureChoice, FeatureReader, FeatureShape
 
@@ -60,6 +62,7 @@ class VisionTower(nn.Module):
         self.register_buffer("scale", preprocessor.scale, persistent=False)
         self.register_buffer("shift", preprocessor.shift, persistent=False)
         self.choice = choice or FeatureChoice()
+        check_tokens(tower.config, preprocessor.size, name)
         self._read = FeatureReader(tower, preprocessor.size, self.choice, name)
         super().train(False).requires_grad_(True)
         self.shape, self.tower_shape, used = self._try_out()
@@ -126,11 +129,12 @@ class VisionTower(nn.Module):
         choice: FeatureChoice | None = None,
         seed: int = 0,
         name: str = "the encoder",
+        weights: Shapes | None = None,
         **training: Any,
     ) -> Self:
         """The tower that `config_dict` and `preprocessor.settings` give, with random weights, for
-        `load_state_dict` to fill."""
-        tower = build_tower(config, seed=seed)
+        `load_state_dict` to fill with some of the shapes of `weights`."""
+        tower = build_tower(config, seed=seed, weights=weights)
         preprocessor = ImagePreprocessor(processor, name=name)
         return cls(tower, preprocessor, choice=choice, name=name, **training)
 
@@ -213,13 +217,18 @@ class VisionTower(nn.Module):
                 features = self._encode(pixels)
         except UserError:
             raise
-        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        except Exception as error:  # whatever a model stumbles over in its config
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{self.name} cannot read pictures of {width} x {height} pixels, as its image "
                 f"processor makes them: {reason}. Leave out --ENCODER_IMAGE_SIZE, name a processor "
                 "that fits it with --IMAGE_PROCESSOR_NAME, or another encoder."
             ) from None
+        if not features.isfinite().all():
+            raise UserError(
+                f"{self.name} gives features that are no numbers (NaN or infinity), mostly because "
+                "its weights are none. Check that its files are whole, or take another encoder."
+            )
         if not torch.allclose(features[0], features[1], atol=1e-3, rtol=1e-3):
             raise UserError(
                 f"{self.name} gives other features each time it reads a picture (it masks patches "

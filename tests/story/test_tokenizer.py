@@ -75,6 +75,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     loaded = CaptionTokenizer.load(tmp_path)
     assert len(loaded) == len(TOKENIZER) <= 400
     assert loaded.encode("Two <END> dogs 🐕") == TOKENIZER.encode("Two <END> dogs 🐕")
+    assert loaded.to_json() == TOKENIZER.to_json()
 
 
 def test_training_twice_gives_the_same_vocabulary() -> None:
@@ -86,7 +87,7 @@ def test_what_is_no_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         CaptionTokenizer.load(broken)
     broken.write_text("{}")
-    with pytest.raises(UserError, match="is not a tokenizer"):
+    with pytest.raises(UserError, match="is not a captioning tokenizer"):
         CaptionTokenizer.load(broken)
     other = json.loads(TOKENIZER.to_json())
     other["model"]["vocab"]["<START>"], other["model"]["vocab"]["<END>"] = 2, 1
@@ -94,6 +95,77 @@ def test_what_is_no_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     broken.write_text(json.dumps(other))
     with pytest.raises(UserError, match="<START> must be entry 1"):
         CaptionTokenizer.load(broken)
+
+
+FOREIGN: dict[str, dict[str, object]] = {
+    "a normalizer that panics": {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    },
+    "a padding of a billion": {
+        "padding": {
+            "strategy": {"Fixed": 10**9},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "<PAD>",
+        }
+    },
+    "a text that grows": {
+        "normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "a" * 9}
+    },
+    "a decoder that says more": {
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [{"type": "Replace", "pattern": {"String": "a"}, "content": "\x1b[2J"}],
+        }
+    },
+    "another model": {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}},
+    "no special tokens": {"model": {"vocab": {}, "merges": []}},
+    "a list": {"model": []},
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_the_library_could_trip_over_is_never_given_to_it(tmp_path: Path, kind: str) -> None:
+    content = json.loads(TOKENIZER.to_json()) | FOREIGN[kind]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is not a captioning tokenizer: it"):
+        CaptionTokenizer.load(path)
+
+
+@pytest.mark.parametrize(
+    "vocab", [{"a": 4_000_000}, {"a": -1}, {"a": True}, {"a": 1.5}, {"é è": 400}]
+)
+def test_entries_are_bytes_numbered_from_zero(tmp_path: Path, vocab: dict[str, object]) -> None:
+    content = json.loads(TOKENIZER.to_json())
+    content["model"]["vocab"] |= vocab
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"it has the entry|not numbered from 0"):
+        CaptionTokenizer.load(path)
+
+
+@pytest.mark.parametrize(
+    "merge", [["a", "\u00e9"], ["a"], ["a", 3], "a  b", {}, ["a", ["b"]], None]
+)
+def test_merges_make_entries_of_entries(tmp_path: Path, merge: object) -> None:
+    content = json.loads(TOKENIZER.to_json())
+    content["model"]["merges"].append(merge)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="it has the merge"):
+        CaptionTokenizer.load(path)
+
+
+def test_a_vocabulary_of_lower_case_is_read_as_version_0_1_wrote_it(tmp_path: Path) -> None:
+    content = json.loads(TOKENIZER.to_json()) | {"normalizer": {"type": "Lowercase"}}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False))
+    loaded = CaptionTokenizer.load(path)
+    assert loaded.encode("TWO DOGS") == TOKENIZER.encode("two dogs")
+    assert json.loads(loaded.to_json()) == content
 
 
 def test_the_command_trains_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

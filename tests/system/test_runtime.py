@@ -72,15 +72,15 @@ def test_processes_of_a_machine_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch)
 
 HOLDS_A_LOADER = """
 from torch.utils.data import DataLoader
-from captioning.system.stopping import leave_signals_to_main
-loader = DataLoader(range(9), num_workers=1, worker_init_fn=leave_signals_to_main)
+from captioning.system.stopping import set_up_worker
+loader = DataLoader(range(9), num_workers=1, worker_init_fn=set_up_worker)
 numbers = iter(loader)
 next(numbers)
 raise SystemExit(5)
 """
 
 
-def test_workers_that_leave_signals_to_main_end_with_it() -> None:
+def test_workers_that_set_up_worker_end_with_it() -> None:
     """As where an error is on its way, and holds what had been reading."""
     done = subprocess.run([sys.executable, "-c", HOLDS_A_LOADER], timeout=60)
     assert done.returncode == 5

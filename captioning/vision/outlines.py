@@ -1,0 +1,143 @@
+"""What a tower's config would build, known before it is built.
+
+A config is a stranger's text: it can ask for a million layers, or for weights of any width. Its
+numbers are looked at first. Then the tower is laid out on the meta device, which takes no memory,
+and compared with the headers of the files that are to fill it; it ends early where it has more
+weights than those. Only then is anything built.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from captioning.system.errors import UserError
+from captioning.system.tensors import Shapes
+
+MOST_NUMBER = 2**31
+"""The largest whole number of a config: bases of rotary positions are some millions."""
+MOST_COUNT = 50_000
+"""The most layers, heads or labels."""
+MOST_ENTRIES = 50_000
+"""The most entries of a list: classes of ImageNet-21k are 21,843."""
+MOST_WEIGHTS = 20_000
+"""Tensors of a tower at most."""
+MOST_TOKENS = 2**16
+"""Patches of a picture at most."""
+LARGEST_SIDE = 4_096
+"""Side of the pictures that an encoder reads, in pixels."""
+COUNTS = re.compile(r"num_|depth|layers|heads|groups|stages|registers")
+NO_PART = ("auto_map", "quantization_config")
+UNBUILT_SHARE = 2
+"""How many times what its files hold a tower may have: a pooler may be missing there."""
+
+
+def check_config(values: Mapping[str, Any], name: str) -> None:
+    """Raise `UserError` where a config's numbers are beyond any encoder's."""
+    for key, value in _numbers(values):
+        most = MOST_COUNT if COUNTS.search(key) else MOST_NUMBER
+        if abs(value) > most:
+            raise UserError(
+                f"{name}: its config has {key} {value:.6g}, and {most:,} is the most that is "
+                "believed. Take the config.json that belongs to the weights."
+            )
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers in a config with the key that they stand under, and the lengths of its lists."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if name not in NO_PART:
+                yield from _numbers(part, str(name))
+    elif isinstance(value, list):
+        if len(value) > MOST_ENTRIES:
+            yield f"num_{key}", len(value)
+        for part in value[:MOST_ENTRIES]:
+            yield from _numbers(part, key)
+    elif type(value) is int:
+        yield key, value
+
+
+def check_tokens(config: Any, size: tuple[int, int], name: str) -> None:
+    """Raise `UserError` where pictures of `size` (height, width) would be cut into too many
+    patches, or into none."""
+    stride = getattr(config, "patch_stride", None) or getattr(config, "patch_size", None)
+    if stride is None:
+        return
+    sides = stride if isinstance(stride, list | tuple) else [stride]
+    if not all(type(side) is int and side >= 1 for side in sides):
+        raise UserError(f"{name}: its config has patch_size {stride!r}; it must be at least 1.")
+    tokens = math.prod(size) // (sides[0] * sides[-1])
+    if tokens > MOST_TOKENS:
+        raise UserError(
+            f"{name} would cut a picture of {size[1]} x {size[0]} pixels into {tokens:,} patches, "
+            f"and {MOST_TOKENS:,} are the most. Lower --ENCODER_IMAGE_SIZE, or take another "
+            "encoder."
+        )
+
+
+def check_sides(settings: Mapping[str, Any], name: str) -> None:
+    """Raise `UserError` where an image processor makes pictures larger than any encoder reads."""
+    for key in ("size", "crop_size", "pad_size"):
+        for _, length in _numbers(settings.get(key), key):
+            # Some processors say how many pixels there are, and are refused for other reasons.
+            if not 0 <= length <= LARGEST_SIDE:
+                raise UserError(
+                    f"{name} has the {key} {settings[key]!r}; an encoder reads pictures of "
+                    f"{LARGEST_SIDE:,} pixels a side at most. Name another image processor with "
+                    "--IMAGE_PROCESSOR_NAME."
+                )
+
+
+def outline(tower_class: Any, config: Any, name: str, *, most: int = MOST_WEIGHTS) -> nn.Module:
+    """A tower without memory. Raises `UserError` as soon as it has more than `most` weights."""
+    count = 0
+
+    def note(module: nn.Module, key: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise UserError(
+                f"{name}: its config builds more than {most:,} weights, as many as there may be. "
+                "Take the config.json that belongs to the weights."
+            )
+
+    handle = register_module_parameter_registration_hook(note)
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            tower: nn.Module = tower_class(config)
+    finally:
+        handle.remove()
+    return tower
+
+
+def check_size(tower: nn.Module, files: Shapes, name: str) -> None:
+    """Raise `UserError` where an outlined tower is far larger than the files that are to fill it
+    hold."""
+    wanted = sum(parameter.numel() for parameter in tower.parameters())
+    held = sum(math.prod(shape) for shape in files.values())
+    if wanted > UNBUILT_SHARE * held + MOST_NUMBER // 1024:
+        raise UserError(
+            f"{name}: its config builds a tower of {wanted:,} numbers, and its files hold "
+            f"{held:,}. Take the config.json that belongs to the weights."
+        )
+
+
+@contextmanager
+def in_words(name: str) -> Iterator[None]:
+    """Make a sentence of whatever a library stumbles over in a stranger's config."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # KeyError, AttributeError, ZeroDivisionError, MemoryError ...
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"{name} makes no encoder: {reason.rstrip('.')}. Check its config.json and "
+            "preprocessor_config.json, or take another encoder."
+        ) from None
