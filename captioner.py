@@ -154,7 +154,9 @@ class Captioner:
         and on the picture's place among `pictures`, not on the batches.
         """
 
-        search = options or SearchOptions.of_beams(self.config.BEAM_SIZE)
+        search = options or SearchOptions.of_beams(
+            self.config.BEAM_SIZE, length_penalty=self.config.LENGTH_PENALTY
+        )
 
         def caption(batch: range) -> list[list[Caption]]:
             features = self.features([pictures[number] for number in batch])

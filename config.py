@@ -92,6 +92,9 @@ class Config:
     """Peak learning rate of projection and decoder."""
     BEAM_SIZE: Annotated[int, within(1, MOST_BEAMS), MAY_CHANGE, SHARED] = 3
     """Beams in validation and evaluation (1 = greedy)."""
+    LENGTH_PENALTY: Annotated[float, MAY_CHANGE, SHARED] = 1.0
+    """Beams are ranked by their sum of log-probabilities over length ** LENGTH_PENALTY (0 = plain
+    sums; more favours longer captions)."""
     DEVICE: Annotated[str, NO_EFFECT] = "auto"
     """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
     HF_REPO_ID: Annotated[str, NO_EFFECT] = ""
@@ -162,6 +165,9 @@ class Config:
     # Decoder
     PROJECTION_DIM: Annotated[int, WIDTH, ON_CARD] = 512
     """Width of the memory that cross-attention reads."""
+    MEMORY_LAYERS: Annotated[int, within(0, 1_000), ON_CARD] = 0
+    """Blocks of self-attention over a picture's tokens between projection and decoder, with the
+    decoder's heads, feed-forward width and dropout."""
     DECODER_EMBED_DIM: Annotated[int, EVEN, ON_CARD] = 512
     """Width of the decoder."""
     DECODER_LAYERS: Annotated[int, within(1, 1_000), ON_CARD] = 6
@@ -200,6 +206,15 @@ class Config:
     """Share of the target's probability spread over the vocabulary."""
     EMA_DECAY: Annotated[float, between(0, 1), ON_CARD] = 0.0
     """Decay of the moving average of the weights that is validated and kept as `best` (0 = off)."""
+    SCST_EPOCHS: Annotated[int, within(0, 1_000_000), MAY_CHANGE, ON_CARD] = 0
+    """Epochs of self-critical training after NUM_EPOCHS (Rennie et al., 2017): captions that the
+    model samples are rewarded by CIDEr-D."""
+    SCST_SAMPLES: Annotated[int, within(2, 1_000), ON_CARD] = 5
+    """Captions sampled of each picture; BATCH_SIZE of them a step."""
+    SCST_LEARNING_RATE: Annotated[float, POSITIVE, MAY_CHANGE, ON_CARD] = 1e-5
+    """Peak learning rate of self-critical training; a trained encoder's is lowered alike."""
+    SCST_CROSS_ENTROPY: Annotated[float, at_least(0), ON_CARD] = 0.0
+    """Weight of people's captions beside the reward."""
     PRECISION: Annotated[Literal["auto", "fp32", "bf16"], MAY_CHANGE] = "auto"
     """Arithmetic of the model; auto is bf16 on GPUs that have it, fp32 elsewhere."""
     COMPILE: Annotated[Literal["auto", "on", "off"], NO_EFFECT] = "auto"
@@ -286,6 +301,11 @@ class Config:
     def feature_cache_bytes(self) -> int:
         """Room for features of a stream's pictures, 0 where none are kept."""
         return bytes_of(str(self.FEATURE_CACHE)) or 0
+
+    @property
+    def all_epochs(self) -> int:
+        """Epochs of both objectives."""
+        return self.NUM_EPOCHS + self.SCST_EPOCHS
 
     @property
     def on_card(self) -> dict[str, Any]:
@@ -424,6 +444,12 @@ def _combinations(config: Config) -> Iterator[str]:
         yield (
             f"DECODER_HEADS is {config.DECODER_HEADS}; it must divide DECODER_EMBED_DIM "
             f"({config.DECODER_EMBED_DIM}). Try --DECODER_HEADS {math.gcd(*numbers)}."
+        )
+    if config.MEMORY_LAYERS > 0 and config.PROJECTION_DIM % max(config.DECODER_HEADS, 1):
+        yield (
+            f"MEMORY_LAYERS have the decoder's heads, and DECODER_HEADS {config.DECODER_HEADS} "
+            f"must divide PROJECTION_DIM ({config.PROJECTION_DIM}). Try --PROJECTION_DIM "
+            f"{config.DECODER_EMBED_DIM}."
         )
     if bool(config.IMAGE_DIR) != bool(config.CAPTIONS_FILE):
         missing = "CAPTIONS_FILE" if config.IMAGE_DIR else "IMAGE_DIR"

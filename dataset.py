@@ -45,7 +45,7 @@ class Batch:
     """(N,) each token's place in its caption."""
     packing: Packing
     num_captions: int
-    """R, the captions."""
+    """Captions to compute: R of people, or as many as are sampled."""
 
     @property
     def num_tokens(self) -> int:
@@ -93,6 +93,13 @@ class Plan:
     """(G + 1,) where each group begins in `captions`."""
     step_starts: Ints
     """(S + 1,) where each step begins among the groups."""
+    samples: int = 0
+    """Captions that are sampled of each picture, which then are what a step computes (0 = none)."""
+
+    def sizes(self, groups: slice | Ints) -> Ints:
+        """Captions to compute of each of some groups."""
+        sizes = self.group_starts[1:][groups] - self.group_starts[:-1][groups]
+        return np.full_like(sizes, self.samples) if self.samples else sizes
 
     def __len__(self) -> int:
         return len(self.step_starts) - 1
@@ -107,6 +114,7 @@ def plan_epoch(
     *,
     batch_size: int,
     captions_per_step: int = 0,
+    samples: int = 0,
     seed: int | None = None,
     epoch: int = 0,
 ) -> Plan:
@@ -114,9 +122,12 @@ def plan_epoch(
 
     A picture's captions stay together, at most `captions_per_step` of them (0 = all). With a `seed`
     the order is a function of (seed, epoch) alone; without one it is the order of the records.
+    Where captions are sampled, so many of each picture count instead of its own.
     """
     counts = np.asarray(captions_per_picture, dtype=np.int64)
     together = min(captions_per_step or batch_size, batch_size)
+    if samples:  # a picture's own captions are what its samples are compared with
+        together = max(1, int(counts.max(initial=0)))
     picture_of_caption = np.repeat(np.arange(len(counts)), counts)
     captions = np.arange(len(picture_of_caption))
     generator = np.random.default_rng([seed, epoch]) if seed is not None else None
@@ -132,7 +143,8 @@ def plan_epoch(
         captions = captions[_ranges(starts[order], sizes[order])]
         sizes, pictures = sizes[order], pictures[order]
     group_starts = np.concatenate([[0], np.cumsum(sizes)])
-    return Plan(pictures, captions, group_starts, _fill(sizes, batch_size))
+    computed = np.full_like(sizes, samples) if samples else sizes
+    return Plan(pictures, captions, group_starts, _fill(computed, batch_size), samples)
 
 
 def _fill(sizes: Ints, batch_size: int) -> Ints:
@@ -196,6 +208,7 @@ class CaptionDataset:
         batch_size: int,
         *,
         captions_per_step: int = 0,
+        samples: int = 0,
         seed: int | None = None,
         epoch: int = 0,
     ) -> Plan:
@@ -204,6 +217,7 @@ class CaptionDataset:
             self.captions_per_picture,
             batch_size=batch_size,
             captions_per_step=captions_per_step,
+            samples=samples,
             seed=seed,
             epoch=epoch,
         )
@@ -235,7 +249,7 @@ class CaptionDataset:
             targets=torch.from_numpy(self._ids[tokens + 1].astype(np.int64)),
             positions=torch.from_numpy(positions),
             packing=Packing(len(sizes) * max_captions, longest, torch.from_numpy(slots)),
-            num_captions=len(captions),
+            num_captions=int(plan.sizes(groups).sum()),
         )
 
 
@@ -271,7 +285,7 @@ class StepDataset(Dataset[Step | UserError]):
     def _step(self, number: int) -> Step:
         groups = self._plan.groups(number)
         tokens = self._captions.tokens(self._plan, groups)
-        sizes = np.diff(self._plan.group_starts[groups.start : groups.stop + 1])
+        sizes = self._plan.sizes(groups)
         share = list(self._share(tokens) if self._share else range(len(tokens)))
         chosen = np.array(share or [int(tokens.argmin())])
         bounds = _fill(sizes[chosen], self._micro_batch_size or int(sizes.sum()))
@@ -321,9 +335,15 @@ class PreparedSteps:
     batch_size: int
     seed: int
     captions_per_step: int = 0
+    samples: int = 0
+    """Captions that are sampled of each picture (0 = its own are trained on)."""
     num_workers: int = 0
     """Processes that read pictures ahead of time, where that takes time."""
     _newest: tuple[int, Plan] | None = field(default=None, init=False)
+
+    def sampling(self, samples: int) -> "PreparedSteps":
+        """The same pictures, so many captions of each to be sampled."""
+        return replace(self, samples=samples)
 
     def length(self, epoch: int) -> int:
         """Steps of epoch 0, 1, ..."""
@@ -360,6 +380,7 @@ class PreparedSteps:
             plan = self.captions.plan(
                 self.batch_size,
                 captions_per_step=self.captions_per_step,
+                samples=self.samples,
                 seed=self.seed,
                 epoch=epoch,
             )
@@ -382,18 +403,21 @@ def step_of(
     content: Tensor,
     batch_size: int,
     micro_batch_size: int = 0,
+    samples: int = 0,
     *,
     tokenizer: CaptionTokenizer,
     max_length: int,
     runtime: Runtime,
 ) -> Step:
-    """One step of pictures that pass in a stream, `batch_size` captions at most in this process.
+    """One step of pictures that pass in a stream, `batch_size` captions at most in this process,
+    or `samples` of each picture.
 
     `content` is (B, 3, H, W) uint8 pixels or (B, P, F) features. The other processes make their
     parts of the same step at the same time.
     """
     captions = CaptionDataset(records, tokenizer, max_length)
-    step = StepDataset(captions, captions.plan(batch_size), _Held(content), micro_batch_size)[0]
+    plan = captions.plan(max(batch_size, samples * len(records)), samples=samples)
+    step = StepDataset(captions, plan, _Held(content), micro_batch_size)[0]
     assert isinstance(step, Step)
     totals = torch.tensor([step.num_tokens, step.num_captions])
     num_tokens, num_captions = runtime.sum_over_processes(totals).tolist()

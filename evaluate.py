@@ -79,8 +79,8 @@ class EvaluateOptions:
     """How to search."""
     beam_size: Annotated[int, within(0, MOST_BEAMS), OF_CHECKPOINTS] = 0
     """Beams (0 = as in training)."""
-    length_penalty: Annotated[float, OF_CHECKPOINTS] = 1.0
-    """Above 1 favours longer captions, below 1 shorter ones."""
+    length_penalty: Annotated[float | None, OF_CHECKPOINTS] = None
+    """Larger favours longer captions, 0 is plain sums (default: as in training)."""
     limit: Annotated[int, at_least(0), OF_CHECKPOINTS] = 0
     """Score the first so many pictures only (0 = all)."""
     clip_model: str = ""
@@ -199,7 +199,9 @@ def score_checkpoints(options: EvaluateOptions) -> int:
             split=options.split,
             search=SearchOptions.of_beams(
                 1 if options.method == "greedy" else options.beam_size or config.BEAM_SIZE,
-                length_penalty=options.length_penalty,
+                length_penalty=config.LENGTH_PENALTY
+                if options.length_penalty is None
+                else options.length_penalty,
             ),
             scoring=_scoring(options),
             limit=options.limit,
@@ -233,7 +235,9 @@ def evaluate_checkpoint(
     from captioning.tracking.provenance import data_fingerprint, provenance
 
     config, runtime = captioner.config, captioner.pipeline.runtime
-    search = search or SearchOptions.of_beams(config.BEAM_SIZE)
+    search = search or SearchOptions.of_beams(
+        config.BEAM_SIZE, length_penalty=config.LENGTH_PENALTY
+    )
     mend = f"python prepare_dataset.py --DATASET {config.DATASET} --DATA_DIR {dataset_dir.parent}"
     records = read_records(dataset_dir / split, mend=mend)[: limit or None]
     captions = _captions(captioner, records, search)

@@ -69,8 +69,8 @@ class GenerateOptions:
     """Beams (0 = as in training, or as many as captions are asked for)."""
     num_captions: Annotated[int, within(1, MOST_BEAMS)] = 1
     """Captions of each picture."""
-    length_penalty: Annotated[float, For(("beam", "diverse", "sample"))] = 1.0
-    """Above 1 favours longer captions, below 1 shorter ones."""
+    length_penalty: Annotated[float | None, For(("beam", "diverse", "sample"))] = None
+    """Larger favours longer captions, 0 is plain sums (default: as in training)."""
     groups: Annotated[int, within(0, MOST_BEAMS), GROUPS] = 0
     """Groups of a diverse beam search (0 = as many as beams)."""
     diversity_penalty: Annotated[float, GROUPS] = 0.5
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     check_options(options)
     inputs = _inputs(options)
-    search_options(options, Config.BEAM_SIZE)  # finds what does not fit before a model is loaded
+    search_options(options, Config())  # finds what does not fit before a model is loaded
     from captioner import Captioner
 
     with ending_together():
@@ -152,7 +152,7 @@ def caption_all(
     from pipeline import each_shared_batch
 
     runtime = captioner.pipeline.runtime
-    search = search_options(options, captioner.config.BEAM_SIZE)
+    search = search_options(options, captioner.config)
     rules = token_rules(options, captioner)
     newest: dict[int, Image.Image] = {}  # the pictures of the newest batch, by number
 
@@ -228,18 +228,20 @@ def check_options(options: GenerateOptions) -> None:
         raise UserError(*problems)
 
 
-def search_options(options: GenerateOptions, trained_beam_size: int) -> "SearchOptions":
+def search_options(options: GenerateOptions, trained: Config) -> "SearchOptions":
     """How to search, with what the checkpoint was trained with where the options are silent."""
     from captioning.decoding import SearchOptions, Warp
 
     groups = options.groups or 1
-    wide_enough = max(trained_beam_size, options.num_captions)
+    wide_enough = max(trained.BEAM_SIZE, options.num_captions)
     beam_size = options.beam_size or -(-wide_enough // groups) * groups
     return SearchOptions(
         method=options.method,
         num_captions=options.num_captions,
         beam_size=beam_size,
-        length_penalty=options.length_penalty,
+        length_penalty=trained.LENGTH_PENALTY
+        if options.length_penalty is None
+        else options.length_penalty,
         groups=options.groups or beam_size,
         diversity_penalty=options.diversity_penalty,
         warp=Warp(

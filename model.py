@@ -1,4 +1,4 @@
-"""The captioner: picture features -> projection -> transformer decoder -> next-token logits.
+"""The captioner: picture features -> projection -> memory layers -> transformer decoder -> logits.
 
     B  pictures                     N  tokens of all captions, without padding
     P  patches of a picture         R  captions (rows); R / B a picture
@@ -117,9 +117,7 @@ class DecoderBlock(nn.Module):
         self.norm_cross = nn.LayerNorm(dim)
         self.cross_attention = CrossAttention(dim, heads, memory_dim)
         self.norm_ff = nn.LayerNorm(dim)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(dim, ff_dim), nn.GELU(approximate="tanh"), nn.Linear(ff_dim, dim)
-        )
+        self.feed_forward = feed_forward(dim, ff_dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -161,19 +159,8 @@ class TransformerDecoder(nn.Module):
             DecoderBlock(dim, heads, ff_dim, memory_dim, dropout) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(dim)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Xavier for matrices, residual branches scaled down by how many add up (GPT-2)."""
-        nn.init.normal_(self.embedding.weight, std=self.embedding.embedding_dim**-0.5)
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                branches = 3 * len(self.blocks)
-                is_branch = name.endswith(("output", "feed_forward.2"))
-                gain = branches**-0.5 if is_branch else 1.0
-                nn.init.xavier_uniform_(module.weight, gain=gain)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        initialise(self, branches=3 * layers)
 
     def keys_values(self, memory: Tensor) -> list[KeysValues]:
         """(B, P, M) -> each layer's cross-attention keys and values."""
@@ -200,6 +187,11 @@ class TransformerDecoder(nn.Module):
         """(N, D) hidden states -> (N, V): how well each token of the vocabulary follows."""
         return F.linear(x, self.embedding.weight)
 
+    def exact_logits(self, x: Tensor) -> Tensor:
+        """`logits` in float32 under autocast too: bfloat16 rounds the best two to the same."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.logits(x.float())
+
 
 class Projection(nn.Module):
     """Adapts the encoder's features to the memory that cross-attention reads.
@@ -221,6 +213,39 @@ class Projection(nn.Module):
         return self.norm_memory(self.mlp(self.norm(features)) + self.positions)
 
 
+class MemoryBlock(nn.Module):
+    """Self-attention of a picture's tokens among each other, and feed-forward; pre-norm."""
+
+    def __init__(self, dim: int, heads: int, ff_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_self = nn.LayerNorm(dim)
+        self.query_key_value = nn.Linear(dim, 3 * dim, bias=False)
+        self.output = nn.Linear(dim, dim)
+        self.norm_ff = nn.LayerNorm(dim)
+        self.feed_forward = feed_forward(dim, ff_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, P, M) -> (B, P, M)."""
+        q, k, v = split_heads(self.query_key_value(self.norm_self(x)), self.heads, parts=3)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.dropout(self.output(attended))
+        return x + self.dropout(self.feed_forward(self.norm_ff(x)))
+
+
+def memory_encoder(
+    dim: int, *, layers: int, heads: int, ff_dim: int, dropout: float
+) -> nn.Sequential:
+    """Blocks that let a picture's tokens read each other, once a picture; empty for no layers."""
+    if not layers:
+        return nn.Sequential()
+    blocks = [MemoryBlock(dim, heads, ff_dim, dropout) for _ in range(layers)]
+    encoder = nn.Sequential(*blocks, nn.LayerNorm(dim))
+    initialise(encoder, branches=2 * layers)
+    return encoder
+
+
 class CaptionModel(nn.Module):
     """Features of pictures in, captions out. The encoder that makes the features is not part of it.
 
@@ -228,10 +253,16 @@ class CaptionModel(nn.Module):
     weights belong in no checkpoint.
     """
 
-    def __init__(self, projection: Projection, decoder: TransformerDecoder) -> None:
+    def __init__(
+        self,
+        projection: Projection,
+        decoder: TransformerDecoder,
+        memory_layers: nn.Sequential | None = None,
+    ) -> None:
         super().__init__()
         self.projection = projection
         self.decoder = decoder
+        self.memory_layers = memory_layers or nn.Sequential()
 
     @classmethod
     def from_config(
@@ -250,11 +281,18 @@ class CaptionModel(nn.Module):
                 max_length=config.MAX_SEQ_LEN,
                 dropout=config.DECODER_DROPOUT,
             ),
+            memory_encoder(
+                config.PROJECTION_DIM,
+                layers=config.MEMORY_LAYERS,
+                heads=config.DECODER_HEADS,
+                ff_dim=config.DECODER_FF_DIM,
+                dropout=config.DECODER_DROPOUT,
+            ),
         )
 
     def encode_memory(self, features: Tensor) -> list[KeysValues]:
         """(B, P, F) features -> what each decoder layer's cross-attention reads."""
-        memory = self.projection(features)  # (B, P, M)
+        memory = self.memory_layers(self.projection(features))  # (B, P, M)
         return self.decoder.keys_values(memory)  # L x 2 (B, H, P, d)
 
     def forward(self, features: Tensor, ids: Tensor, positions: Tensor, packing: Packing) -> Tensor:
@@ -269,10 +307,9 @@ class DecoderState:
     It is the `NextToken` that `decoding` searches over.
     """
 
-    def __init__(self, model: CaptionModel, features: Tensor) -> None:
-        """Begin with one empty row for each of (B, P, F) features."""
-        self._decoder = model.decoder
-        self._memory = model.encode_memory(features)
+    def __init__(self, decoder: TransformerDecoder, memory: Sequence[KeysValues]) -> None:
+        """Begin with one empty row for each picture of `CaptionModel.encode_memory`."""
+        self._decoder, self._memory = decoder, memory
         self._caches = [KVCache() for _ in self._memory]
         self._length = 0
         self._width = 1
@@ -284,9 +321,7 @@ class DecoderState:
         packing = Packing(rows=ids.numel(), length=1)
         hidden = self._decoder(ids, position, packing, self._memory, self._caches)
         self._length += 1
-        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would make ties
-            logits = self._decoder.logits(hidden.float())
-        return logits.view(*tokens.shape, -1)
+        return self._decoder.exact_logits(hidden).view(*tokens.shape, -1)
 
     def reorder(self, pictures: Tensor, rows: Tensor) -> None:
         """New picture b is old picture `pictures[b]`; its row w goes on from old `rows[b, w]`."""
@@ -300,6 +335,23 @@ class DecoderState:
         for cache in self._caches:
             cache.reorder(flat)
         self._width = rows.shape[1]
+
+
+def feed_forward(dim: int, ff_dim: int) -> nn.Sequential:
+    """The feed-forward network of a block, with GPT-2's form of GELU."""
+    return nn.Sequential(
+        nn.Linear(dim, ff_dim), nn.GELU(approximate="tanh"), nn.Linear(ff_dim, dim)
+    )
+
+
+def initialise(module: nn.Module, *, branches: int) -> None:
+    """Xavier for matrices, residual branches scaled down by how many add up (GPT-2)."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            is_branch = name.endswith(("output", "feed_forward.2"))
+            nn.init.xavier_uniform_(part.weight, gain=branches**-0.5 if is_branch else 1.0)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
 def split_heads(x: Tensor, heads: int, *, parts: int) -> Tensor:

@@ -1,32 +1,41 @@
-"""How weights change: schedule, optimizer, loss, gradient, update.
+"""How weights change: schedule, optimizer, objective, gradient, update.
 
 Schedules are functions of the step alone. The gradient of a step is that of its loss per true
 token, over all micro-batches and all processes: each process adds up the gradients of its own
 batches, then `DistributedDataParallel` averages over the processes (FSDP does it for an encoder in
-parts). The loss is divided by the tokens of the whole step, which every process knows from the
-plan, so that neither the number of processes nor how a step is cut changes the gradient. A process
-that runs out of memory says so before the others wait for its gradient; all then give the step up,
-with nothing changed. Nothing here waits for the device: losses stay tensors.
+parts). The loss is divided by the tokens of the whole step (in self-critical training by its
+samples), which every process knows from the plan, so that neither the number of processes nor how
+a step is cut changes the gradient. A process that runs out of memory says so before the others wait
+for its gradient; all then give the step up, with nothing changed. Nothing here but sampling waits
+for the device: losses stay tensors.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from captioning.decoding import Hypothesis, SearchOptions, TokenRules, search
 from captioning.system.runtime import Runtime
+from captioning.training.packing import Packing
+from captioning.training.reward import Written
 from captioning.training.sharding import clip_gradients, is_part, is_sharded
 from captioning.training.weight_average import WeightAverage
 from captioning.vision.blocks import depths
 from dataset import Batch, Step
 from encoder import VisionEncoder, encode
-from model import CaptionModel
+from model import CaptionModel, DecoderState, KeysValues
 from tokenizer import CaptionTokenizer
 
 LossFunction = Callable[[CaptionModel, Tensor, Batch, float], Tensor]
+Reward = Callable[[Sequence[Written], Sequence[Sequence[Written]]], NDArray[np.float64]]
+"""The reward of each of N captions against the references of its picture; [N]."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,157 @@ def caption_loss(
     )
 
 
+class Losses(NamedTuple):
+    """What an objective makes of a batch."""
+
+    share: Tensor
+    """The batch's share of the step's loss, to be differentiated."""
+    total: Tensor
+    """The sum that is logged, divided by the `count` of the steps."""
+
+
+class Objective(Protocol):
+    """What training lowers: a loss that is a mean over a step."""
+
+    logged_as: str
+    """What the log calls its mean."""
+
+    def count(self, step: Step) -> int:
+        """What the mean is over: tokens, or captions, of all processes."""
+
+    def __call__(self, model: CaptionModel, features: Tensor, batch: Batch, step: Step) -> Losses:
+        """The losses of one of a step's batches."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """That the captions of people become likely, token by token."""
+
+    label_smoothing: float
+    loss_function: LossFunction = caption_loss
+    logged_as = "loss"
+
+    def count(self, step: Step) -> int:
+        """Tokens."""
+        return step.num_tokens
+
+    def __call__(self, model: CaptionModel, features: Tensor, batch: Batch, step: Step) -> Losses:
+        """The mean over the step's tokens."""
+        total = self.loss_function(model, features, batch, self.label_smoothing)
+        return Losses(total / step.num_tokens, total.detach())
+
+
+@dataclass(frozen=True)
+class SelfCritical:
+    """That captions the model samples earn a high reward (Rennie et al., 2017).
+
+    The gradient of the expected reward is that of each sample's log-probability times what its
+    reward is above the mean of the picture's other samples (Luo, 2020, "A better variant of
+    self-critical sequence training"), a baseline that no sample has part in: the estimate is
+    unbiased. Samples are drawn, and scored, without dropout. Which are drawn is a function of the
+    random seed of the step and each picture's row.
+    """
+
+    reward: Reward
+    tokenizer: CaptionTokenizer
+    rules: TokenRules
+    samples: int
+    """Captions sampled of each picture, at least 2."""
+    cross_entropy: float = 0.0
+    """Weight of the cross-entropy of people's captions beside it."""
+    logged_as = "reward"
+
+    def count(self, step: Step) -> int:
+        """Sampled captions."""
+        return step.num_captions
+
+    def __call__(self, model: CaptionModel, features: Tensor, batch: Batch, step: Step) -> Losses:
+        """Minus the mean reward over the step's samples, as far as its gradient goes."""
+        share = torch.zeros((), device=features.device)
+        if self.cross_entropy:
+            loss = caption_loss(model, features, batch, label_smoothing=0.0)
+            share = self.cross_entropy * loss / step.num_tokens
+        was_training = model.training
+        model.eval()
+        try:
+            memory = model.encode_memory(features)
+            found = self._sample(model, memory, batch.picture_rows)
+            if any(len(one) != self.samples for one in found):  # the weights are broken
+                share = memory[0].keys.sum() * math.nan
+                return Losses(share, share.detach())
+            likely = self._log_probabilities(model, memory, found)  # (B, K)
+        finally:
+            model.train(was_training)
+        rewards = self._rewards(found, batch)  # (B, K)
+        others = (rewards.sum(1, keepdim=True) - rewards) / (self.samples - 1)
+        share = share - ((rewards - others) * likely).sum() / step.num_captions
+        return Losses(share, rewards.sum())
+
+    def _sample(
+        self, model: CaptionModel, memory: Sequence[KeysValues], rows: Tensor
+    ) -> list[list[Hypothesis]]:
+        fixed = [KeysValues(*(part.detach() for part in layer)) for layer in memory]
+        return search(
+            DecoderState(model.decoder, fixed),
+            batch_size=len(rows),
+            rules=self.rules,
+            options=SearchOptions(
+                method="sample",
+                num_captions=self.samples,
+                seed=torch.initial_seed() % 2**63,
+            ),
+            picture_numbers=rows.tolist(),
+            device=rows.device,
+        )
+
+    def _rewards(self, found: list[list[Hypothesis]], batch: Batch) -> Tensor:
+        """(B, K)."""
+        references = self._references(batch)
+        rewards = self.reward(
+            [Written(self.tokenizer.decode(h.ids).strip(), h.ended) for one in found for h in one],
+            [texts for texts in references for _ in range(self.samples)],
+        )
+        return torch.from_numpy(rewards).float().view(-1, self.samples).to(batch.inputs.device)
+
+    def _references(self, batch: Batch) -> list[list[Written]]:
+        """The captions of people in a batch, read back from its tokens."""
+        slots, per_picture = batch.packing.slots, batch.packing.rows // len(batch.picture_rows)
+        assert slots is not None
+        rows = torch.div(slots, batch.packing.length, rounding_mode="floor").tolist()
+        tokens: dict[int, list[int]] = {}
+        for row, token in zip(rows, batch.targets.tolist(), strict=True):
+            tokens.setdefault(row, []).append(token)
+        found: list[list[Written]] = [[] for _ in batch.picture_rows]
+        for row, ids in tokens.items():
+            text = self.tokenizer.decode(ids).strip()
+            found[row // per_picture].append(Written(text, ids[-1] == self.tokenizer.end_id))
+        return found
+
+    def _log_probabilities(
+        self, model: CaptionModel, memory: Sequence[KeysValues], found: list[list[Hypothesis]]
+    ) -> Tensor:
+        """(B, K) of each sample, with a gradient, under the rules by which it was sampled."""
+        end, device = [self.tokenizer.end_id], memory[0].keys.device
+        rows = [[*h.ids, *(end if h.ended else [])] for one in found for h in one]
+        longest = max(map(len, rows))
+        slots = [longest * r + i for r, row in enumerate(rows) for i in range(len(row))]
+        inputs = [token for row in rows for token in (self.tokenizer.start_id, *row[:-1])]
+        targets = torch.tensor([token for row in rows for token in row], device=device)
+        places = torch.tensor(slots, device=device)
+        hidden = model.decoder(
+            torch.tensor(inputs, device=device),
+            places % longest,
+            Packing(len(rows), longest, places),
+            memory,
+        )
+        logits = model.decoder.exact_logits(hidden)  # (N, V)
+        never = torch.tensor(self.rules.forbidden_ids, device=device)
+        logits = logits.index_fill(1, never, -math.inf)
+        likely = -F.cross_entropy(logits, targets, reduction="none")
+        total = likely.new_zeros(len(rows)).index_add(0, places // longest, likely)
+        return total.view(len(found), self.samples)
+
+
 class ZeroLoss(nn.Module):
     """A loss of 0 in which parameters have part, so that a backward pass visits each gradient."""
 
@@ -163,13 +323,11 @@ class Gradients:
         model: CaptionModel,
         encoder: VisionEncoder,
         runtime: Runtime,
-        *,
-        label_smoothing: float,
-        loss_function: LossFunction = caption_loss,
+        objective: Objective,
     ) -> None:
         """For what `model` and `encoder` train at present."""
+        self.objective = objective
         self._model, self._encoder, self._runtime = model, encoder, runtime
-        self._label_smoothing, self._loss_function = label_smoothing, loss_function
         self._is_sharded = is_sharded(encoder)
         self._statistics = _running_statistics(encoder)
         self._replicated = [
@@ -185,7 +343,7 @@ class Gradients:
         self.drop()
 
     def add(self, step: Step) -> Tensor:
-        """Leave the gradients of a step in the parameters; returns this process's sum of losses.
+        """Leave the gradients of a step in the parameters; returns this process's logged sum.
 
         Raises `BatchTooLargeError` in all processes, the gradients dropped, if memory ran out.
         """
@@ -197,11 +355,10 @@ class Gradients:
                 batch = batch.to(self._runtime.device)
                 with self._runtime.autocast():
                     features = encode(batch.content, self._encoder)
-                    loss = self._loss_function(self._model, features, batch, self._label_smoothing)
+                    losses = self.objective(self._model, features, batch, step)
                 # The average divides by the number of processes.
-                share = weight * self._runtime.world_size
-                torch.autograd.backward(loss * share / step.num_tokens)
-                loss_sum += loss.detach() * weight
+                torch.autograd.backward(losses.share * (weight * self._runtime.world_size))
+                loss_sum += losses.total * weight
             except torch.OutOfMemoryError:
                 if self._is_sharded:  # the others are amid the same pass
                     raise
@@ -257,11 +414,11 @@ class StepResult:
     """What a step leaves to be logged, still on the device."""
 
     loss_sum: Tensor
-    """Sum of the loss over this process's tokens."""
+    """What the objective logs, summed over this process's share."""
     gradient_norm: Tensor
     """Norm of the gradient of the mean loss, before clipping."""
-    num_tokens: int
-    """Tokens of all processes."""
+    count: int
+    """What the sum is divided by, over all processes."""
     num_captions: int
     """Captions of all processes."""
 
@@ -292,4 +449,5 @@ def train_step(
     gradient_norm = clip_gradients(parameters, clip_norm or math.inf)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss_sum, gradient_norm, step.num_tokens, step.num_captions)
+    count = gradients.objective.count(step)
+    return StepResult(loss_sum, gradient_norm, count, step.num_captions)

@@ -18,9 +18,10 @@ from captioning.system.errors import UserError
 from captioning.system.processes import is_main_process
 from captioning.system.runtime import Runtime
 from captioning.system.stopping import Stopped
+from config import Config
 from encoder import VisionEncoder, encode
 from model import CaptionModel, DecoderState
-from tokenizer import CaptionTokenizer
+from tokenizer import CaptionTokenizer, train_tokenizer
 
 Result = TypeVar("Result")
 BATCH_SIZE = 64
@@ -59,6 +60,29 @@ class CaptionPipeline:
     runtime: Runtime
     max_length: int
     """Ids of a caption at most, <START> and <END> counted."""
+
+    @classmethod
+    def from_settings(
+        cls, config: Config, runtime: Runtime, captions: Sequence[str]
+    ) -> "CaptionPipeline":
+        """A new model on the encoder of the settings, with a vocabulary of training captions."""
+        tokenizer = train_tokenizer(captions, config.VOCAB_SIZE)
+        encoder = VisionEncoder.from_settings(config)
+        encoder.prepare_training(config)
+        torch.manual_seed(config.RANDOM_SEED)
+        model = CaptionModel.from_config(
+            config,
+            patches=encoder.num_tokens,
+            feature_dim=encoder.feature_dim,
+            vocab_size=len(tokenizer),
+        )
+        return cls(
+            encoder.to(runtime.device),
+            model.to(runtime.device),
+            tokenizer,
+            runtime,
+            config.MAX_SEQ_LEN,
+        )
 
     def parameters(self, *, trained: bool) -> int:
         """How many numbers of encoder and model training changes, or does not."""
@@ -108,7 +132,7 @@ class CaptionPipeline:
             part = features[start : start + together]
             with self.runtime.autocast():
                 found += search(
-                    DecoderState(self.model, part),
+                    DecoderState(self.model.decoder, self.model.encode_memory(part)),
                     batch_size=len(part),
                     rules=rules or self.rules(),
                     options=options,

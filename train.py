@@ -10,7 +10,7 @@ beside them `metrics.jsonl`, `curves.png` and `provenance.json`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from captioning.system.runtime import Runtime
     from checkpoint import Checkpoint
     from dataset import Split
-    from optimization import Optimization
+    from optimization import Objective, Optimization
     from pipeline import CaptionPipeline
-    from trainer import Trainer, TrainingSteps
+    from trainer import Phase, Trainer, TrainingSteps
 
 Records = Mapping[str, Sequence[Record]]
 """The pictures and captions of each split."""
@@ -151,7 +151,8 @@ def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = Non
     steps, validation = open_data(config, pipeline, records, stream, state)
     if config.SHARDING == "on":
         shard(pipeline.encoder, runtime)
-    optimization = build_optimization(config, pipeline, steps.length(0), checkpoint)
+    phase_of = partial(build_phase, config, pipeline, steps, records, stream)
+    phase = phase_of(state, checkpoint)
     record = provenance(
         asdict(config), device=runtime.description, data=data_fingerprint(config.dataset_dir)
     )
@@ -167,8 +168,6 @@ def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = Non
     folder = RunFolder(
         config,
         pipeline,
-        optimizer=optimization.optimizer,
-        average=optimization.average,
         metrics=checkpoint.metrics if checkpoint else {},
         provenance=record,
         energy=EnergyMeter(runtime.gpu_uuids, joules=state.joules),
@@ -177,12 +176,12 @@ def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = Non
     )
     if runtime.is_main:
         write_provenance(config.run_dir, record, resumed=checkpoint is not None)
-    log.start(facts_of(config, pipeline, records, steps, validation))
+    log.start(facts_of(config, pipeline, records, phase.steps, validation, state))
     return Trainer(
         config,
         pipeline,
-        optimization,
-        steps=steps,
+        phase,
+        next_phase=phase_of,
         validation=validation,
         folder=folder,
         log=log,
@@ -206,6 +205,12 @@ def starting_state(
     state = checkpoint.state
     if state is None:
         raise UserError(f"{checkpoint.folder} cannot be trained on; name a `last` folder.")
+    first = checkpoint.config.NUM_EPOCHS
+    if first != config.NUM_EPOCHS and (state.epoch, state.step_in_epoch) > (first, 0):
+        raise UserError(
+            f"NUM_EPOCHS was {first} in the checkpoint, and self-critical training has begun; it "
+            "cannot change any more. Leave it out, or change SCST_EPOCHS."
+        )
     if state.data_fingerprint != fingerprint:
         raise UserError(
             f"{config.STREAM or folder} is not the data that {checkpoint.folder} was trained on: "
@@ -237,41 +242,22 @@ def build_pipeline(
     checkpoint: "Checkpoint | None" = None,
 ) -> "CaptionPipeline":
     """Encoder, model and tokenizer: those of the checkpoint, or new ones of the settings."""
-    import torch
-
     from checkpoint import load_pipeline
-    from encoder import VisionEncoder
-    from model import CaptionModel
     from pipeline import CaptionPipeline
-    from tokenizer import train_tokenizer
 
     if checkpoint is not None:
         return load_pipeline(checkpoint, runtime, training=config)
-    tokenizer = train_tokenizer(captions_for_vocabulary(records, stream), config.VOCAB_SIZE)
-    encoder = VisionEncoder.from_settings(config)
-    encoder.prepare_training(config)
-    torch.manual_seed(config.RANDOM_SEED)
-    model = CaptionModel.from_config(
-        config,
-        patches=encoder.num_tokens,
-        feature_dim=encoder.feature_dim,
-        vocab_size=len(tokenizer),
-    )
-    return CaptionPipeline(
-        encoder.to(runtime.device),
-        model.to(runtime.device),
-        tokenizer,
-        runtime,
-        config.MAX_SEQ_LEN,
-    )
+    captions = [text for texts in training_captions(records, stream) for text in texts]
+    return CaptionPipeline.from_settings(config, runtime, captions)
 
 
-def captions_for_vocabulary(records: Records, stream: Sequence[StreamSource]) -> list[str]:
-    """What the vocabulary is trained on: captions of the training pictures, none held out."""
+def training_captions(records: Records, stream: Sequence[StreamSource]) -> list[Sequence[str]]:
+    """The captions of each training picture, or of a sample of the stream; none held out."""
     if stream:
         held_out = [text for record in records["validation"] for text in record.captions]
-        return vocabulary_captions(stream, without=frozenset(held_out))
-    return [text for record in records["train"] for text in record.captions]
+        found = vocabulary_captions(stream, without=frozenset(held_out))
+        return [[text] for text in found]
+    return [record.captions for record in records["train"]]
 
 
 def open_data(
@@ -357,21 +343,83 @@ def open_stream(
     )
 
 
+def build_phase(
+    config: Config,
+    pipeline: "CaptionPipeline",
+    steps: "TrainingSteps",
+    records: Records,
+    stream: Sequence[StreamSource],
+    state: TrainState,
+    checkpoint: "Checkpoint | None" = None,
+) -> "Phase":
+    """The objective of the running epoch and all that works towards it, new or as the checkpoint
+    has it. Self-critical training begins with the weights that were validated last."""
+    import torch
+
+    from captioning.training.reward import CiderReward
+    from optimization import CrossEntropy, SelfCritical, caption_loss
+    from trainer import Phase
+
+    first, end = config.NUM_EPOCHS, config.all_epochs
+    if state.epoch < first or not config.SCST_EPOCHS:
+        is_compiled = config.COMPILE == "on" or (
+            config.COMPILE == "auto" and pipeline.runtime.device.type == "cuda"
+        )
+        loss = torch.compile(caption_loss, dynamic=True) if is_compiled else caption_loss
+        optimization = build_optimization(
+            config,
+            pipeline,
+            CrossEntropy(config.LABEL_SMOOTHING, loss),
+            steps.length(0) * first,
+            encoder_start=config.ENCODER_START_EPOCH / first,
+            checkpoint=checkpoint,
+        )
+        return Phase(0, first, steps, optimization)
+    sampled = steps.sampling(config.SCST_SAMPLES)
+    objective = SelfCritical(
+        CiderReward(training_captions(records, stream)),
+        pipeline.tokenizer,
+        pipeline.rules(),
+        config.SCST_SAMPLES,
+        cross_entropy=config.SCST_CROSS_ENTROPY,
+    )
+    slower = config.SCST_LEARNING_RATE / config.LEARNING_RATE
+    optimization = build_optimization(
+        replace(
+            config,
+            LEARNING_RATE=config.SCST_LEARNING_RATE,
+            ENCODER_LEARNING_RATE=config.ENCODER_LEARNING_RATE * slower,
+        ),
+        pipeline,
+        objective,
+        sampled.length(first) * config.SCST_EPOCHS,
+        checkpoint=checkpoint,
+        is_new=state.epoch == first and not state.step_in_epoch,
+    )
+    return Phase(first, end, sampled, optimization)
+
+
 def build_optimization(
     config: Config,
     pipeline: "CaptionPipeline",
-    steps_per_epoch: int,
+    objective: "Objective",
+    total_steps: int,
+    *,
+    encoder_start: float = 0.0,
     checkpoint: "Checkpoint | None" = None,
+    is_new: bool = False,
 ) -> "Optimization":
-    """Optimizer, gradients, schedules and average, new or as the checkpoint has them."""
-    import torch
+    """Optimizer, gradients, schedules and average, new or as the checkpoint has them.
 
+    The encoder joins in after the share `encoder_start` of the steps. Of a checkpoint that ends
+    the phase before (`is_new`) nothing is taken over but the average, which becomes the weights.
+    """
     from captioning.system.tensors import fill_tensors
     from captioning.training.weight_average import WeightAverage
     from checkpoint import AVERAGE, load_optimizer
-    from optimization import Gradients, Optimization, Schedule, build_optimizer, caption_loss
+    from optimization import Gradients, Optimization, Schedule, build_optimizer
 
-    model, encoder, runtime = pipeline.model, pipeline.encoder, pipeline.runtime
+    model, encoder = pipeline.model, pipeline.encoder
     optimizer = build_optimizer(
         model,
         encoder,
@@ -386,29 +434,20 @@ def build_optimization(
     if config.EMA_DECAY:
         average = WeightAverage({"model": model, "encoder": encoder}, config.EMA_DECAY)
     if checkpoint is not None:
-        load_optimizer(optimizer, pipeline, checkpoint.folder)
+        if not is_new:
+            load_optimizer(optimizer, pipeline, checkpoint.folder)
         if average is not None:
             fill_tensors(average.tensors, checkpoint.folder / AVERAGE)
-    is_compiled = config.COMPILE == "on" or (
-        config.COMPILE == "auto" and runtime.device.type == "cuda"
-    )
-    total = steps_per_epoch * config.NUM_EPOCHS
+            if is_new:
+                average.adopt()
     return Optimization(
         optimizer,
-        Gradients(
-            model,
-            encoder,
-            runtime,
-            label_smoothing=config.LABEL_SMOOTHING,
-            loss_function=torch.compile(caption_loss, dynamic=True)
-            if is_compiled
-            else caption_loss,
-        ),
-        Schedule(total, config.WARMUP_STEPS),
+        Gradients(model, encoder, pipeline.runtime, objective),
+        Schedule(total_steps, config.WARMUP_STEPS),
         Schedule(
-            total,
+            total_steps,
             config.WARMUP_STEPS,
-            start_step=total * config.ENCODER_START_EPOCH // config.NUM_EPOCHS,
+            start_step=round(total_steps * encoder_start),
         ),
         average,
     )
@@ -420,13 +459,14 @@ def facts_of(
     records: Records,
     steps: "TrainingSteps",
     validation: "Split",
+    state: TrainState,
 ) -> RunFacts:
     """What the screen and Weights & Biases are told of a run when it begins."""
     from captioning.metrics.tokenizers import choose_tokenizer
     from dataset import PreparedSteps
 
     tokens = choose_tokenizer("auto", (one.captions for one in validation.records))
-    train, length = records.get("train"), steps.length(0)
+    train, length = records.get("train"), steps.length(state.epoch)
     passing = config.BATCH_SIZE * length
     cut = steps.captions if isinstance(steps, PreparedSteps) else validation.captions
     return RunFacts(
@@ -441,7 +481,10 @@ def facts_of(
         cut_captions=cut.num_cut,
         longest_caption=cut.longest,
         steps_per_epoch=length,
-        epochs=config.NUM_EPOCHS,
+        epochs=config.all_epochs,
+        self_critical_epochs=config.SCST_EPOCHS,
+        epoch=state.epoch,
+        step_in_epoch=state.step_in_epoch,
     )
 
 

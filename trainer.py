@@ -4,11 +4,12 @@ Everything that a step depends on is a function of (seed, epoch, step) or is in 
 run that goes on from a checkpoint makes, bit for bit, the steps that it would have made.
 """
 
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from captioning.sharing.uploader import BestUploader
 from captioning.sources.records import CaptionedPicture
 from captioning.streaming.steps import StreamSteps
 from captioning.system.errors import EXIT_DONE, EXIT_SIGNAL, UserError
+from captioning.system.folders import UNFINISHED_SUFFIX
 from captioning.system.stopping import Stopped, StopRequest
 from captioning.tracking.energy import EnergyMeter
 from captioning.tracking.provenance import finish, write_provenance
 from captioning.tracking.run_log import RunLog
 from captioning.training.sharding import unsharded
 from captioning.training.train_state import TrainState
-from captioning.training.weight_average import WeightAverage
 from checkpoint import save_checkpoint
 from config import Config
 from dataset import PreparedSteps, Split, Step
@@ -45,6 +46,8 @@ from validation import validate
 
 TrainingSteps = PreparedSteps | StreamSteps[Step]
 CARD_EXAMPLES = 4
+KEPT_BEST = "best-cross-entropy"
+"""The best of cross-entropy, where self-critical training follows."""
 NEVER = 2**62
 """The step of what has not happened."""
 DIVERGED = (
@@ -52,6 +55,28 @@ DIVERGED = (
     "and a lower --LEARNING_RATE, a smaller --GRAD_CLIP_VALUE (above 0), or --PRECISION fp32."
 )
 """What to do when a run has diverged."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs of one objective: cross-entropy, or self-critical training after it."""
+
+    first_epoch: int
+    end_epoch: int
+    """The first that is of it no more."""
+    steps: TrainingSteps
+    optimization: Optimization
+
+    def begins_at(self, state: TrainState) -> bool:
+        """Whether a run that stands there has made no step of it yet, and steps before it."""
+        return 0 < self.first_epoch == state.epoch and not state.step_in_epoch
+
+    def schedule_step(self, state: TrainState) -> int:
+        """The place of the next step in the schedule of the learning rate."""
+        if not self.first_epoch:
+            return state.step
+        passed = (state.epoch - self.first_epoch) * self.steps.length(state.epoch)
+        return passed + state.step_in_epoch
 
 
 class RunFolder:
@@ -62,8 +87,6 @@ class RunFolder:
         config: Config,
         pipeline: CaptionPipeline,
         *,
-        optimizer: torch.optim.Optimizer,
-        average: WeightAverage | None,
         metrics: Mapping[str, Any],
         provenance: Mapping[str, Any],
         energy: EnergyMeter,
@@ -72,8 +95,9 @@ class RunFolder:
     ) -> None:
         """`metrics` are those of the last validation, `say` tells the user something."""
         self.energy = energy
+        self.optimization: Optimization | None = None
+        """What `last` needs to go on with."""
         self._config, self._pipeline = config, pipeline
-        self._optimizer, self._average = optimizer, average
         self._metrics = dict(metrics)
         self._samples: Sequence[CaptionedPicture] = ()
         self._provenance, self._uploader, self._say = provenance, uploader, say
@@ -92,6 +116,15 @@ class RunFolder:
             self._uploader.submit(folder, self._metrics)
         return is_saved
 
+    def keep_best(self) -> None:
+        """Keep `best` under another name too: what follows is judged by itself."""
+        best, kept = self._config.run_dir / "best", self._config.run_dir / KEPT_BEST
+        if self._pipeline.runtime.is_main and best.exists() and not kept.exists():
+            unfinished = kept.with_name(KEPT_BEST + UNFINISHED_SUFFIX)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.copytree(best, unfinished)
+            unfinished.rename(kept)
+
     def save_last(self, state: TrainState, *, is_final: bool = False) -> None:
         """Write `last`, from which training can go on; one that `is_final` must succeed."""
         self._save(self._config.run_dir / "last", state, with_state=True, is_final=is_final)
@@ -109,6 +142,7 @@ class RunFolder:
         # Pictures that were drawn here are ours to publish; others may not be.
         shown = self._samples[:CARD_EXAMPLES] if self._config.DATASET == "demo" else ()
         examples = {f"example-{number}.png": one for number, one in enumerate(shown, start=1)}
+        optimization = self.optimization if with_state else None
         is_missing = False
         try:
             save_checkpoint(
@@ -118,8 +152,8 @@ class RunFolder:
                 metrics=self._metrics | {"step": state.step},
                 card=self._card(state, examples),
                 examples={name: one.image for name, one in examples.items()},
-                optimizer=self._optimizer if with_state else None,
-                average=self._average if with_state else None,
+                optimizer=optimization.optimizer if optimization else None,
+                average=optimization.average if optimization else None,
                 state=state if with_state else None,
                 keep=self._config.KEEP_CHECKPOINTS if with_state else 0,
             )
@@ -157,17 +191,20 @@ class Trainer:
         self,
         config: Config,
         pipeline: CaptionPipeline,
-        optimization: Optimization,
+        phase: Phase,
         *,
-        steps: TrainingSteps,
+        next_phase: Callable[[TrainState], Phase],
         validation: Split,
         folder: RunFolder,
         log: RunLog,
         state: TrainState,
     ) -> None:
-        """Go on from `state` with the steps of its epoch that are left."""
-        self.config, self.pipeline, self.optimization = config, pipeline, optimization
-        self.steps, self.validation, self.folder = steps, validation, folder
+        """Go on from `state` with the steps of its epoch that are left.
+
+        `phase` is that of its epoch; when its epochs are over, `next_phase` gives the one after it.
+        """
+        self.config, self.pipeline, self._next_phase = config, pipeline, next_phase
+        self.validation, self.folder = validation, folder
         self.log, self.state = log, state
         device = pipeline.runtime.device
         self._loss_sum = torch.tensor(pipeline.runtime.own_share(state.loss_sums), device=device)
@@ -178,13 +215,18 @@ class Trainer:
         self._waited_seconds = 0.0
         self._captions_since_log = 0
         self._newest: Step | None = None
+        self._enter(phase)
 
     def run(self) -> int:
         """Train to the last epoch, or to a signal; returns the exit code."""
         self.pipeline.model.train()
         self.pipeline.encoder.train()
         with self._stop.listening():
-            while self.state.epoch < self.config.NUM_EPOCHS and not self._must_stop():
+            while self.state.epoch < self.config.all_epochs and not self._must_stop():
+                if self.state.epoch == self.phase.end_epoch:
+                    if (average := self.phase.optimization.average) is not None:
+                        average.adopt()
+                    self._enter(self._next_phase(self.state))
                 try:
                     self._run_epoch()
                 except BatchTooLargeError as error:
@@ -198,11 +240,21 @@ class Trainer:
         )
         return EXIT_SIGNAL + self._stopped_by
 
+    def _enter(self, phase: Phase) -> None:
+        """Turn to a phase; what is `best` counts anew in it."""
+        self.phase, self.folder.optimization = phase, phase.optimization
+        if phase.begins_at(self.state):
+            self.folder.keep_best()
+            self.state = replace(self.state, best_score=None, best_loss=None, best_step=0)
+            self.log.say(
+                f"Self-critical training begins; the best model so far stays in {KEPT_BEST}."
+            )
+
     def _run_epoch(self) -> None:
-        optimization, length = self.optimization, self.steps.length(self.state.epoch)
+        optimization, length = self.phase.optimization, self.phase.steps.length(self.state.epoch)
         self.pipeline.encoder.unfreeze(self.state.epoch >= self.config.ENCODER_START_EPOCH)
         for step in self._remaining():
-            self._learning_rate = optimization.set_rates(self.state.step)
+            self._learning_rate = optimization.set_rates(self.phase.schedule_step(self.state))
             self.pipeline.runtime.seed_step(self.config.RANDOM_SEED, self.state.step)
             self._newest = step
             result = train_step(
@@ -240,7 +292,7 @@ class Trainer:
 
     def _remaining(self) -> Iterator[Step]:
         """The steps that this epoch still has; notes how long each is waited for."""
-        waiting = self.steps.iterate(
+        waiting = self.phase.steps.iterate(
             self.state.epoch,
             self.state.step_in_epoch,
             micro_batch_size=self.state.micro_batch_size or self.config.MICRO_BATCH_SIZE,
@@ -259,7 +311,7 @@ class Trainer:
             self.state,
             step=self.state.step + 1,
             step_in_epoch=self.state.step_in_epoch + 1,
-            loss_tokens=self.state.loss_tokens + result.num_tokens,
+            loss_tokens=self.state.loss_tokens + result.count,
         )
         self._loss_sum += result.loss_sum
         is_bad = ~torch.isfinite(result.loss_sum) & (self._bad_step == NEVER)
@@ -271,10 +323,11 @@ class Trainer:
     def _log_step(self) -> None:
         """Read the loss back, once in LOG_INTERVAL steps, and write a line."""
         self._check_loss()
+        objective = self.phase.optimization.gradients.objective
         loss_sum = self.pipeline.runtime.sum_over_processes(self._loss_sum.clone())
         seconds = max(time.monotonic() - self._logged_at, 1e-9)
         values = {
-            "loss": loss_sum.item() / max(self.state.loss_tokens, 1),
+            objective.logged_as: loss_sum.item() / max(self.state.loss_tokens, 1),
             "learning_rate": self._learning_rate,
             "gradient_norm": self._gradient_norm.item(),
             "pairs_per_second": self._captions_since_log / seconds,
@@ -295,7 +348,7 @@ class Trainer:
         if step == NEVER:
             return
         number = self.state.step_in_epoch - (self.state.step - step) - 1
-        names = self.steps.names(self.state.epoch, number)
+        names = self.phase.steps.names(self.state.epoch, number)
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         place = f"epoch {self.state.epoch + 1}, batch {number + 1}: {shown}"
         raise UserError(f"the loss of step {step} ({place}) is not a finite number. {DIVERGED}")
@@ -318,10 +371,10 @@ class Trainer:
         self._check_loss()
         self._check_weights()
         epoch = self.state.epoch + 1
-        is_final = epoch == self.config.NUM_EPOCHS
+        is_final = epoch in (self.phase.end_epoch, self.config.all_epochs)
         if epoch % self.config.VALIDATION_INTERVAL == 0 or is_final:
             try:
-                average = self.optimization.average
+                average = self.phase.optimization.average
                 with average.applied() if average is not None else nullcontext():
                     self._validate()
             except Stopped:  # the run that goes on begins with this validation
@@ -337,7 +390,9 @@ class Trainer:
                 self.validation,
                 batch_size=self.config.BATCH_SIZE,
                 num_images=self.config.VALIDATION_IMAGES,
-                options=SearchOptions.of_beams(self.config.BEAM_SIZE),
+                options=SearchOptions.of_beams(
+                    self.config.BEAM_SIZE, length_penalty=self.config.LENGTH_PENALTY
+                ),
                 check_stop=self._stop.check,
             )
             strip = self._draw_attention()
@@ -390,7 +445,7 @@ class Trainer:
             trained_seconds=seconds,
             wandb_run_id=self.log.wandb_run_id,
             joules=self.folder.energy.joules() or 0.0,
-            data_position=self.steps.position(),
+            data_position=self.phase.steps.position(),
         )
         self.log.sync()
         self.folder.save_last(self.state, is_final=is_final)

@@ -39,7 +39,14 @@ from checkpoint import load_encoder, read_checkpoint
 from config import Config
 from dataset import CaptionDataset, PreparedSteps, Split
 from model import CaptionModel, DecoderBlock, KeysValues, KVCache, TransformerDecoder
-from optimization import Gradients, Schedule, build_optimizer, set_learning_rate, train_step
+from optimization import (
+    CrossEntropy,
+    Gradients,
+    Schedule,
+    build_optimizer,
+    set_learning_rate,
+    train_step,
+)
 from pipeline import CaptionPipeline
 from tokenizer import train_tokenizer
 from validation import validate
@@ -274,7 +281,7 @@ class Bench:
             eps=config.ADAM_EPS,
         )
         gradients = Gradients(
-            pipeline.model, pipeline.encoder, RUNTIME, label_smoothing=config.LABEL_SMOOTHING
+            pipeline.model, pipeline.encoder, RUNTIME, CrossEntropy(config.LABEL_SMOOTHING)
         )
         data = PreparedSteps(
             records,

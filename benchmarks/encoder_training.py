@@ -32,7 +32,7 @@ from config import Config
 from dataset import CaptionDataset, Step, StepDataset
 from encoder import VisionEncoder
 from model import CaptionModel
-from optimization import Gradients, build_optimizer
+from optimization import CrossEntropy, Gradients, build_optimizer
 from tokenizer import train_tokenizer
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -148,7 +148,7 @@ def measure(options: Options) -> dict[str, Any]:
     plan = captions.plan(captions.num_captions)
     step = StepDataset(captions, plan, Pixels(encoder.preprocessor.size), 0)[0]
     assert isinstance(step, Step)
-    gradients = Gradients(model, encoder, runtime, label_smoothing=0.1)
+    gradients = Gradients(model, encoder, runtime, CrossEntropy(0.1))
     before, seconds = held_bytes(runtime), []
     for _ in range(options.steps + 1):
         start = time.perf_counter()

@@ -153,7 +153,9 @@ def end_logit(is_due: Tensor) -> Tensor:
 
 def ours(model: CaptionModel, features: Tensor, beam_size: int, lengths: Tensor) -> int:
     """Caption all pictures at once with the cache; returns how many tokens were written."""
-    return written(DecoderState(model, features), features, beam_size, lengths)
+    return written(
+        DecoderState(model.decoder, model.encode_memory(features)), features, beam_size, lengths
+    )
 
 
 def old(model: CaptionModel, features: Tensor, beam_size: int, lengths: Tensor) -> int:

@@ -33,6 +33,7 @@ from dataset import Batch, CaptionDataset, StepDataset, iterate_steps
 from encoder import VisionEncoder
 from model import CaptionModel
 from optimization import (
+    CrossEntropy,
     Gradients,
     Schedule,
     build_optimizer,
@@ -145,7 +146,7 @@ def train(
         betas=(config.ADAM_BETA1, config.ADAM_BETA2),
         eps=config.ADAM_EPS,
     )
-    gradients = Gradients(model, encoder, runtime, label_smoothing=0.0)
+    gradients = Gradients(model, encoder, runtime, CrossEntropy(0.0))
     rows = Rows(features, dtype)
     plans = [captions.plan(config.BATCH_SIZE, seed=seed, epoch=epoch) for epoch in range(epochs)]
     schedule = Schedule(sum(map(len, plans)), 100)

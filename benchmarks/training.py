@@ -43,7 +43,7 @@ from captioning.training.weight_average import WeightAverage
 from config import Config
 from dataset import Batch, CaptionDataset, Step, StepDataset
 from model import CaptionModel
-from optimization import Gradients, build_optimizer, caption_loss, train_step
+from optimization import CrossEntropy, Gradients, build_optimizer, caption_loss, train_step
 from tokenizer import CaptionTokenizer, train_tokenizer
 
 PATCHES, FEATURES = 50, 768
@@ -249,10 +249,10 @@ class OurWay:
             model,
             nn.Identity(),  # type: ignore[arg-type]
             runtime,
-            label_smoothing=config.LABEL_SMOOTHING,
-            loss_function=torch.compile(caption_loss, dynamic=True)
-            if is_compiled
-            else caption_loss,
+            CrossEntropy(
+                config.LABEL_SMOOTHING,
+                torch.compile(caption_loss, dynamic=True) if is_compiled else caption_loss,
+            ),
         )
 
     def __call__(self) -> int:

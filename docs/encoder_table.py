@@ -148,6 +148,15 @@ EXAMPLES = (
         "ConvNeXt V2", "facebook/convnextv2-tiny-1k-224", "ConvNextV2Config", 224, "convnextv2"
     ),
     Example("ResNet", "microsoft/resnet-50", "ResNetConfig", 224, "resnet"),
+    Example(
+        "EfficientNet",
+        "google/efficientnet-b0",
+        "EfficientNetConfig",
+        224,
+        "efficientnet",
+        changes={"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280},
+    ),
+    Example("MobileNetV2", "google/mobilenet_v2_1.0_224", "MobileNetV2Config", 224, "mobilenet-v2"),
 )
 
 

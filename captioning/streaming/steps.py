@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePath
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
 
 Step = TypeVar("Step")
-StepMaker = Callable[[Sequence[Record], Tensor, int, int], Step]
+StepMaker = Callable[[Sequence[Record], Tensor, int, int, int], Step]
 """Makes a step of pictures with their captions, of their contents (B, ...), of the captions that
 this process has of a step at most, and of the captions of a micro-batch at most (0 = all)."""
 FEWEST_JUDGED = 1000
@@ -85,6 +85,7 @@ class StreamSteps(Generic[Step]):
         once gave, of as many processes or of others."""
         self._features = features
         self._make_step, self._runtime, self._settings = make_step, runtime, settings
+        self._samples = 0
         weights = np.array([source.weight for source in sources])
         self._bounds = np.cumsum(weights / weights.sum())
         saved = json.loads(position) if position else None
@@ -95,6 +96,11 @@ class StreamSteps(Generic[Step]):
         ]
         self._last: tuple[int, list[StreamPicture]] = (-1, [])
         self._names: deque[tuple[int, list[str]]] = deque(maxlen=REMEMBERED_STEPS)
+
+    def sampling(self, samples: int) -> Self:
+        """From now on so many captions of each picture are to be sampled."""
+        self._samples = samples
+        return self
 
     def length(self, epoch: int) -> int:
         """Steps of an epoch, which is a stretch of the stream between two validations."""
@@ -241,7 +247,8 @@ class StreamSteps(Generic[Step]):
     def _step_of(self, pictures: list[StreamPicture], micro_batch_size: int) -> Step:
         records = [Record(Path(picture.name), picture.captions) for picture in pictures]
         contents = [picture.content for picture in pictures if picture.content is not None]
-        return self._make_step(records, torch.stack(contents), self._share, micro_batch_size)
+        content = torch.stack(contents)
+        return self._make_step(records, content, self._share, micro_batch_size, self._samples)
 
 
 def stream_fingerprint(sources: Sequence[StreamSource]) -> str:

@@ -81,6 +81,8 @@ def parse_options(
 def check_value(field: Field, value: object) -> Iterator[str]:
     """The problem with a value, if it has one: `BATCH_SIZE is 'x'; it must be ...`."""
     kind = kind_of(field)
+    if value is None and field.default is None:
+        return
     if not _is_of_kind(value, kind):
         names = {int: "a whole number", float: "a number", bool: "true or false"}
         choices = ", ".join(map(str, typing.get_args(kind)))
@@ -268,7 +270,8 @@ def help_text(options_type: type[Any], default: Any, description: str, prog: str
             heading = one.heading
             lines += ["", f"{heading or 'Flags'}:"]
         value = getattr(default, one.name, known[one.name].default)
-        shown = "" if value is dataclasses.MISSING else f"  (default: {_as_typed(value)})"
+        is_open = value is dataclasses.MISSING or value is None
+        shown = "" if is_open else f"  (default: {_as_typed(value)})"
         lines.append(f"  {_flag(one.name)} {_placeholder(known[one.name])}".rstrip() + shown)
         lines += textwrap.indent(textwrap.fill(one.meaning, width - 6), " " * 6).splitlines()
     return "\n".join(lines)

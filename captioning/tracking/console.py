@@ -65,17 +65,22 @@ class Console:
                 (
                     "schedule",
                     f"{_plural(facts.epochs, 'epoch')} of {_plural(facts.steps_per_epoch, 'step')},"
-                    f" {config.BATCH_SIZE:,} captions each",
+                    f" {config.BATCH_SIZE:,} captions each"
+                    + (
+                        f", the last {facts.self_critical_epochs} self-critical"
+                        if facts.self_critical_epochs
+                        else ""
+                    ),
                 ),
                 ("device", facts.device),
                 ("folder", str(config.run_dir)),
             )
         )
         if step:
-            epoch = step // facts.steps_per_epoch + 1
-            self._print(f"\nResumed after step {step:,}, in epoch {min(epoch, facts.epochs)}.")
+            epoch = min(facts.epoch + 1, facts.epochs)
+            self._print(f"\nResumed after step {step:,}, in epoch {epoch}.")
         self._print("")
-        self._captions_done = step % facts.steps_per_epoch * config.BATCH_SIZE
+        self._captions_done = facts.step_in_epoch * config.BATCH_SIZE
         self._epoch_started = time.monotonic()
 
     def advance(self, captions: int) -> None:
@@ -98,7 +103,7 @@ class Console:
         """Show the newest numbers beside the bar, or on a line."""
         self._newest = values
         shown = [
-            Cell(f"loss {values['loss']:6.3f}"),
+            Cell(f"{_objective(values)} {values[_objective(values)]:6.3f}"),
             Cell(f"lr {values['learning_rate']:.1e}", 1),
             Cell(f"{values['pairs_per_second']:7,.0f} pairs/s", 2),
         ]
@@ -112,8 +117,10 @@ class Console:
         """Print the epoch's line and a few captions."""
         self._clear_bar()
         cells = [self._place(event.epoch)]
-        if "loss" in self._newest:
-            cells.append(Cell(f"train {self._newest['loss']:6.3f}", 3))
+        if self._newest:
+            name = _objective(self._newest)
+            label = "train" if name == "loss" else name
+            cells.append(Cell(f"{label} {self._newest[name]:6.3f}", 3))
         cells += [
             Cell(f"{label} {value:6.3f}", rank)
             for rank, (label, value) in enumerate(_scores(event.values))
@@ -223,6 +230,11 @@ _SCORES = (
 def _scores(values: Values) -> list[tuple[str, float]]:
     """Label and value of those that are shown, in their order."""
     return [(label, values[name]) for name, label in _SCORES if values.get(name) is not None]
+
+
+def _objective(values: Values) -> str:
+    """What the values of a step call that which is trained for."""
+    return "reward" if "reward" in values else "loss"
 
 
 def _data(config: "Config", facts: RunFacts) -> str:

@@ -33,7 +33,13 @@ class RunFacts:
     longest_caption: int = 0
     """Ids of the longest of them."""
     steps_per_epoch: int
+    """Of the running epoch."""
     epochs: int
+    self_critical_epochs: int = 0
+    """The last of the epochs."""
+    epoch: int = 0
+    """The running one, from 0."""
+    step_in_epoch: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,7 +155,9 @@ class RunFiles:
         self._curves = run_dir / CURVES_NAME
         self._title = title
         # A run stopped between a validation and the end of its step repeats that validation.
-        self._validated = {line["step"] for line in self.metrics.read() if "loss" not in line}
+        self._validated = {
+            line["step"] for line in self.metrics.read() if "validation_loss" in line
+        }
 
     def step(self, step: int, epoch: int, values: Values) -> None:
         """Write the line of the steps since the last call."""

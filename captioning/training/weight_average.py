@@ -37,6 +37,10 @@ class WeightAverage:
             list(self.tensors.values()), list(self._weights.values()), weight=1 - decay
         )
 
+    def adopt(self) -> None:
+        """The averages become the weights."""
+        self._fill_modules(self.tensors)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The modules hold the averages; afterwards their own weights again, bit for bit."""

@@ -110,7 +110,7 @@ def test_a_run_reads_its_stream_as_set_and_nothing_that_is_held_out(place: Path)
     changes = {"RANDOM_SEED": 5, "CAPTIONS_PER_STEP": 1, "MAX_BAD_FRACTION": 0.25}
     config = parse_config(arguments(place, RUN_NAME="read", **settings(place), **changes))
     prepare_dataset(config)
-    steps = train.build_trainer(config, Runtime(torch.device("cpu"))).steps
+    steps = train.build_trainer(config, Runtime(torch.device("cpu"))).phase.steps
     assert isinstance(steps, StreamSteps)
     seen = set()
     for number, _ in enumerate(steps.iterate(0)):
@@ -125,7 +125,11 @@ def test_a_run_reads_its_stream_as_set_and_nothing_that_is_held_out(place: Path)
     records = train.read_splits(config)
     held_out = {text for record in records["validation"] for text in record.captions}
     assert len(held_out) == 8
-    assert not held_out & set(train.captions_for_vocabulary(records, find_sources(config.STREAM)))
+    assert not held_out & {
+        text
+        for texts in train.training_captions(records, find_sources(config.STREAM))
+        for text in texts
+    }
 
 
 def test_other_shards_are_not_the_data_of_the_run(place: Path) -> None:

@@ -13,6 +13,8 @@ import torch
 
 import train
 from captioning.system.errors import UserError
+from captioning.training.train_state import read_state
+from checkpoint import read_checkpoint
 from dataset import Step
 from tests.helpers.small_runs import (
     NOT_EXACT,
@@ -261,6 +263,44 @@ def test_an_update_that_breaks_the_weights_is_not_saved_and_a_lower_rate_goes_on
     after = weights_of(folder / "last")
     assert all(before[key].equal(after[key]) for key in before)
     run(place, RUN_NAME=name, LEARNING_RATE=1e-4, **further)
+
+
+SELF_CRITICAL = {
+    "NUM_EPOCHS": 1,
+    "SCST_EPOCHS": 1,
+    "SCST_SAMPLES": 3,
+    "SCST_LEARNING_RATE": 1e-3,
+    "SAVE_INTERVAL": 1,
+    "EMA_DECAY": 0.9,
+    "MEMORY_LAYERS": 1,
+    "BATCH_SIZE": 40,
+}
+
+
+def test_self_critical_training_goes_on_bit_for_bit_and_keeps_both_bests(place: Path) -> None:
+    whole = run(place, RUN_NAME="scst", **SELF_CRITICAL)
+    lines = lines_of(whole / "metrics.jsonl")
+    names = [next(one for one in ("reward", "loss", "CIDEr") if one in line) for line in lines]
+    assert sorted(set(names), key=names.index) == ["loss", "CIDEr", "reward"]
+    end = read_state(whole / "last" / "trainer_state.json").step
+    assert read_checkpoint(whole / "best").metrics["step"] == end
+    first = read_checkpoint(whole / "best-cross-entropy").metrics["step"]
+    for name, after in {"scst-boundary": first, "scst-within": first + 2}.items():
+        run_killed(place, after, RUN_NAME=name, **SELF_CRITICAL)
+        folder = run(place, RUN_NAME=name, RESUME_CHECKPOINT_PATH="auto", **SELF_CRITICAL)
+        assert differences(whole / "last", folder / "last") == []
+        assert differences(whole / "best", folder / "best") == []
+        assert differences(whole / "best-cross-entropy", folder / "best-cross-entropy") == []
+
+
+def test_a_finished_run_is_given_a_self_critical_end(place: Path) -> None:
+    settings = {"RUN_NAME": "scst-later", "NUM_EPOCHS": 1, "BATCH_SIZE": 40}
+    run(place, **settings)
+    go_on = {**settings, "SCST_EPOCHS": 1, "RESUME_CHECKPOINT_PATH": "auto"}
+    folder = run(place, **go_on)
+    assert (folder / "best-cross-entropy").exists()
+    with pytest.raises(UserError, match=r"NUM_EPOCHS was 1.*self-critical training has begun"):
+        train.main(arguments(place, **{**go_on, "NUM_EPOCHS": 2, "SCST_EPOCHS": 2}))
 
 
 def test_two_runs_do_not_share_a_folder(place: Path) -> None:

@@ -24,7 +24,7 @@ from config import Config, parse_config
 from dataset import CaptionDataset, PreparedSteps
 from encoder import VisionEncoder
 from model import CaptionModel
-from optimization import Gradients, build_optimizer
+from optimization import CrossEntropy, Gradients, build_optimizer
 from tests.helpers.small_runs import arguments
 from tokenizer import train_tokenizer
 
@@ -73,7 +73,7 @@ def steps_of(config: Config, runtime: Runtime) -> dict[str, Tensor]:
     steps = PreparedSteps(records, captions, TrainingPictures(pictures), runtime, 20, seed=1)
     encoder.train()
     model.train()
-    gradients = Gradients(model, encoder, runtime, label_smoothing=0.1)
+    gradients = Gradients(model, encoder, runtime, CrossEntropy(0.1))
     losses = []
     for step, _ in zip(steps.iterate(0, micro_batch_size=7), range(STEPS), strict=False):
         losses.append(runtime.sum_over_processes(gradients.add(step)) / step.num_tokens)

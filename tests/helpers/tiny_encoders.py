@@ -56,6 +56,27 @@ SWIN = {
     "num_heads": [2, 2],
     "window_size": 4,
 }
+EFFICIENTNET = {
+    "image_size": 32,
+    "width_coefficient": 0.05,
+    "depth_coefficient": 0.25,
+    "depth_divisor": 4,
+    "hidden_dim": 64,
+    "in_channels": [32, 16, 24],
+    "out_channels": [16, 24, 40],
+    "kernel_sizes": [3, 3, 5],
+    "strides": [1, 2, 2],
+    "num_block_repeats": [1, 2, 2],
+    "expand_ratios": [1, 6, 6],
+    "depthwise_padding": [],
+}
+MOBILENET = {
+    "image_size": 64,
+    "depth_multiplier": 0.1,
+    "depth_divisible_by": 4,
+    "min_depth": 4,
+    "finegrained_output": False,
+}
 
 
 @dataclass(frozen=True)
@@ -207,6 +228,17 @@ FAMILIES: dict[str, Family] = {
         0,
         16,
         2,
+    ),
+    "efficientnet": Family(
+        lambda: hf.EfficientNetForImageClassification(hf.EfficientNetConfig(**EFFICIENTNET)),
+        "efficientnet",
+        (4, 4),
+        0,
+        64,
+        3,
+    ),
+    "mobilenet-v2": Family(
+        lambda: hf.MobileNetV2Model(hf.MobileNetV2Config(**MOBILENET)), "", (2, 2), 0, 128, 16, 64
     ),
 }
 

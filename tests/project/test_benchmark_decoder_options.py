@@ -64,6 +64,6 @@ def test_a_changed_model_decodes_as_it_trains(name: str) -> None:
     with torch.inference_mode():
         model.eval()
         whole = model(features, ids, torch.arange(6), Packing(1, 6))
-        state = DecoderState(model, features)
+        state = DecoderState(model.decoder, model.encode_memory(features))
         steps = [state.step(one.view(1, 1))[0, 0] for one in ids]
     assert F.mse_loss(torch.stack(steps), whole).item() < 1e-8

@@ -17,7 +17,7 @@ from checkpoint import ADAPTERS
 from config import Config
 from encoder import VisionEncoder
 from generate import main as generate
-from optimization import Schedule, StepResult, build_optimizer, set_learning_rate
+from optimization import CrossEntropy, Schedule, StepResult, build_optimizer, set_learning_rate
 from tests.helpers.small_runs import arguments, run, weights_of
 from tests.helpers.tiny_encoders import FAMILIES, saved, some_pixels
 from train import build_optimization
@@ -119,7 +119,7 @@ def test_a_run_s_settings_reach_its_optimizer(tmp_path: Path) -> None:
     encoder = ready(saved(tmp_path, "clip"), blocks=2)
     runtime = Runtime(torch.device("cpu"))
     pipeline = SimpleNamespace(model=nn.Linear(2, 2), encoder=encoder, runtime=runtime)
-    groups = build_optimization(config, pipeline, 10).optimizer.param_groups
+    groups = build_optimization(config, pipeline, CrossEntropy(0), 10).optimizer.param_groups
     assert {(one["peak_lr"], one["is_encoder"]) for one in groups} == {
         (0.25, False),
         (0.125, True),
@@ -147,7 +147,9 @@ def test_a_run_s_settings_reach_the_encoder_s_schedule() -> None:
     runtime = Runtime(torch.device("cpu"))
     parts = SimpleNamespace(model=nn.Linear(2, 2), encoder=nn.Linear(2, 2), runtime=runtime)
     settings = {"ENCODER_TRAINED_BLOCKS": 1, "ENCODER_START_EPOCH": 1, "NUM_EPOCHS": 4}
-    optimization = build_optimization(Config(WARMUP_STEPS=3, **settings), parts, 100)
+    optimization = build_optimization(
+        Config(WARMUP_STEPS=3, **settings), parts, CrossEntropy(0), 400, encoder_start=1 / 4
+    )
     assert optimization.schedule == Schedule(400, 3)
     assert optimization.encoder_schedule == Schedule(400, 3, start_step=100)
 
@@ -283,7 +285,7 @@ def test_the_encoder_joins_in_at_its_epoch(place: Path, monkeypatch: pytest.Monk
 
     def note_and_count(self: Trainer, result: StepResult) -> None:
         state = {k: v.clone() for k, v in self.pipeline.encoder.state_dict().items()}
-        groups = self.optimization.optimizer.param_groups
+        groups = self.phase.optimization.optimizer.param_groups
         rate = next(group["lr"] for group in groups if group["is_encoder"])
         seen.append((self.state.epoch, state, rate))
         count(self, result)

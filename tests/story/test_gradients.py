@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from captioning.system.runtime import Runtime
 from dataset import Step, StepDataset
-from optimization import BatchTooLargeError, Gradients, caption_loss
+from optimization import BatchTooLargeError, CrossEntropy, Gradients, caption_loss
 from tests.helpers.batches import (
     NoiseFeatures,
     PictureNumbers,
@@ -77,7 +77,7 @@ def gradient_of(processes: int, steps: StepDataset, rank: int) -> dict[str, Tens
     model, encoder = vocabulary_model(), nn.Linear(2, 2)
     step = steps[0]
     assert isinstance(step, Step)
-    loss = Gradients(model, encoder, one_of(processes, rank), label_smoothing=0.1).add(step)
+    loss = Gradients(model, encoder, one_of(processes, rank), CrossEntropy(0.1)).add(step)
     assert encoder.weight.grad is None
     own = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {**own, "loss": loss * processes}
@@ -111,7 +111,7 @@ def test_what_batch_norm_has_seen_is_averaged_over_processes() -> None:
 
     encoder = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3).requires_grad_(False)])
     runtime = one_of(2, kind=Averaging)
-    gradients = Gradients(vocabulary_model(), encoder, runtime, label_smoothing=0)
+    gradients = Gradients(vocabulary_model(), encoder, runtime, CrossEntropy(0))
     averaged.clear()
     gradients.add(make_step())
     trained = encoder[0]
@@ -134,8 +134,7 @@ def test_memory_that_another_process_lacks_gives_the_step_up_here_too() -> None:
         model,
         encoder,
         one_of(2, kind=Beside),
-        label_smoothing=0,
-        loss_function=loss,
+        CrossEntropy(0, loss),
     )
     with pytest.raises(BatchTooLargeError) as caught:
         gradients.add(make_step())

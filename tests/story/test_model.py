@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from captioning.training.packing import Packing
-from model import CaptionModel, DecoderState, sinusoids
+from model import CaptionModel, DecoderState, memory_encoder, sinusoids
 from tests.helpers.models import FEATURES, PATCHES, VOCABULARY, make_model
 
 
@@ -94,7 +94,7 @@ def test_cached_steps_equal_the_whole_caption() -> None:
     model = make_model().eval()
     features = features_of(3)
     captions = torch.randint(4, VOCABULARY, (3, 2, 7), generator=torch.Generator().manual_seed(0))
-    state = DecoderState(model, features)
+    state = DecoderState(model.decoder, model.encode_memory(features))
     state.reorder(torch.arange(3), torch.zeros(3, 2, dtype=torch.long))
     steps = torch.stack([state.step(captions[:, :, i]) for i in range(7)], dim=2)
     for picture in range(3):
@@ -106,7 +106,7 @@ def test_cached_steps_equal_the_whole_caption() -> None:
 def test_reordered_rows_go_on_from_where_they_came() -> None:
     model = make_model().eval()
     features = features_of(3)
-    state = DecoderState(model, features)
+    state = DecoderState(model.decoder, model.encode_memory(features))
     state.step(torch.tensor([[1], [1], [1]]))
     state.reorder(torch.tensor([0, 1, 2]), torch.zeros(3, 2, dtype=torch.long))
     state.step(torch.tensor([[5, 6], [7, 8], [9, 10]]))
@@ -150,7 +150,7 @@ def test_keys_and_values_of_a_picture_are_computed_once() -> None:
         block.cross_attention.key_value.register_forward_hook(
             lambda module, args, output: calls.append(tuple(output.shape))
         )
-    state = DecoderState(model, features_of(2))
+    state = DecoderState(model.decoder, model.encode_memory(features_of(2)))
     state.reorder(torch.arange(2), torch.zeros(2, 5, dtype=torch.long))
     for _ in range(4):
         state.step(torch.ones(2, 5, dtype=torch.long))
@@ -182,6 +182,31 @@ def test_packing_gradients_are_those_of_indexing() -> None:
 def test_logits_of_a_search_are_not_rounded_to_bfloat16() -> None:
     model = make_model()
     with torch.autocast("cpu", torch.bfloat16):
-        logits = DecoderState(model, features_of(3)).step(torch.ones(3, 1, dtype=torch.long))
+        logits = DecoderState(model.decoder, model.encode_memory(features_of(3))).step(
+            torch.ones(3, 1, dtype=torch.long)
+        )
     assert logits.dtype is torch.float32
     assert (logits != logits.bfloat16().float()).float().mean() > 0.9
+
+
+def with_memory_layers(layers: int) -> CaptionModel:
+    model = make_model()
+    memory = memory_encoder(12, layers=layers, heads=2, ff_dim=24, dropout=0.0)
+    return CaptionModel(model.projection, model.decoder, memory)
+
+
+def test_memory_layers_let_each_patch_read_all_others_of_its_picture_alone() -> None:
+    features = features_of(2).requires_grad_()
+    memory = with_memory_layers(2).encode_memory(features)
+    torch.autograd.backward(memory[0].keys[0, :, 0].sum())
+    assert features.grad is not None
+    assert (features.grad[0].abs().sum(-1) > 0).all()
+    assert not features.grad[1].any()
+    features.grad = None
+    torch.autograd.backward(with_memory_layers(0).encode_memory(features)[0].keys[0, :, 0].sum())
+    assert (features.grad[0].abs().sum(-1) > 0).tolist() == [True] + [False] * (PATCHES - 1)
+
+
+def test_no_memory_layers_are_no_weights() -> None:
+    assert with_memory_layers(0).state_dict().keys() == make_model().state_dict().keys()
+    assert len(with_memory_layers(1).state_dict()) > len(make_model().state_dict())

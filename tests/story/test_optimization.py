@@ -14,6 +14,7 @@ from dataset import Batch, Step
 from encoder import VisionEncoder
 from optimization import (
     BatchTooLargeError,
+    CrossEntropy,
     Gradients,
     Schedule,
     build_optimizer,
@@ -32,6 +33,7 @@ from tests.helpers.models import make_model
 from tests.helpers.tiny_encoders import saved
 
 RUNTIME = Runtime(torch.device("cpu"))
+SMOOTHED = CrossEntropy(0.1)
 
 
 def make_optimizer(model: nn.Module, encoder: nn.Module | None = None, **settings: Any) -> Any:
@@ -123,9 +125,9 @@ def test_padding_is_never_a_target() -> None:
     torch.testing.assert_close(lost, expected, rtol=1e-4, atol=1e-4)
 
 
-def make_gradients(model: Any, label_smoothing: float = 0.1, **settings: Any) -> Gradients:
+def make_gradients(model: Any, objective: Any = SMOOTHED) -> Gradients:
     encoder: Any = nn.Identity()
-    return Gradients(model, encoder, RUNTIME, label_smoothing=label_smoothing, **settings)
+    return Gradients(model, encoder, RUNTIME, objective)
 
 
 def run_step(model: Any, step: Step, clip_norm: float = 0.0, **settings: Any) -> Any:
@@ -138,7 +140,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     first = run_step(whole, make_step())
     second = run_step(pieces, make_step(micro_batch_size=6))
     assert len(make_step(micro_batch_size=6).batches) > 2
-    assert first.num_tokens == second.num_tokens
+    assert first.count == second.count
     assert first.num_captions == second.num_captions == 20
     torch.testing.assert_close(first.loss_sum, second.loss_sum)
     torch.testing.assert_close(first.gradient_norm, second.gradient_norm)
@@ -155,7 +157,7 @@ def test_a_step_without_memory_leaves_everything_as_it_was() -> None:
             raise torch.OutOfMemoryError
         return caption_loss(model, features, batch, label_smoothing)
 
-    gradients = make_gradients(model, loss_function=small_loss)
+    gradients = make_gradients(model, CrossEntropy(0.1, small_loss))
     optimizer = make_optimizer(model)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     step = make_step(micro_batch_size=6)
@@ -194,7 +196,7 @@ def test_it_overfits_eight_pictures() -> None:
     model = vocabulary_model()
     optimizer = make_optimizer(model, learning_rate=1e-2, weight_decay=0.0)
     encoder: Any = nn.Identity()
-    gradients = make_gradients(model, label_smoothing=0.0)
+    gradients = make_gradients(model, CrossEntropy(0.0))
     step = Step([batch], batch.num_tokens, batch.num_captions)
     for _ in range(150):
         result = train_step(gradients, optimizer, step, clip_norm=1.0)
