@@ -2,6 +2,7 @@
 
     python evaluate.py                                           the newest `best`, its test split
     python evaluate.py --checkpoint A/best B/best                several, compared
+    python evaluate.py --model Salesforce/blip-image-captioning-base    beside the newest `best`
     python evaluate.py --candidates mine.json --references theirs.json
 
 Writes `metrics.json`, `captions.jsonl`, `captions.json` (COCO results, as evaluation servers take
@@ -17,13 +18,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from captioning.sources.records import (
-    METADATA_NAME,
-    CaptionedPicture,
-    Record,
-    WordHeat,
-    read_records,
-)
+from captioning.sources.records import CaptionedPicture, PreparedSplit, Record, WordHeat
 from captioning.system.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
 from captioning.system.files import refuse_links
 from captioning.system.options import notes_of, parse_options
@@ -46,7 +41,7 @@ if TYPE_CHECKING:
 HEAT_SIZE = (24, 24)
 """Columns and rows of the heat maps that the report holds."""
 TITLE_LABELS = 3
-"""A comparison of more checkpoints is called by their number."""
+"""A comparison of more models is called by their number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +50,14 @@ class EvaluateOptions:
 
     checkpoint: tuple[str, ...] = ()
     """Checkpoint folders or Hub repositories (default: the newest `best` under output-dir)."""
+    model: Annotated[tuple[str, ...], OF_CHECKPOINTS] = ()
+    """Captioners of the Hub (BLIP, GIT, ViT-GPT2, chat models of pictures and text) or folders of
+    them, or files of another program's captions: scored beside the checkpoints, or alone where
+    dataset is given and no checkpoint."""
+    prompt: Annotated[str, OF_CHECKPOINTS] = ""
+    """What chat models are asked ("" = for one short sentence), and how BLIP and GIT begin."""
+    dataset: Annotated[str, OF_CHECKPOINTS] = ""
+    """Prepared data set under data-dir ("" = that of the first checkpoint)."""
     candidates: str = ""
     """Any model's captions: {"id": "caption"}, COCO results, JSON Lines (generate.py --json), CSV
     or a folder of .txt files. Needs references."""
@@ -117,54 +120,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def score_files(options: EvaluateOptions) -> int:
     """Score captions of any model."""
-    from captioning.metrics.score_files import read_candidates, read_references
-    from captioning.metrics.score_pairs import find_pictures, pair
-    from captioning.metrics.scoring import references_a_picture, score_everything
-    from captioning.reports.results import Evaluation, print_evaluation, write_evaluation
+    from captioning.reports.given_captions import evaluate_files
+    from captioning.reports.results import print_evaluation, write_evaluation
 
-    pairs = pair(
-        read_candidates(options.candidates),
-        read_references(options.references),
-        is_partial=options.partial,
-    )
-    images = find_pictures(options.image_dir, pairs.names) if options.image_dir else None
-    sheet = score_everything(
-        pairs.candidates,
-        pairs.references,
+    evaluation = evaluate_files(
+        options.candidates,
+        options.references,
         _scoring(options),
-        images=images,
-        device=_device(options.device) if options.clip_model else "",
-    )
-    evaluation = Evaluation(
-        title=Path(options.candidates).name,
-        subtitle=f"against {options.references}",
-        pictures=tuple(
-            CaptionedPicture(
-                image=images[number] if images else Path(),
-                caption=caption,
-                references=pairs.references[name],
-                scores=sheet.of(number),
-            )
-            for number, (name, caption) in enumerate(pairs.candidates.items())
-        ),
-        sheet=sheet,
-        protocol={
-            "candidates": options.candidates,
-            "references": options.references,
-            **pairs.protocol,
-            "pictures": len(pairs.candidates),
-            "references a picture": references_a_picture(pairs.references.values()),
-            "tokenizer": sheet.tokenizer,
-        },
-        warnings=(pairs.warning,) if pairs.warning else (),
+        is_partial=options.partial,
+        image_dir=options.image_dir,
+        device=_device(options.device) if options.clip_model else "cpu",
     )
     print_evaluation(evaluation)
     if options.output:
         write_evaluation(evaluation, Path(options.output))
-        print(
-            f"\nwritten to {options.output}: metrics.json, captions.jsonl, captions.json (COCO "
-            "results), report.html"
-        )
+        names = "metrics.json, captions.jsonl, captions.json (COCO results), report.html"
+        print(f"\nwritten to {options.output}: {names}")
     return EXIT_DONE
 
 
@@ -175,47 +146,100 @@ def _device(name: str) -> str:
 
 
 def score_checkpoints(options: EvaluateOptions) -> int:
-    """Caption a split with each checkpoint, score, and write the results."""
-    from captioner import Captioner
-    from captioning.decoding import SearchOptions
+    """Caption a split with each checkpoint and other model, score, and write the results."""
     from captioning.reports.results import write_evaluation
     from checkpoint import newest_best
 
-    names = options.checkpoint or (os.fspath(newest_best(Path(options.output_dir))),)
-    labels = _labels(names)
+    checkpoints = options.checkpoint
+    if not (checkpoints or (options.model and options.dataset)):
+        checkpoints = (os.fspath(newest_best(Path(options.output_dir))),)
+    labels = _labels((*checkpoints, *options.model))
     folders: dict[str, Path] = {}
+    problems: list[str] = []
+    ours: dict[str, object] = {}
     for name, label in labels.items():
-        captioner = Captioner.from_pretrained(
-            name,
-            revision=options.revision,
-            device=options.device,
-            trust_remote_code=options.trust_remote_code,
-        )
-        config = captioner.config
-        evaluation = evaluate_checkpoint(
-            captioner,
-            name,
-            Path(options.data_dir or config.DATA_DIR) / config.dataset_name,
-            split=options.split,
-            search=SearchOptions.of_beams(
-                1 if options.method == "greedy" else options.beam_size or config.BEAM_SIZE,
-                length_penalty=config.LENGTH_PENALTY
-                if options.length_penalty is None
-                else options.length_penalty,
-            ),
-            scoring=_scoring(options),
-            limit=options.limit,
-        )
-        folder = _output_folder(options.output, name, label if len(labels) > 1 else "")
+        is_ours = name in checkpoints
+        if is_ours:
+            evaluation = _evaluated_checkpoint(options, name)
+            ours = ours or dict(evaluation.settings)
+        elif is_main_process():
+            try:
+                evaluation = _evaluated_rival(options, name, ours)
+            except UserError as error:
+                if len(labels) == 1:
+                    raise
+                problems += error.problems  # the others are captioned all the same
+                continue
+        folder = _output_folder(options.output, name, label if len(labels) > 1 else "", is_ours)
         if not options.output:
             refuse_links(folder)
         folders[label] = folder
         if is_main_process():
             write_evaluation(evaluation, folder)
-            _print(evaluation, folder)
+            _print(evaluation, folder, is_ours=is_ours)
+    for problem in problems:
+        print(f"\n{problem}", file=sys.stderr)
+    code = EXIT_PARTLY_DONE if problems else EXIT_DONE
     if len(folders) > 1 and is_main_process():
-        return _compare(options, folders, labels)
-    return EXIT_DONE
+        return _compare(options, folders, labels) or code
+    return code
+
+
+def _evaluated_checkpoint(options: EvaluateOptions, name: str) -> "Evaluation":
+    from captioner import Captioner
+
+    captioner = Captioner.from_pretrained(
+        name,
+        revision=options.revision,
+        device=options.device,
+        trust_remote_code=options.trust_remote_code,
+    )
+    config = captioner.config
+    return evaluate_checkpoint(
+        captioner,
+        name,
+        _dataset_dir(options, vars(config)),
+        split=options.split,
+        search=_search(options, vars(config)),
+        scoring=_scoring(options),
+        limit=options.limit,
+    )
+
+
+def _evaluated_rival(
+    options: EvaluateOptions, name: str, ours: Mapping[str, object]
+) -> "Evaluation":
+    """A captioner that is not ours, searched as `ours` is: the first checkpoint's settings."""
+    from captioning.rivals.evaluating import evaluate_rival
+    from captioning.system.runtime import Runtime
+    from config import Config
+
+    settings = {**vars(Config()), **ours}
+    dataset_dir = _dataset_dir(options, settings)
+    mend = f"python prepare_dataset.py --DATASET {dataset_dir.name}"
+    split = PreparedSplit.read(dataset_dir / options.split, limit=options.limit, mend=mend)
+    search = _search(options, settings)
+    runtime = Runtime.create(options.device, "auto")
+    return evaluate_rival(name, split, search, _scoring(options), runtime, prompt=options.prompt)
+
+
+def _dataset_dir(options: EvaluateOptions, settings: Mapping[str, object]) -> Path:
+    from config import Config
+
+    data_dir = Path(options.data_dir or str(settings["DATA_DIR"]))
+    config = Config(DATASET=options.dataset or str(settings["DATASET"]))
+    return data_dir / config.dataset_name
+
+
+def _search(options: EvaluateOptions, settings: Mapping[str, object]) -> "SearchOptions":
+    from captioning.decoding import SearchOptions
+
+    beam_size = options.beam_size or int(str(settings["BEAM_SIZE"]))
+    penalty = options.length_penalty
+    return SearchOptions.of_beams(
+        1 if options.method == "greedy" else beam_size,
+        length_penalty=float(str(settings["LENGTH_PENALTY"])) if penalty is None else penalty,
+    )
 
 
 def evaluate_checkpoint(
@@ -232,6 +256,7 @@ def evaluate_checkpoint(
     from captioning.decoding import SearchOptions
     from captioning.metrics.scoring import references_a_picture, score_everything
     from captioning.reports.results import Evaluation
+    from captioning.tracking.effort import Measuring
     from captioning.tracking.provenance import data_fingerprint, provenance
 
     config, runtime = captioner.config, captioner.pipeline.runtime
@@ -239,16 +264,18 @@ def evaluate_checkpoint(
         config.BEAM_SIZE, length_penalty=config.LENGTH_PENALTY
     )
     mend = f"python prepare_dataset.py --DATASET {config.DATASET} --DATA_DIR {dataset_dir.parent}"
-    records = read_records(dataset_dir / split, mend=mend)[: limit or None]
+    prepared = PreparedSplit.read(dataset_dir / split, limit=limit, mend=mend)
+    records = prepared.records
+    measuring = Measuring(runtime.device, runtime.gpu_uuids)
     captions = _captions(captioner, records, search)
-    ids = [record.image.relative_to(dataset_dir / split).as_posix() for record in records]
+    effort = measuring.finish(len(captions))
     sheet = runtime.on_main(
         lambda: score_everything(
-            dict(zip(ids, (caption.text for caption in captions), strict=True)),
-            dict(zip(ids, (record.captions for record in records), strict=True)),
+            dict(zip(prepared.ids, (caption.text for caption in captions), strict=True)),
+            prepared.references,
             scoring,
-            images=[record.image for record in records],
-            training_captions=_training_captions(dataset_dir),
+            images=prepared.images,
+            training_captions=prepared.training_captions,
             device=str(runtime.device),
         )
     )
@@ -266,7 +293,7 @@ def evaluate_checkpoint(
             "data": dataset_dir.name,
             "split": split,
             "pictures": len(records),
-            "references a picture": references_a_picture(record.captions for record in records),
+            "references a picture": references_a_picture(prepared.references.values()),
             "tokenizer": sheet.tokenizer,
             "decoding": search.description,
         },
@@ -275,6 +302,7 @@ def evaluate_checkpoint(
         truth=truth,
         settings=vars(config),
         provenance=record,
+        effort=effort,
     )
 
 
@@ -306,23 +334,16 @@ def _captions(
     return captions
 
 
-def _training_captions(dataset_dir: Path) -> list[str] | None:
-    if not (dataset_dir / "train" / METADATA_NAME).exists():
-        return None
-    return [text for record in read_records(dataset_dir / "train") for text in record.captions]
-
-
 def _truth(
     captioner: "Captioner", records: Sequence[Record], captions: Sequence["Caption"]
 ) -> tuple[dict[str, float | None], list[bool | None]]:
     """On drawn scenes, whose truth is known: shares of what is right, and which captions are."""
-    if not all("scene" in record.extra for record in records):
-        return {}, [None] * len(records)
-    from captioning.scenes import Scene, check_caption
-    from captioning.scenes.truth import pointing, right_shares
+    from captioning.scenes.truth import check_records, pointing, right_shares
 
-    scenes = [Scene.from_dict(record.extra["scene"]) for record in records]
-    checks = [check_caption(one.text, scene) for one, scene in zip(captions, scenes, strict=True)]
+    checked = check_records(records, [caption.text for caption in captions])
+    if checked is None:
+        return {}, [None] * len(records)
+    scenes, checks = checked
     attention = captioner.attentions([record.image for record in records], captions)
     looks = [[(word.text, *word.peak_share()) for word in words] for words in attention]
     truth = {**right_shares(scenes, checks), **pointing(scenes, looks)}
@@ -372,7 +393,7 @@ def _with_words(
     return tuple(found)
 
 
-def _print(evaluation: "Evaluation", folder: Path) -> None:
+def _print(evaluation: "Evaluation", folder: Path, *, is_ours: bool) -> None:
     from captioning.reports.results import print_captions, print_evaluation
 
     print(f"\n{evaluation.checkpoint}\n")
@@ -381,7 +402,8 @@ def _print(evaluation: "Evaluation", folder: Path) -> None:
     print(f"\nreport    {folder / 'report.html'}\npictures  {folder / 'captions.png'}")
     print(f"numbers   {folder / 'metrics.json'}, {folder / 'captions.jsonl'}")
     photo = evaluation.pictures[0].image
-    print(f"\nNext: python generate.py --checkpoint {evaluation.checkpoint} --image {photo}")
+    if is_ours:
+        print(f"\nNext: python generate.py --checkpoint {evaluation.checkpoint} --image {photo}")
 
 
 def _compare(
@@ -393,7 +415,8 @@ def _compare(
     from captioning.comparison.runs import read_run
     from config import Config, result_settings
 
-    runs = {label: Path(name).parent for name, label in labels.items() if Path(name).is_dir()}
+    ours = {name: label for name, label in labels.items() if name not in options.model}
+    runs = {label: Path(name).parent for name, label in ours.items() if Path(name).is_dir()}
     target = Path(options.output or Path(options.output_dir) / "comparison")
     results = [
         read_run(folder, model=label, run_dir=runs.get(label)) for label, folder in folders.items()
@@ -403,7 +426,7 @@ def _compare(
     except UserError as error:
         print(f"\n{error}", file=sys.stderr)
         return EXIT_PARTLY_DONE
-    title = ", ".join(folders) if len(folders) <= TITLE_LABELS else f"{len(folders)} checkpoints"
+    title = ", ".join(folders) if len(folders) <= TITLE_LABELS else f"{len(folders)} models"
     write_comparison(comparison, target, title=title)
     print("\n" + (target / "comparison.md").read_text(encoding="utf-8"))
     print(f"page      {target / 'comparison.html'}")
@@ -443,12 +466,14 @@ def _check(options: EvaluateOptions) -> None:
         raise UserError(*problems)
 
 
-def _output_folder(output: str, name: str, label: str) -> Path:
-    """Where a checkpoint's results go; `label` tells it from others, "" where it is alone."""
+def _output_folder(output: str, name: str, label: str, is_ours: bool) -> Path:
+    """Where results go; `label` tells the checkpoint from others, "" where it is alone."""
     if output:
         return Path(output) / label.replace("/", "--")
     checkpoint = Path(name)
-    return checkpoint.parent / "evaluation" if checkpoint.is_dir() else Path("evaluation") / label
+    if is_ours and checkpoint.is_dir():
+        return checkpoint.parent / "evaluation"
+    return Path("evaluation") / (label or checkpoint.name).replace("/", "--")
 
 
 def _labels(names: Sequence[str]) -> dict[str, str]:

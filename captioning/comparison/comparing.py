@@ -10,7 +10,7 @@ differ by chance, so p-values are adjusted (Holm, 1979).
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -55,6 +55,10 @@ class ModelResult:
     truth: dict[str, float]
     """Mean over the seeds."""
     cost: Cost
+    captions_per_second: float | None
+    """The fastest of its runs; others may have been held up. None where one is not known."""
+    peak_memory_bytes: int | None
+    joules_a_caption: float | None
     seconds_an_epoch: float | None
     seconds_to_best: float | None
     epochs_to_best: float | None
@@ -112,6 +116,11 @@ class Comparison:
         return [name for name in self.models[0].scores if name in shared - SHORTER_BLEU]
 
     @property
+    def has_effort(self) -> bool:
+        """Whether it is known of any model what captioning took."""
+        return any(run.effort for model in self.models for run in model.runs)
+
+    @property
     def truths(self) -> list[str]:
         """What captions of drawn scenes can get right, where it is known of every model."""
         shared = set.intersection(*(set(model.truth) for model in self.models))
@@ -161,7 +170,7 @@ def compare_runs(
     return Comparison(
         models=tuple(models),
         differences=tuple(differences),
-        differing=differing_settings([run.settings for run in runs], defaults),
+        differing=differing_settings([run.settings for run in runs if run.settings], defaults),
     )
 
 
@@ -204,10 +213,19 @@ def _summary(
             what: fmean(run.truth[what] for run in runs) for what in runs[0].truth if what in known
         },
         cost=runs[0].cost,
+        captions_per_second=_of_all(runs, "captions_per_second", max),
+        peak_memory_bytes=_of_all(runs, "peak_memory_bytes", max),
+        joules_a_caption=_of_all(runs, "joules_a_caption", min),
         seconds_an_epoch=fmean(paces) if paces else None,
         seconds_to_best=fmean(seconds) if seconds else None,
         epochs_to_best=fmean(point.epoch for point in best) if best else None,
     )
+
+
+def _of_all(runs: Sequence[RunResult], name: str, choose: Callable[[list[Any]], Any]) -> Any:
+    """One of the runs' measurements of captioning; None where a run has none."""
+    found = [getattr(run.effort, name, None) for run in runs]
+    return None if None in found else choose(found)
 
 
 def _estimate(each: Sequence[float], pictures: Interval | None) -> Estimate:

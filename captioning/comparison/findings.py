@@ -25,10 +25,10 @@ def findings(comparison: Comparison) -> list[str]:
 def caveats(comparison: Comparison) -> list[str]:
     """What the reader must know before believing them."""
     runs = [run for model in comparison.models for run in model.runs]
-    settings = [run.settings for run in runs]
-    caveats = []
+    settings = [run.settings for run in runs if run.settings]
+    caveats = _strangers(comparison)
     names = [str(one.get("ENCODER_MODEL_NAME", "")) for one in settings]
-    if all(name.startswith("random:") for name in names):
+    if names and all(name.startswith("random:") for name in names):
         caveats.append(
             "All encoders began from random weights: this shows how they learn from these pictures "
             "alone, and nothing of encoders that come pretrained."
@@ -246,17 +246,32 @@ def _said_alike(first: ModelResult, second: ModelResult) -> bool:
     return said[0] == said[1]
 
 
+def _strangers(comparison: Comparison) -> list[str]:
+    """Models that somebody else trained, beside ours or alone."""
+    names = [model.name for model in comparison.models if not model.runs[0].settings]
+    if not names:
+        return []
+    were = "was" if len(names) == 1 else "were"
+    return [
+        f"{_listed(names)} {were} trained elsewhere, on captions of another kind or, for all that "
+        "is known, on these very ones. Scores tell how like these references captions are in words "
+        "and manner, not how true or useful they are."
+    ]
+
+
 def _same_run(comparison: Comparison) -> list[str]:
     """Models that are checkpoints of one and the same training."""
-    by_run: dict[str, list[str]] = {}
+    by_run: dict[tuple[str, str], list[str]] = {}
     for model in comparison.models:
         for run in model.runs:
-            by_run.setdefault(os.path.dirname(run.checkpoint), []).append(model.name)
+            folder = os.path.dirname(run.checkpoint)
+            if folder and run.settings:
+                by_run.setdefault((folder, repr(run.settings)), []).append(model.name)
     return [
         f"{_listed(names)} are checkpoints of one run, {folder}: they differ by what was trained "
         "in between alone."
-        for folder, names in by_run.items()
-        if folder and len(set(names)) > 1
+        for (folder, _), names in by_run.items()
+        if len(set(names)) > 1
     ]
 
 

@@ -32,9 +32,11 @@ from captioning.comparison.findings import (
 )
 from captioning.comparison.runs import RunResult
 from captioning.comparison.tables import (
+    EFFORT,
     bytes_text,
     chance_text,
     comparison_json,
+    effort_texts,
     interval_text,
     markdown,
 )
@@ -203,6 +205,7 @@ def _head(comparison: Comparison) -> list[str]:
         *comparison.metrics,
         *(name.replace("_", " ") for name in comparison.truths),
         *("parameters", "features", "time an epoch", "time to the best"),
+        *(EFFORT if comparison.has_effort else ()),
     ]
 
 
@@ -223,11 +226,16 @@ def _row(comparison: Comparison, model: ModelResult) -> list[Cell]:
             (("", f"{count_text(cost.parameters_frozen)} frozen"),),
         )
     )
-    size = f"{bytes_text(cost.feature_bytes)} a picture"
-    cells.append(Cell(f"{cost.feature_tokens} × {cost.feature_width}", (("", size),)))
+    size = (("", f"{bytes_text(cost.feature_bytes)} a picture"),)
+    cells.append(
+        Cell(f"{cost.feature_tokens} × {cost.feature_width}", size)
+        if cost.feature_tokens
+        else Cell("–")
+    )
     cells.append(Cell(duration_text(model.seconds_an_epoch)))
     epochs = () if model.epochs_to_best is None else (("", f"epoch {model.epochs_to_best:.3g}"),)
-    return [*cells, Cell(duration_text(model.seconds_to_best), epochs)]
+    cells.append(Cell(duration_text(model.seconds_to_best), epochs))
+    return [*cells, *(map(Cell, effort_texts(model)) if comparison.has_effort else ())]
 
 
 def _matrix(comparison: Comparison, metric: str) -> list[tuple[str, list[PairDifference | None]]]:

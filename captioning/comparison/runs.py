@@ -19,6 +19,7 @@ from captioning.metrics import Scores, score_captions
 from captioning.metrics.ngrams import FloatArray
 from captioning.sources.records import CaptionedPicture
 from captioning.system.errors import UserError
+from captioning.tracking.effort import Effort
 
 MEASURED_BY_EVERYONE = ("CIDEr", "BLEU-4", "BLEU-3", "BLEU-2", "BLEU-1", "ROUGE-L")
 MEANS = ("CLIPScore", "RefCLIPScore", "SPICE")
@@ -76,8 +77,10 @@ class RunResult:
     cost: Cost
     protocol: dict[str, object]
     settings: dict[str, Any]
-    """The settings that it was trained with."""
+    """The settings that it was trained with; empty where somebody else trained it."""
     hardware: dict[str, Any]
+    effort: Effort | None = None
+    """What captioning took; None where it was not measured."""
     curve: tuple[CurvePoint, ...] = ()
     losses: tuple[tuple[int, float], ...] = ()
     """Step and training loss."""
@@ -148,6 +151,7 @@ def read_run(
             protocol=numbers["protocol"],
             settings=record["settings"],
             hardware=record["hardware"],
+            effort=Effort.from_json(numbers["effort"]) if "effort" in numbers else None,
             curve=curve,
             losses=losses,
         )

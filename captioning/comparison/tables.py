@@ -17,6 +17,7 @@ from captioning.metrics.intervals import Interval
 from captioning.tracking.console import count_text
 
 FORMAT_VERSION = 1
+EFFORT = ("captions/s", "peak memory", "energy a caption")
 
 
 def markdown(comparison: Comparison, *, title: str, subtitle: str = "") -> str:
@@ -48,6 +49,7 @@ def models_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         *others,
         *(name.replace("_", " ") for name in comparison.truths),
         *("trained", "frozen", "features", "a picture", "an epoch", "to the best"),
+        *(EFFORT if comparison.has_effort else ()),
     ]
     rows = []
     for model in comparison.models:
@@ -62,10 +64,11 @@ def models_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
                 *(percent(model.truth[name]) for name in comparison.truths),
                 count_text(cost.parameters_trained),
                 count_text(cost.parameters_frozen),
-                f"{cost.feature_tokens} × {cost.feature_width}",
-                bytes_text(cost.feature_bytes),
+                f"{cost.feature_tokens} × {cost.feature_width}" if cost.feature_tokens else "–",
+                bytes_text(cost.feature_bytes) if cost.feature_tokens else "–",
                 duration_text(model.seconds_an_epoch),
                 duration_text(model.seconds_to_best),
+                *(effort_texts(model) if comparison.has_effort else ()),
             ]
         )
     return head, rows
@@ -132,6 +135,20 @@ def interval_text(interval: Interval | None) -> str:
     )
 
 
+def effort_texts(model: ModelResult) -> tuple[str, str, str]:
+    """What captioning took, in the order of `EFFORT`; dashes for what is not known."""
+    pace, memory, joules = (
+        model.captions_per_second,
+        model.peak_memory_bytes,
+        model.joules_a_caption,
+    )
+    return (
+        "–" if pace is None else f"{pace:.3g}",
+        "–" if memory is None else f"{memory / 2**20:,.0f} MiB",
+        "–" if joules is None else f"{joules:.3g} J",
+    )
+
+
 def bytes_text(size: int) -> str:
     """12,345 -> "12.3 kB"."""
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
@@ -157,6 +174,9 @@ def _model_json(model: ModelResult) -> dict[str, Any]:
         "truth": model.truth,
         **asdict(model.cost),
         "feature_bytes": model.cost.feature_bytes,
+        "captions_per_second": model.captions_per_second,
+        "peak_memory_bytes": model.peak_memory_bytes,
+        "joules_a_caption": model.joules_a_caption,
         "seconds_an_epoch": model.seconds_an_epoch,
         "seconds_to_best": model.seconds_to_best,
         "epochs_to_best": model.epochs_to_best,

@@ -36,6 +36,8 @@ class ScorePairs:
     references: dict[str, tuple[str, ...]]
     names: tuple[tuple[str, ...], ...]
     """All that the files call each picture."""
+    places: tuple[int, ...]
+    """Which of the references given belong to each candidate."""
     with_references: int
     """Pictures that could have been scored; more than there are candidates with `is_partial`."""
     split: str | None = None
@@ -106,6 +108,7 @@ def pair(
         candidates={one.name: one.captions[0] for one in candidates},
         references={one.name: other.captions for one, other in pairs},
         names=tuple(_all_names(a, b) for a, b in pairs),
+        places=tuple(found),
         with_references=len(wanted),
         split=splits.pop() if is_of_split else None,
         differing=differing,

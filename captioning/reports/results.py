@@ -22,6 +22,7 @@ from captioning.reports.contact_sheet import contact_sheet
 from captioning.reports.report import Report, ReportedScore, write_report
 from captioning.sources.records import CaptionedPicture
 from captioning.system.files import write_json, write_text
+from captioning.tracking.effort import Effort
 
 SHEET_PICTURES = 12
 SHOWN_CAPTIONS = 5
@@ -46,6 +47,8 @@ class Evaluation:
     looked at their object; None where there was nothing to count. Else empty."""
     settings: Mapping[str, object] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    effort: Effort | None = None
+    """What captioning took; None where captions were given."""
     warnings: tuple[str, ...] = ()
     """What the reader must know before the numbers, besides what `sheet` warns of."""
 
@@ -57,6 +60,7 @@ class Evaluation:
             "warning": " ".join(self.all_warnings) or None,
             **({"truth": self.truth} if self.truth else {}),
             **(of_checkpoint if self.checkpoint else {}),
+            **({"effort": self.effort.to_json()} if self.effort else {}),
             "protocol": self.protocol,
             **({"provenance": self.provenance} if self.provenance else {}),
         }
@@ -78,8 +82,11 @@ class Evaluation:
             warnings=self.warnings,
             diversity=self.sheet.diversity,
             measures={
-                name.replace("_", " "): None if value is None else f"{value:.1%}"
-                for name, value in self.truth.items()
+                **{
+                    name.replace("_", " "): None if value is None else f"{value:.1%}"
+                    for name, value in self.truth.items()
+                },
+                **(self.effort.lines() if self.effort else {}),
             },
             protocol=self.protocol,
             settings=self.settings,
@@ -119,7 +126,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
         print("\nright, as the truth of the drawn scenes tells:")
         for name, share in evaluation.truth.items():
             print(f"  {name.replace('_', ' '):26}{'-' if share is None else f'{share:.1%}':>7}")
-    print("\n" + "\n".join(f"{name:22}{value}" for name, value in evaluation.protocol.items()))
+    effort = evaluation.effort.lines() if evaluation.effort else {}
+    facts = {**evaluation.protocol, **effort}
+    print("\n" + "\n".join(f"{name:22}{value}" for name, value in facts.items()))
     for warning in evaluation.all_warnings:
         print(f"\nWARNING: {warning}", file=sys.stderr)
 

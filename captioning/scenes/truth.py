@@ -5,13 +5,24 @@ Takes plain values: scenes, captions as text, words with the place that each loo
 
 from collections.abc import Sequence
 
-from captioning.scenes.captions import SceneCheck, object_words
+from captioning.scenes.captions import SceneCheck, check_caption, object_words
 from captioning.scenes.plan import Scene
+from captioning.sources.records import Record
 
 CHECKS = ("objects_and_colours", "place", "time", "relation")
 
 Look = tuple[str, float, float]
 """A word of a caption, and where its attention peaks: x and y as shares of the picture's sides."""
+
+
+def check_records(
+    records: Sequence[Record], captions: Sequence[str]
+) -> tuple[list[Scene], list[SceneCheck]] | None:
+    """The scenes of drawn pictures, and what a caption of each gets right; None of photographs."""
+    if not all("scene" in record.extra for record in records):
+        return None
+    scenes = [Scene.from_dict(record.extra["scene"]) for record in records]
+    return scenes, [check_caption(*one) for one in zip(captions, scenes, strict=True)]
 
 
 def right_shares(scenes: Sequence[Scene], checks: Sequence[SceneCheck]) -> dict[str, float | None]:

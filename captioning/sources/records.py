@@ -10,7 +10,7 @@ more, such as the truth of a drawn scene, which is kept in `Record.extra`.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,41 @@ class CaptionedPicture:
     def has_image(self) -> bool:
         """Whether there is a file of the picture."""
         return self.image != Path()
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """Pictures to caption and score, with what people wrote of them."""
+
+    folder: Path
+    """Of the split, in that of its data set."""
+    records: Sequence[Record]
+    training_captions: Sequence[str] | None
+    """Of the same data set; None where it has no training split."""
+
+    @classmethod
+    def read(cls, folder: Path, *, limit: int = 0, mend: str = "") -> "PreparedSplit":
+        """A split's first `limit` pictures (0 = all); `mend` as of `read_records`."""
+        records, train = read_records(folder, mend=mend)[: limit or None], folder.parent / "train"
+        known = None
+        if (train / METADATA_NAME).exists():
+            known = [text for record in read_records(train) for text in record.captions]
+        return cls(folder, records, known)
+
+    @property
+    def ids(self) -> list[str]:
+        """What results call the pictures."""
+        return [record.image.relative_to(self.folder).as_posix() for record in self.records]
+
+    @property
+    def images(self) -> list[Path]:
+        """Their files."""
+        return [record.image for record in self.records]
+
+    @property
+    def references(self) -> dict[str, tuple[str, ...]]:
+        """What people wrote of each."""
+        return dict(zip(self.ids, (record.captions for record in self.records), strict=True))
 
 
 def read_records(split_dir: str | os.PathLike[str], *, mend: str = "") -> list[Record]:

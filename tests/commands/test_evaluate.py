@@ -25,6 +25,7 @@ from captioning.system.errors import UserError
 from encoder import VisionEncoder
 from evaluate import evaluate_checkpoint
 from tests.helpers.small_runs import lines_of, run, write_data, write_encoder
+from tests.helpers.tiny_rivals import save_rival
 from tests.helpers.webdriver import open_browser
 
 ROOT = Path(__file__).parents[2]
@@ -152,7 +153,7 @@ def test_several_checkpoints_are_compared(
     checkpoints = ("--checkpoint", str(best), str(last))
     assert evaluate.main([*checkpoints, "--output", output, "--no-java", "--limit", "4"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"\| run/(best|last) − run/(best|last) \| [+-]\d", out)
+    assert re.search(r"\| run/(best|last) − run/(best|last) \| [+-]?\d", out)
     content = json.loads((tmp_path / "both" / "comparison.json").read_text())
     assert {model["name"] for model in content["models"]} == {"run/best", "run/last"}
     assert content["pictures"] == 4
@@ -162,6 +163,46 @@ def test_several_checkpoints_are_compared(
         numbers = json.loads((tmp_path / "both" / name / "metrics.json").read_text())
         assert numbers["num_images"] == 4
         assert (tmp_path / "both" / name / "report.html").is_file()
+
+
+def test_other_models_are_scored_beside_ours(
+    best: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("captioning.rivals.model.MAX_NEW_TOKENS", 6)
+    git, output = save_rival(tmp_path, "git"), tmp_path / "all"
+    words = ("--model", str(git), "nobody/nothing", "--no-java", "--limit", "4", "--output")
+    assert evaluate.main([*words, str(output), "--checkpoint", str(best)]) == 1
+    out, error = capsys.readouterr()
+    assert "nobody/nothing cannot be loaded" in error
+    assert "captions a second" in out
+    content = json.loads((output / "comparison.json").read_text())
+    (rival,) = [one for one in content["models"] if one["name"].endswith("tiny-git")]
+    assert rival["captions_per_second"] > 0
+    assert rival["parameters_frozen"] == 14176
+    assert "captions/s" in (output / "comparison.html").read_text()
+    assert any("trained elsewhere" in one for one in content["caveats"])
+    assert len(content["differences"]) == 2  # of one pair, in two scores
+    decodings = {
+        json.loads(path.read_text())["protocol"]["decoding"]
+        for path in output.glob("*/metrics.json")
+    }
+    assert len(decodings) == 1
+    with pytest.raises(UserError, match=r"missing|cannot be loaded"):
+        evaluate.main(
+            [
+                "--model",
+                "nobody/nothing",
+                "--dataset",
+                "small",
+                "--limit",
+                "1",
+                "--data-dir",
+                str(best.parents[2] / "data"),
+            ]
+        )
 
 
 def test_checkpoints_of_one_name_keep_apart(tmp_path: Path) -> None:

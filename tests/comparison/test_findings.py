@@ -104,7 +104,11 @@ def test_equal_models_read_sensibly() -> None:
 
 
 def test_two_checkpoints_of_one_run_are_called_so() -> None:
-    runs = [sample_run(name, checkpoint=f"checkpoints/demo/{name}") for name in ("best", "last")]
+    settings = {"ENCODER_MODEL_NAME": "clip"}
+    runs = [
+        sample_run(name, checkpoint=f"checkpoints/demo/{name}", settings=settings)
+        for name in ("best", "last")
+    ]
     assert any("best and last are checkpoints of one run" in one for one in caveats(compared(runs)))
     assert not any("of one run" in one for one in caveats(comparison_of(Owl=0.5, Yak=0.5)))
 

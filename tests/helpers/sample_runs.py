@@ -70,7 +70,7 @@ def sample_run(
             parameters_frozen=86_000_000,
         ),
         "protocol": {"data": "small", "split": "test", "decoding": "greedy", "tokenizer": "PTB"},
-        "settings": vars(Config(ENCODER_MODEL_NAME=model, **(settings or {}))),
+        "settings": vars(Config(**{"ENCODER_MODEL_NAME": model, **(settings or {})})),
         "hardware": {"device": "cpu", "processor": "x"},
         "curve": curve,
         "losses": ((5, 3.0), (10, 2.0)),

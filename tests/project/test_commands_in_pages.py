@@ -7,6 +7,7 @@ added, and what is not run, stands in the tables below.
 """
 
 import csv
+import json
 import re
 import shlex
 import shutil
@@ -24,6 +25,7 @@ from captioning.system.errors import UserError
 from captioning.system.options import parse_options
 from tests.helpers.small_runs import SETTINGS, write_encoder
 from tests.helpers.streams import write_webdataset
+from tests.helpers.tiny_rivals import save_rival
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -32,6 +34,9 @@ BEGINNINGS = ("python ", "torchrun ", "make ", "sbatch ", "pip ")
 PUT_IN_PLACE = {
     "google/vit-base-patch16-224-in21k": "tiny-vit",
     "pixparse/cc12m-wds": "shards/*.tar",
+    "Salesforce/blip-image-captioning-base": "tiny-blip",
+    "microsoft/git-base-coco": "tiny-git",
+    "Qwen/Qwen2.5-VL-3B-Instruct": "tiny-chat",
     "presets/cc12m-stream.toml": "presets/cc12m-stream.toml --STREAM shards/*.tar",
     "--ENCODER_LAYERS -1,-4,-8": "--ENCODER_LAYERS -1,-2,-3",  # the tiny encoder has three
     "--FEATURE_CACHE 500GB": "--FEATURE_CACHE 1GB",  # refused where the disk has less
@@ -114,6 +119,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
     (folder / "mine.json").write_text('{"a": "a dog runs", "b": "a cat sits"}')
     (folder / "theirs.json").write_text('{"a": ["a dog runs fast"], "b": ["the cat", "a cat"]}')
+    for kind in ("blip", "git", "chat"):
+        save_rival(folder, kind)
+    rows = [
+        {"image": record.image.name, "caption": "a dog", "seconds": 0.5}
+        for record in read_records(folder / "data" / "demo" / "test")
+    ]
+    (folder / "theirs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         call("python train.py --DATASET demo --RUN_NAME demo")
