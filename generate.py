@@ -95,6 +95,8 @@ class GenerateOptions:
     """Above 1 disfavours tokens that were used already."""
     forbid: tuple[str, ...] = ()
     """Words, or beginnings of words, that captions never contain, as typed and capitalised."""
+    forbid_word: Annotated[tuple[str, ...], BEAMS] = ()
+    """Words that captions never contain; longer ones that begin so may come: not `a`, but `at`."""
     force: tuple[str, ...] = ()
     """Words, or beginnings of words, that each caption contains."""
     attention: str = ""
@@ -215,14 +217,18 @@ def check_options(options: GenerateOptions) -> None:
     for name in ("rollout", "font"):
         if getattr(options, name) and not options.attention:
             problems.append(f"--{name} draws nothing by itself; add --attention FILE.png")
-    words = {"forbid": options.forbid, "force": options.force}
+    words = {
+        "forbid": options.forbid,
+        "forbid-word": options.forbid_word,
+        "force": options.force,
+    }
     problems += [
         f"--{flag} is {word!r}; it must be a word, without spaces around it."
         for flag, many in words.items()
         for word in many
         if not word or word != word.strip()
     ]
-    both = sorted(set(options.forbid) & set(options.force))
+    both = sorted({*options.forbid, *options.forbid_word} & set(options.force))
     problems += [f"{word!r} is both forced and forbidden; choose one." for word in both]
     if problems:
         raise UserError(*problems)
@@ -271,20 +277,25 @@ def token_rules(options: GenerateOptions, captioner: "Captioner") -> "TokenRules
     def ids(word: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(word)[1:-1])
 
-    forms = {
-        ids(start + form)
-        for word in options.forbid
-        for form in (word, word[:1].upper() + word[1:])
-        for start in ("", " ")
-    }
+    def forms(words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        found = {
+            ids(start + form)
+            for word in words
+            for form in (word, word[:1].upper() + word[1:])
+            for start in ("", " ")
+        }
+        return tuple(sorted(found))
+
     return replace(
         usual,
         max_length=options.max_length or usual.max_length,
         min_length=options.min_length,
         no_repeat_ngram=options.no_repeat_ngram,
         repetition_penalty=options.repetition_penalty,
-        forbidden_words=tuple(sorted(forms)),
+        forbidden_words=forms(options.forbid),
+        forbidden_whole_words=forms(options.forbid_word),
         forced_words=tuple(dict.fromkeys(ids(f" {word}") for word in options.force)),
+        continuing_ids=tokenizer.continuing_ids if options.force or options.forbid_word else (),
     )
 
 

@@ -7,13 +7,14 @@ the same caption wherever it is captioned.
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from captioning.decoding import Hypothesis, SearchOptions, TokenRules, search
+from captioning.decoding.placing import place_words
 from captioning.system.errors import UserError
 from captioning.system.processes import is_main_process
 from captioning.system.runtime import Runtime
@@ -122,24 +123,51 @@ class CaptionPipeline:
     ) -> list[list[Caption]]:
         """Captions of (B, P, F) features, best first. The model must be in evaluation mode.
 
-        Pictures are searched together as far as `MOST_ROWS` and `MOST_LOGITS` allow.
+        Pictures are searched together as far as `MOST_ROWS` and `MOST_LOGITS` allow. Forced words
+        of the `rules` are put in where they cost least.
         """
+        rules = rules or self.rules()
         numbers = range(len(features)) if picture_numbers is None else picture_numbers
         rows = max(options.num_captions, 1 if options.method == "greedy" else options.beam_size)
+        if rules.forced_words:  # a row for each place that a word may have
+            rows = max(rows, options.num_captions * rules.max_length)
         together = max(1, min(MOST_ROWS, MOST_LOGITS // len(self.tokenizer)) // rows)
         found: list[list[Hypothesis]] = []
         for start in range(0, len(features), together):
-            part = features[start : start + together]
+            part = slice(start, start + together)
             with self.runtime.autocast():
-                found += search(
-                    DecoderState(self.model.decoder, self.model.encode_memory(part)),
-                    batch_size=len(part),
-                    rules=rules or self.rules(),
-                    options=options,
-                    picture_numbers=numbers[start : start + together],
-                    device=self.runtime.device,
-                )
+                found += self._search(features[part], options, rules, numbers[part])
         return [[self._caption(one) for one in captions] for captions in found]
+
+    def _search(
+        self,
+        features: Tensor,
+        options: SearchOptions,
+        rules: TokenRules,
+        picture_numbers: Sequence[int],
+    ) -> list[list[Hypothesis]]:
+        """The captions of features (B, P, F) that are searched together."""
+        free, device = replace(rules, forced_words=()), self.runtime.device
+        memory = self.model.encode_memory(features)
+        found = search(
+            DecoderState(self.model.decoder, memory),
+            batch_size=len(features),
+            rules=free,
+            options=options,
+            picture_numbers=picture_numbers,
+            device=device,
+        )
+        if not rules.forced_words:
+            return found
+        return place_words(
+            lambda: DecoderState(self.model.decoder, memory),
+            found,
+            rules.forced_words,
+            free,
+            options,
+            picture_numbers=picture_numbers,
+            device=device,
+        )
 
     def best_captions(
         self,

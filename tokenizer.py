@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -114,6 +115,17 @@ class CaptionTokenizer:
             Word(self.decode(ids[start:stop]).strip(), start, stop)
             for start, stop in zip(starts, stops, strict=True)
         ]
+
+    @cached_property
+    def continuing_ids(self) -> tuple[int, ...]:
+        """Tokens that go on with the word before them: they begin with a letter that is no capital,
+        with a digit or with a part of a letter."""
+        pieces = {i: self.decode([i]) for i in range(len(SPECIAL_TOKENS), len(self))}
+        return tuple(
+            i
+            for i, piece in pieces.items()
+            if (piece[:1].isalnum() and not piece[:1].isupper()) or piece[:1] == "\ufffd"
+        )
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> CaptionTokenizer:

@@ -8,7 +8,8 @@ gives `Hypothesis` objects, best first.
 
 Open this file first: `search` chooses the way, and greedy search and sampling stand below it whole.
 Then `options` (how to search), `hypotheses` (what a search works on: the state, open captions as
-tensors, found captions), `token_rules` (what a caption may say) and, the longest, `beam_search`.
+tensors, found captions), `token_rules` (what a caption may say), the longest, `beam_search`, and
+`placing`: words put into captions that were found without them.
 
 A model takes part by two methods, `step` and `reorder` of `NextToken`: `model.DecoderState` has
 them, and so has the toy table against which the tests try every caption there is. The room knows
@@ -28,6 +29,10 @@ from captioning.decoding.beam_search import beam_search
 from captioning.decoding.hypotheses import Captions, Hypothesis, NextToken, go_on
 from captioning.decoding.options import SearchOptions, Warp
 from captioning.decoding.token_rules import TokenRules
+
+FREE, NEW_WORD = -1, -2
+"""What stands in the place of a given token: any that the rules allow, and of these any that does
+not go on with the word before it."""
 
 __all__ = ["Hypothesis", "NextToken", "SearchOptions", "TokenRules", "Warp", "search"]
 
@@ -53,32 +58,51 @@ def search(
     if options.method == "sample":
         numbers = range(batch_size) if picture_numbers is None else picture_numbers
         shape = (options.num_captions, rules.max_length)
-        uniforms = _uniforms(options.seed, numbers, shape).to(device)
-    return _search_rows(state, batch_size, rules, options, device, uniforms)
+        uniforms = uniform_numbers(options.seed, numbers, shape).to(device)
+    shape = (batch_size, options.num_captions)
+    captions = search_rows(state, shape, rules, device, warp=options.warp, uniforms=uniforms)
+    ranks = captions.scores / captions.lengths**options.length_penalty
+    return replace(captions, scores=ranks).hypotheses(rules.end_id)
 
 
-def _search_rows(
+@torch.inference_mode()
+def search_rows(
     state: NextToken,
-    batch_size: int,
+    shape: tuple[int, int],
     rules: TokenRules,
-    options: SearchOptions,
     device: torch.device | str,
-    uniforms: Tensor | None,
-) -> list[list[Hypothesis]]:
-    """Rows that go on alone: sampled with `uniforms` (B, W, T), else greedy (W = 1)."""
-    width = options.num_captions
-    captions = Captions.blank((batch_size, width, rules.max_length), 0.0, device)
+    *,
+    warp: Warp | None = None,
+    uniforms: Tensor | None = None,
+    given: Tensor | None = None,
+) -> Captions:
+    """Captions of `shape` (B, W), in no order: sampled with `uniforms` (B, W, T), else greedy.
+
+    `given` (B, W, T) are tokens that rows have to write, whatever the rules say, or `FREE` or
+    `NEW_WORD`.
+    """
+    (batch_size, width), warp = shape, warp or Warp()
+    captions = Captions.blank((*shape, rules.max_length), 0.0, device)
     pictures = torch.arange(batch_size, device=device)
-    is_open = torch.ones((batch_size, width), dtype=torch.bool, device=device)
+    is_open = torch.ones(shape, dtype=torch.bool, device=device)
     newest = torch.full((batch_size, 1), rules.start_id, device=device)
     for position in range(rules.max_length):
         log_probabilities = state.step(newest).log_softmax(-1)
         old_width, rows = newest.shape[1], captions.sets(pictures)
-        scores = rules.apply(log_probabilities, rows.ids[:, :old_width, :position])
+        scores = log_probabilities
+        if given is not None:  # the rules write into what they are given
+            scores = scores.expand(-1, width, -1).clone()
+        scores = rules.apply(scores, rows.ids[:, : scores.shape[1], :position])
+        if given is not None:
+            asked = given[pictures, :, position]
+            _begin_words(scores, asked == NEW_WORD, rules)
         if uniforms is None:
             newest = scores.argmax(-1)
         else:
-            newest = _draw(options.warp.apply(scores), uniforms[pictures, :, position])
+            newest = _draw(warp.apply(scores), uniforms[pictures, :, position])
+        if given is not None:
+            newest = torch.where(asked >= 0, asked, newest)
+            scores.scatter_(-1, newest[..., None], _of_tokens(log_probabilities, newest)[..., None])
         # What a row writes after its end counts for nothing.
         rows.ids[..., position] = newest = newest.masked_fill(~is_open, rules.end_id)
         rows.log_probabilities[..., position] = _of_tokens(log_probabilities, newest)
@@ -91,8 +115,15 @@ def _search_rows(
         pictures, is_open, newest = pictures[stay], is_open[stay], newest[stay]
         if not len(pictures):
             break
-    ranks = captions.scores / captions.lengths**options.length_penalty
-    return replace(captions, scores=ranks).hypotheses(rules.end_id)
+    return captions
+
+
+def _begin_words(scores: Tensor, is_new: Tensor, rules: TokenRules) -> None:
+    """Forbid, in place, what goes on with a word in rows (B, W) that are to begin a new one."""
+    if rules.continuing_ids:
+        continuing = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
+        continuing[list(rules.continuing_ids)] = True
+        scores.masked_fill_(is_new[..., None] & continuing, -torch.inf)
 
 
 def _of_tokens(values: Tensor, tokens: Tensor) -> Tensor:
@@ -100,7 +131,7 @@ def _of_tokens(values: Tensor, tokens: Tensor) -> Tensor:
     return values.expand(-1, tokens.shape[1], -1).gather(-1, tokens[..., None])[..., 0]
 
 
-def _uniforms(seed: int, numbers: Sequence[int], shape: tuple[int, int]) -> Tensor:
+def uniform_numbers(seed: int, numbers: Sequence[int], shape: tuple[int, int]) -> Tensor:
     """Random numbers (B, W, T) in [0, 1): a function of the seed and each picture's number.
 
     Of 23 bits, so that their product with a sum is below the sum after rounding, too.

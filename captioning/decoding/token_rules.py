@@ -48,9 +48,13 @@ class TokenRules:
     """Tokens that are never written."""
     forbidden_words: tuple[Word, ...] = ()
     """Token sequences that are never written."""
+    forbidden_whole_words: tuple[Word, ...] = ()
+    """Token sequences that are written only where one of `continuing_ids` comes next."""
     forced_words: tuple[Word, ...] = ()
     """Token sequences that each caption contains; where there is room for nothing else, they
     stand above the rules on forbidden words and repeats."""
+    continuing_ids: tuple[int, ...] = ()
+    """Tokens that go on with the word before them, such as "ing"."""
     no_repeat_ngram: int = 0
     """No sequence of this many tokens comes twice (0 = off)."""
     repetition_penalty: float = 1.0
@@ -80,6 +84,8 @@ class TokenRules:
             scores[..., list(self.forbidden_ids)] = -math.inf
         for *before, last in self.forbidden_words:
             scores[..., last].masked_fill_(_ends_with(ids, tuple(before)), -math.inf)
+        if self.forbidden_whole_words:
+            end_scores = end_scores.masked_fill(self._go_on_with_words(scores, ids), -math.inf)
         self._block_ngrams(scores, ids)
         if progress:
             self._force_due_words(scores, continued, progress, length)
@@ -135,6 +141,23 @@ class TokenRules:
         penalised = log_probabilities.gather(-1, ids) * self.repetition_penalty
         return log_probabilities.scatter(-1, ids, penalised)
 
+    def _go_on_with_words(self, scores: Tensor, ids: Tensor) -> Tensor:
+        """After a word that may not stand alone allow, in place, only what goes on with it.
+
+        Returns the rows (B, W) of which this is true. Where there is room for one token more, the
+        word is not written at all.
+        """
+        ends = torch.zeros(ids.shape[:-1], dtype=torch.bool, device=ids.device)
+        for word in self.forbidden_whole_words:
+            if ids.shape[-1] + 1 == self.max_length:
+                is_last = _ends_with(ids, word[:-1])
+                scores[..., word[-1]].masked_fill_(is_last, -math.inf)
+            ends |= _ends_with(ids, word)
+        others = torch.ones(scores.shape[-1], dtype=torch.bool, device=scores.device)
+        others[list(self.continuing_ids)] = False
+        scores.masked_fill_(ends[..., None] & others, -math.inf)
+        return ends
+
     def _block_ngrams(self, scores: Tensor, ids: Tensor) -> None:
         """Forbid, in place, each token that would end an n-gram for the second time."""
         size, length = self.no_repeat_ngram, ids.shape[-1]
@@ -157,7 +180,8 @@ class TokenRules:
         if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
             yield f"repetition_penalty is {self.repetition_penalty}; it must be above 0."
         forced, forbidden = self.forced_words, self.forbidden_words
-        if any(not word or self.end_id in word for word in (*forced, *forbidden)):
+        every = (*forced, *forbidden, *self.forbidden_whole_words)
+        if any(not word or self.end_id in word for word in every):
             yield "A forced or forbidden word has no tokens, or holds the end token."
         if self.end_id in self.forbidden_ids:
             yield f"The end token {self.end_id} is forbidden; captions could not end."

@@ -233,6 +233,11 @@ def test_words_are_forced_and_forbidden(command: Command, pictures: list[str]) -
     (caption,) = command("--image", pictures[0], "--force", "purple", "zebra")[1]
     assert " purple" in caption
     assert " zebra" in caption
+    longest = len(command("--image", pictures[0])[1][0])
+    for method in ("greedy", "sample", "diverse"):
+        code, lines, _ = command("--image", pictures[0], "--force", "zebra", "--method", method)
+        assert code == 0
+        assert all(" zebra" in line and len(line) <= 2 * longest for line in lines)
 
 
 def test_lengths_are_kept(command: Command, pictures: list[str]) -> None:
