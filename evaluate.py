@@ -27,6 +27,7 @@ from captioning.sources.records import (
 from captioning.system.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
 from captioning.system.files import refuse_links
 from captioning.system.options import notes_of, parse_options
+from captioning.system.privacy import without_places
 from captioning.system.processes import ending_together, is_main_process
 from captioning.system.rules import (
     MOST_BEAMS,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from captioning.decoding import SearchOptions
     from captioning.metrics.scoring import ScoreSheet, ScoringOptions
     from captioning.reports.results import Evaluation
+    from config import Config
 
 HEAT_SIZE = (24, 24)
 """Columns and rows of the heat maps that the report holds."""
@@ -195,7 +197,7 @@ def score_checkpoints(options: EvaluateOptions) -> int:
         evaluation = evaluate_checkpoint(
             captioner,
             name,
-            Path(options.data_dir or config.DATA_DIR) / config.dataset_name,
+            data_folder(options.data_dir, name, config) / config.dataset_name,
             split=options.split,
             search=SearchOptions.of_beams(
                 1 if options.method == "greedy" else options.beam_size or config.BEAM_SIZE,
@@ -214,6 +216,27 @@ def score_checkpoints(options: EvaluateOptions) -> int:
     if len(folders) > 1 and is_main_process():
         return _compare(options, folders, labels)
     return EXIT_DONE
+
+
+def data_folder(typed: str, name: str, config: "Config") -> Path:
+    """Where prepared data sets lie: as typed, or as in training where the same data are there.
+
+    A checkpoint may be somebody else's, so that it alone does not choose what is read. Raises
+    `UserError` where its place holds anything but the data that it was trained on.
+    """
+    from captioning.system.folders import read_manifest
+    from captioning.tracking.provenance import data_fingerprint
+    from config import Config
+
+    if typed or config.DATA_DIR == Config.DATA_DIR:
+        return Path(typed or Config.DATA_DIR)
+    known = read_manifest(Path(name)).get("data") if Path(name).is_dir() else ""
+    if known != data_fingerprint(config.dataset_dir)["sha256"]:
+        raise UserError(
+            f"{name} names {config.dataset_dir}, which does not hold the data that it was trained "
+            f"on. If that is the folder that you mean, say so: --data-dir {config.DATA_DIR}"
+        )
+    return Path(config.DATA_DIR)
 
 
 def evaluate_checkpoint(
@@ -254,8 +277,8 @@ def evaluate_checkpoint(
         vars(config), device=runtime.description, data=data_fingerprint(dataset_dir)
     )
     return Evaluation(
-        title=f"{config.run_name} on {dataset_dir.name}",
-        subtitle=f"{name}, {record['started'][:10]}",
+        title=f"{_run_of(name)} on {dataset_dir.name}",
+        subtitle=f"{without_places(name)}, {record['started'][:10]}",
         pictures=_with_words(captioner, pictures, captions) if runtime.is_main else pictures,
         sheet=sheet,
         protocol={
@@ -269,7 +292,7 @@ def evaluate_checkpoint(
         checkpoint=name,
         model=captioner.description,
         truth=truth,
-        settings=vars(config),
+        settings=record["settings"],
         provenance=record,
     )
 
@@ -437,6 +460,11 @@ def _check(options: EvaluateOptions) -> None:
     ]
     if problems:
         raise UserError(*problems)
+
+
+def _run_of(name: str) -> str:
+    """What a checkpoint's run is called: as its folder, whatever its settings say."""
+    return Path(name).absolute().parent.name if Path(name).is_dir() else name
 
 
 def _output_folder(output: str, name: str, label: str) -> Path:

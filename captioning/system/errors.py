@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from captioning.system.output import OutputLostError, open_outputs, told_loss
+from captioning.system.privacy import mask_urls
 
 DISK_FAULTS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -31,10 +32,12 @@ PATIENCE_SECONDS = 1.0
 class UserError(ValueError):
     """Something the user can mend. Its text gives the value seen, the rule, and what to type next.
 
-    Several problems found together are one error: `UserError("first ...", "second ...")`.
+    Several problems found together are one error: `UserError("first ...", "second ...")`. Secrets
+    in the addresses that they name are masked.
     """
 
     def __init__(self, *problems: str) -> None:
+        problems = tuple(map(mask_urls, problems))
         super().__init__(*problems)
         self.problems = problems
 

@@ -47,6 +47,7 @@ NO_EFFECT = Role("says where and how a run computes and logs, not what comes out
 MAY_CHANGE = Role("a run may go on with another value")
 PER_RUN = Role("a comparison gives it to each run")
 SHARED = Role("must be the same for all models of a comparison")
+TYPED = Role("a place or an account: the user's own, never taken from a checkpoint")
 ON_CARD = Role("the model card shows it")
 OF_TRAINED_ENCODER = Role("means nothing while the encoder is frozen")
 OF_CHECKPOINTS = Role("means nothing where captions are given")
