@@ -18,6 +18,7 @@ executed.
 """
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -347,8 +348,24 @@ def with_data_of(folder: Path, config: Config, saved: Config, typed: Config) -> 
     raise UserError(
         f"{config.dataset_dir} is not the data that {folder} was trained on, or is not there, and "
         f"DATA_DIR {saved.DATA_DIR}, which the checkpoint names, is not looked into further. Say "
-        f"where they are: --DATA_DIR FOLDER --DATASET {saved.DATASET}"
+        f"where they are: --DATA_DIR FOLDER --DATASET {shlex.quote(saved.DATASET)}"
     )
+
+
+def data_folder(name: str, config: Config) -> Path:
+    """Where the prepared data sets of a checkpoint (its folder or repository) lie: as in training,
+    if the same data are there.
+
+    It may be somebody else's, so that it alone does not choose what is read. Raises `UserError`.
+    """
+    if config.DATA_DIR == Config.DATA_DIR or not Path(name).is_dir():
+        return Path(Config.DATA_DIR)
+    if read_manifest(Path(name)).get("data") != data_fingerprint(config.dataset_dir)["sha256"]:
+        raise UserError(
+            f"{name} names {config.dataset_dir}, which does not hold the data that it was trained "
+            f"on. If that is the folder that you mean, say so: --data-dir {config.DATA_DIR}"
+        )
+    return Path(config.DATA_DIR)
 
 
 def refuse_changes(saved: Config, wanted: Config) -> None:

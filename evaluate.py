@@ -11,6 +11,7 @@ BLEU, ROUGE-L and CIDEr equal coco-caption's and need no Java; METEOR and SPICE 
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -37,13 +38,13 @@ from captioning.system.rules import (
     at_least,
     within,
 )
+from captioning.system.terminal import one_line
 
 if TYPE_CHECKING:
     from captioner import Caption, Captioner
     from captioning.decoding import SearchOptions
     from captioning.metrics.scoring import ScoreSheet, ScoringOptions
     from captioning.reports.results import Evaluation
-    from config import Config
 
 HEAT_SIZE = (24, 24)
 """Columns and rows of the heat maps that the report holds."""
@@ -181,7 +182,7 @@ def score_checkpoints(options: EvaluateOptions) -> int:
     from captioner import Captioner
     from captioning.decoding import SearchOptions
     from captioning.reports.results import write_evaluation
-    from checkpoint import newest_best
+    from checkpoint import data_folder, newest_best
 
     names = options.checkpoint or (os.fspath(newest_best(Path(options.output_dir))),)
     labels = _labels(names)
@@ -197,7 +198,8 @@ def score_checkpoints(options: EvaluateOptions) -> int:
         evaluation = evaluate_checkpoint(
             captioner,
             name,
-            data_folder(options.data_dir, name, config) / config.dataset_name,
+            (Path(options.data_dir) if options.data_dir else data_folder(name, config))
+            / config.dataset_name,
             split=options.split,
             search=SearchOptions.of_beams(
                 1 if options.method == "greedy" else options.beam_size or config.BEAM_SIZE,
@@ -218,27 +220,6 @@ def score_checkpoints(options: EvaluateOptions) -> int:
     return EXIT_DONE
 
 
-def data_folder(typed: str, name: str, config: "Config") -> Path:
-    """Where prepared data sets lie: as typed, or as in training where the same data are there.
-
-    A checkpoint may be somebody else's, so that it alone does not choose what is read. Raises
-    `UserError` where its place holds anything but the data that it was trained on.
-    """
-    from captioning.system.folders import read_manifest
-    from captioning.tracking.provenance import data_fingerprint
-    from config import Config
-
-    if typed or config.DATA_DIR == Config.DATA_DIR:
-        return Path(typed or Config.DATA_DIR)
-    known = read_manifest(Path(name)).get("data") if Path(name).is_dir() else ""
-    if known != data_fingerprint(config.dataset_dir)["sha256"]:
-        raise UserError(
-            f"{name} names {config.dataset_dir}, which does not hold the data that it was trained "
-            f"on. If that is the folder that you mean, say so: --data-dir {config.DATA_DIR}"
-        )
-    return Path(config.DATA_DIR)
-
-
 def evaluate_checkpoint(
     captioner: "Captioner",
     name: str,
@@ -257,7 +238,8 @@ def evaluate_checkpoint(
 
     config, runtime = captioner.config, captioner.pipeline.runtime
     search = search or SearchOptions.of_beams(config.BEAM_SIZE)
-    mend = f"python prepare_dataset.py --DATASET {config.DATASET} --DATA_DIR {dataset_dir.parent}"
+    flags = ["--DATASET", config.DATASET, "--DATA_DIR", str(dataset_dir.parent)]
+    mend = f"python prepare_dataset.py {shlex.join(flags)}"
     records = read_records(dataset_dir / split, mend=mend)[: limit or None]
     captions = _captions(captioner, records, search)
     ids = [record.image.relative_to(dataset_dir / split).as_posix() for record in records]
@@ -400,7 +382,8 @@ def _print(evaluation: "Evaluation", folder: Path) -> None:
     print(f"\nreport    {folder / 'report.html'}\npictures  {folder / 'captions.png'}")
     print(f"numbers   {folder / 'metrics.json'}, {folder / 'captions.jsonl'}")
     photo = evaluation.pictures[0].image
-    print(f"\nNext: python generate.py --checkpoint {evaluation.checkpoint} --image {photo}")
+    words = shlex.join(["--checkpoint", evaluation.checkpoint, "--image", str(photo)])
+    print(f"\nNext: python generate.py {one_line(words)}")
 
 
 def _compare(

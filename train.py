@@ -9,6 +9,7 @@ Reads a prepared data set (made if it is not there); writes OUTPUT_DIR/RUN_NAME/
 beside them `metrics.jsonl`, `curves.png` and `provenance.json`.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -205,7 +206,7 @@ def starting_state(
 
 def read_splits(config: Config) -> Records:
     """The splits that a run reads. Raises `UserError` where one is missing or empty."""
-    mend = f"python prepare_dataset.py --DATASET {config.DATASET}"
+    mend = f"python prepare_dataset.py --DATASET {shlex.quote(config.DATASET)}"
     names = ("validation",) if config.STREAM else ("train", "validation")
     records = {name: read_records(config.dataset_dir / name, mend=mend) for name in names}
     for name, part in records.items():
