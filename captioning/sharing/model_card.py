@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from captioning.metrics.tokenizers import TOKENIZERS
+from captioning.system.markdown import as_code, as_plain_text
 from captioning.system.privacy import mask_urls, without_places
 from captioning.tracking.energy import JOULES_PER_KWH
 
@@ -112,20 +113,6 @@ def model_card(
         terms=DATA_TERMS.get(config.dataset[0], "The training data's own terms apply."),
         **{name: record.get(name) or {} for name in ("data", "hardware", "packages")},
     )
-
-
-def as_plain_text(text: str) -> str:
-    """Text as Markdown shows it letter by letter: no markup, HTML, link or cell comes of it."""
-    active = r"[\\`*\[\]<>&|~@]|(?<!\w)_|_(?!\w)|:(?=//)|(?i:(?<=www)\.)"
-    return re.sub(active, lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
-
-
-def as_code(text: str) -> str:
-    """Text as a piece of code in a line of Markdown, whatever is in it."""
-    text = " ".join(text.split())
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence, space = "`" * (longest + 1), " " if longest else ""
-    return f"{fence}{space}{text}{space}{fence}"
 
 
 def _template() -> Template:

@@ -28,7 +28,7 @@ BY_LOOK = re.compile(
 BARE_KEY = re.compile(r"[0-9a-f]{40}")
 """What a W&B key looks like, and a git commit too, so only where no revision is expected."""
 PLACE = re.compile(
-    r"(?:^|(?<=[;=\s])|(?<=::)|(?<=random:))(?:(?:file|local)://)?(?:/(?=[^\s/])|~[\w.-]*(?=/|$)|[A-Za-z]:[\\/])"
+    r"(?:^|(?<=[;=\s])|(?<=::)|(?<=random:))(?:(?:file|local):(?://)?)?(?:/(?=[^\s/])|~[\w.-]*(?=/|$)|[A-Za-z]:[\\/])"
     r"[^;]*?(?=\s*(?:=\s*[\d.]+\s*)?(?:;|::|$))"
 )
 """An absolute path, alone or as one of the sources of a STREAM."""
