@@ -17,8 +17,10 @@ How a folder is kept whole is in `captioning.system.folders`. Nothing in it is p
 executed.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from captioning.sources.images import load_image
+from captioning.sources.prepared import read_marker
 from captioning.system.errors import UserError
-from captioning.system.files import read_json, write_json
+from captioning.system.files import read_json, write_json, write_text
 from captioning.system.folders import (
     MANIFEST,
     UNFINISHED_SUFFIX,
@@ -37,6 +40,9 @@ from captioning.system.folders import (
     remove,
     written_whole,
 )
+from captioning.system.privacy import mask_urls
+from captioning.system.processes import is_main_process
+from captioning.system.rules import MAY_CHANGE, NO_EFFECT, PER_RUN, SHARED, TYPED
 from captioning.system.runtime import Runtime
 from captioning.system.tensors import (
     check_shapes,
@@ -45,6 +51,7 @@ from captioning.system.tensors import (
     save_tensors,
     tensor_shapes,
 )
+from captioning.tracking.provenance import data_fingerprint
 from captioning.training.sharding import full_tensor, part_like
 from captioning.training.train_state import (
     OLDER_NAME,
@@ -56,7 +63,7 @@ from captioning.training.train_state import (
 from captioning.training.weight_average import WeightAverage
 from captioning.vision.tower import RANDOM_PREFIX
 from captioning.vision.tower_features import FeatureChoice
-from config import Config, dump_config, load_config
+from config import Config, dump_config, load_config, parse_config, settings_with
 from encoder import VisionEncoder
 from model import CaptionModel
 from pipeline import CaptionPipeline
@@ -95,13 +102,14 @@ def save_checkpoint(
     average: WeightAverage | None = None,
     state: TrainState | None = None,
     keep: int = 0,
+    data: str = "",
 ) -> None:
     """Write a checkpoint to `folder`; what stood there stays until the new one is whole.
 
     All processes call it together; the main one writes. `examples` are pictures that the card
     shows, by the name that it gives them. The newest `keep` of the checkpoints that were replaced
-    stay beside it as `step-N`. Raises `OSError` where the disk does not take the files; the old
-    checkpoint is then still there.
+    stay beside it as `step-N`. `data` is the hash of the data set. Raises `OSError` where the disk
+    does not take the files; the old checkpoint is then still there.
     """
     weights = {name: full_tensor(tensor) for name, tensor in _weights(pipeline).items()}
     moments = _optimizer_tensors(optimizer, pipeline) if optimizer is not None else {}
@@ -115,14 +123,16 @@ def save_checkpoint(
         "in_checkpoint": is_saved,
     }
     older = older_name(folder) if keep else None
-    with written_whole(folder, {"encoder": about}, keep_replaced_as=older) as unfinished:
+    with written_whole(
+        folder, {"encoder": about, "data": data}, keep_replaced_as=older
+    ) as unfinished:
         save_tensors(weights, unfinished / MODEL)
         if is_saved:
             write_json(unfinished / "encoder_config.json", encoder.config_dict())
         write_json(unfinished / "preprocessor_config.json", encoder.preprocessor.settings())
         write_json(unfinished / "metrics.json", dict(metrics))
-        (unfinished / "config.toml").write_text(dump_config(config), encoding="utf-8")
-        (unfinished / "README.md").write_text(card, encoding="utf-8")
+        write_text(unfinished / "config.toml", mask_urls(dump_config(config)))
+        write_text(unfinished / "README.md", card)
         pipeline.tokenizer.save(unfinished / "tokenizer.json")
         for name, picture in (examples or {}).items():
             load_image(picture).save(unfinished / name)
@@ -283,6 +293,101 @@ def load_optimizer(
         optimizer.state[parameter] = {
             kind: part_like(tensors[f"{kind}/{names[parameter]}"], parameter) for kind in MOMENTS
         }
+
+
+def resumed_config(folder: Path, typed: Config, argv: Sequence[str] | None) -> Config:
+    """The settings to go on with from a checkpoint: what the command line leaves open is as the run
+    had it, but for places and accounts.
+
+    These may be somebody else's: the run's folder is where the checkpoint lies, its data are there
+    or are the same bytes, and accounts have to be `typed`. Raises `UserError`.
+    """
+    saved = load_config(folder / "config.toml")
+    if saved.STREAM and not typed.STREAM:
+        raise UserError(
+            f"{folder} was trained on the stream {saved.STREAM}, and what a checkpoint names is "
+            "not opened by itself. Name it once more: --STREAM SHARDS"
+        )
+    own = {name: getattr(typed, name) for name in settings_with(TYPED)}
+    if saved.WANDB_MODE == "online":
+        own["WANDB_MODE"] = typed.WANDB_MODE
+    base = replace(saved, **own)
+    # "last" and "../last" say as little of the run's name as of its place.
+    here = (folder if folder.parent.name.strip(".") else Path(os.path.abspath(folder))).parent
+    if base.run_dir != here:
+        base = replace(base, OUTPUT_DIR=str(here.parent), RUN_NAME=here.name)
+    config = parse_config(argv, base=base)
+    refuse_changes(saved, config)
+    left = {
+        f"{name} {getattr(saved, name)}"
+        for name in settings_with(TYPED) - settings_with(SHARED, PER_RUN)
+        if getattr(saved, name) not in (getattr(config, name), getattr(Config, name))
+    }
+    if left and is_main_process():
+        print(
+            f"Accounts are not taken from a checkpoint. It names {', '.join(sorted(left))}; add "
+            "to the command what is yours."
+        )
+    return with_data_of(folder, config, saved, typed)
+
+
+def with_data_of(folder: Path, config: Config, saved: Config, typed: Config) -> Config:
+    """`config` with the DATA_DIR where the data of a checkpoint are: that of the command line, or
+    that of the run, if nothing else lies there. Raises `UserError` where they are nowhere, unless
+    the command line alone says what to prepare."""
+    fingerprint = read_state(folder / STATE).data_fingerprint
+    is_open = typed.DATA_DIR == Config.DATA_DIR
+    for place in (config.DATA_DIR, saved.DATA_DIR if is_open else config.DATA_DIR):
+        found = replace(config, DATA_DIR=place)
+        if fingerprint.startswith(fingerprint_of(found.dataset_dir)):
+            if place != config.DATA_DIR and is_main_process():
+                print(f"Reading {found.dataset_dir}, as before.")
+            return found
+    if typed.DATASET == saved.DATASET and not (is_open and saved.DATA_DIR != config.DATA_DIR):
+        return config
+    raise UserError(
+        f"{config.dataset_dir} is not the data that {folder} was trained on, or is not there, and "
+        f"DATA_DIR {saved.DATA_DIR}, which the checkpoint names, is not looked into further. Say "
+        f"where they are: --DATA_DIR FOLDER --DATASET {shlex.quote(saved.DATASET)}"
+    )
+
+
+def data_folder(name: str, config: Config) -> Path:
+    """Where the prepared data sets of a checkpoint (its folder or repository) lie: as in training,
+    if the same data are there.
+
+    It may be somebody else's, so that it alone does not choose what is read. Raises `UserError`.
+    """
+    if config.DATA_DIR == Config.DATA_DIR or not Path(name).is_dir():
+        return Path(Config.DATA_DIR)
+    if read_manifest(Path(name)).get("data") != data_fingerprint(config.dataset_dir)["sha256"]:
+        raise UserError(
+            f"{name} names {config.dataset_dir}, which does not hold the data that it was trained "
+            f"on. If that is the folder that you mean, say so: --data-dir {config.DATA_DIR}"
+        )
+    return Path(config.DATA_DIR)
+
+
+def refuse_changes(saved: Config, wanted: Config) -> None:
+    """Raise `UserError` naming each setting that a run cannot go on with."""
+    before, now = (
+        {name: mask_urls(one) if isinstance(one, str) else one for name, one in vars(of).items()}
+        for of in (saved, wanted)
+    )
+    changed = [
+        f"{name} was {before[name]!r} in the checkpoint and is {now[name]!r} "
+        "now; it cannot change within a run. Leave it out, or begin another run: --RUN_NAME NAME"
+        for name in sorted(before.keys() - settings_with(NO_EFFECT, MAY_CHANGE))
+        if before[name] != now[name]
+    ]
+    if changed:
+        raise UserError(*changed)
+
+
+def fingerprint_of(dataset_dir: Path) -> str:
+    """The hash of a prepared data set, by which a checkpoint knows it again."""
+    marker = read_marker(dataset_dir)  # a folder that was found prepared has none
+    return marker[0].fingerprint if marker else str(data_fingerprint(dataset_dir)["sha256"])
 
 
 def newest_checkpoint(run_dir: Path) -> tuple[Path | None, list[str]]:

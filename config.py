@@ -52,6 +52,7 @@ from captioning.system.rules import (
     SEED,
     SHARE,
     SHARED,
+    TYPED,
     WIDEST,
     WIDTH,
     Role,
@@ -73,16 +74,16 @@ class Config:
     DATASET: Annotated[str, DATASET_NAME, SHARED] = "flickr30k"
     """flickr30k, flickr8k, coco, demo, or a Hub data set id (user/name or user/name@revision); with
     IMAGE_DIR and CAPTIONS_FILE any name for your own pictures."""
-    IMAGE_DIR: Annotated[str, MAY_CHANGE, SHARED] = ""
+    IMAGE_DIR: Annotated[str, MAY_CHANGE, SHARED, TYPED] = ""
     """Folder or zip with your own pictures; needs CAPTIONS_FILE."""
-    CAPTIONS_FILE: Annotated[str, MAY_CHANGE, SHARED] = ""
+    CAPTIONS_FILE: Annotated[str, MAY_CHANGE, SHARED, TYPED] = ""
     """Captions of the pictures in IMAGE_DIR: JSON, JSON Lines, CSV, results.csv or token file."""
     ENCODER_MODEL_NAME: Annotated[str, NOT_EMPTY] = "openai/clip-vit-base-patch32"
     """Vision model of the Hub (user/name or user/name@revision) or a local folder; "random:FOLDER"
     builds the config.json in FOLDER with random weights."""
-    RUN_NAME: Annotated[str, FILE_NAME, NO_EFFECT, PER_RUN] = ""
+    RUN_NAME: Annotated[str, FILE_NAME, NO_EFFECT, PER_RUN, TYPED] = ""
     """Name of the run's folder ("" = data set and encoder)."""
-    RESUME_CHECKPOINT_PATH: Annotated[str, NO_EFFECT, PER_RUN] = ""
+    RESUME_CHECKPOINT_PATH: Annotated[str, NO_EFFECT, PER_RUN, TYPED] = ""
     """Checkpoint folder to go on from; "auto" = the newest of this run, or a fresh start."""
     NUM_EPOCHS: Annotated[int, within(1, 1_000_000), MAY_CHANGE, ON_CARD] = 15
     """Times that each pair is trained on."""
@@ -97,15 +98,15 @@ class Config:
     sums; more favours longer captions)."""
     DEVICE: Annotated[str, NO_EFFECT] = "auto"
     """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
-    HF_REPO_ID: Annotated[str, NO_EFFECT] = ""
+    HF_REPO_ID: Annotated[str, NO_EFFECT, TYPED] = ""
     """Hub model repository for the best checkpoints, as user/name."""
 
     # Data
-    DATASET_SOURCE: Annotated[str, MAY_CHANGE, SHARED] = ""
+    DATASET_SOURCE: Annotated[str, MAY_CHANGE, SHARED, TYPED] = ""
     """Where DATASET comes from, if not from its usual place: a Hub data set id (user/name or
     user/name@revision), or a folder or zip on disk that holds the pictures and their captions
     file."""
-    DATA_DIR: Annotated[str, NO_EFFECT, SHARED] = "data"
+    DATA_DIR: Annotated[str, NO_EFFECT, SHARED, TYPED] = "data"
     """Folder in which prepared data sets lie, one folder each."""
     HELD_OUT_FRACTION: Annotated[float, between(0, 0.5), SHARED] = 0.1
     """Share of the pictures for validation, and as many for test, where the source has no
@@ -227,7 +228,7 @@ class Config:
     """Validation pictures that are captioned and scored each time (0 = none, -1 = all)."""
     BEST_METRIC: Literal["CIDEr", "loss"] = "CIDEr"
     """What decides which checkpoint is `best`."""
-    OUTPUT_DIR: Annotated[str, NO_EFFECT, PER_RUN] = "checkpoints"
+    OUTPUT_DIR: Annotated[str, NO_EFFECT, PER_RUN, TYPED] = "checkpoints"
     """Folder in which runs lie, one folder each."""
     SAVE_INTERVAL: Annotated[str, INTERVAL, NO_EFFECT] = "10m"
     """Between saves of `last`, besides each epoch's end: minutes ("10m") or steps ("500"); 0 =
@@ -238,15 +239,15 @@ class Config:
     # Logs and uploads
     LOG_INTERVAL: Annotated[int, at_least(1), NO_EFFECT] = 50
     """Steps between lines of metrics.jsonl."""
-    WANDB_PROJECT: Annotated[str, NO_EFFECT] = "image-captioning"
+    WANDB_PROJECT: Annotated[str, NO_EFFECT, TYPED] = "image-captioning"
     """Weights & Biases project."""
-    WANDB_ENTITY: Annotated[str, NO_EFFECT] = ""
+    WANDB_ENTITY: Annotated[str, NO_EFFECT, TYPED] = ""
     """Weights & Biases user or team ("" = your default)."""
-    WANDB_RUN_NAME: Annotated[str, NO_EFFECT] = ""
+    WANDB_RUN_NAME: Annotated[str, NO_EFFECT, TYPED] = ""
     """Name of the run on Weights & Biases ("" = RUN_NAME)."""
     WANDB_MODE: Annotated[Literal["auto", "online", "offline", "disabled"], NO_EFFECT] = "auto"
     """auto = online where an API key is found, else offline."""
-    HF_UPLOAD_BEST_CHECKPOINTS: Annotated[bool, NO_EFFECT] = False
+    HF_UPLOAD_BEST_CHECKPOINTS: Annotated[bool, NO_EFFECT, TYPED] = False
     """Upload each new best checkpoint to HF_REPO_ID, which is made, public, where it is missing."""
 
     def __post_init__(self) -> None:

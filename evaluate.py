@@ -12,6 +12,7 @@ BLEU, ROUGE-L and CIDEr equal coco-caption's and need no Java; METEOR and SPICE 
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,6 +23,7 @@ from captioning.sources.records import CaptionedPicture, PreparedSplit, Record, 
 from captioning.system.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
 from captioning.system.files import refuse_links
 from captioning.system.options import notes_of, parse_options
+from captioning.system.privacy import without_places
 from captioning.system.processes import ending_together, is_main_process
 from captioning.system.rules import (
     MOST_BEAMS,
@@ -31,6 +33,7 @@ from captioning.system.rules import (
     at_least,
     within,
 )
+from captioning.system.terminal import one_line
 
 if TYPE_CHECKING:
     from captioner import Caption, Captioner
@@ -160,8 +163,8 @@ def score_checkpoints(options: EvaluateOptions) -> int:
     for name, label in labels.items():
         is_ours = name in checkpoints
         if is_ours:
-            evaluation = _evaluated_checkpoint(options, name)
-            ours = ours or dict(evaluation.settings)
+            evaluation, data_dir = _evaluated_checkpoint(options, name)
+            ours = ours or {**evaluation.settings, "DATA_DIR": str(data_dir)}
         elif is_main_process():
             try:
                 evaluation = _evaluated_rival(options, name, ours)
@@ -185,8 +188,10 @@ def score_checkpoints(options: EvaluateOptions) -> int:
     return code
 
 
-def _evaluated_checkpoint(options: EvaluateOptions, name: str) -> "Evaluation":
+def _evaluated_checkpoint(options: EvaluateOptions, name: str) -> tuple["Evaluation", Path]:
+    """The evaluation of a checkpoint, and where the prepared data sets are that it was made on."""
     from captioner import Captioner
+    from checkpoint import data_folder
 
     captioner = Captioner.from_pretrained(
         name,
@@ -195,15 +200,17 @@ def _evaluated_checkpoint(options: EvaluateOptions, name: str) -> "Evaluation":
         trust_remote_code=options.trust_remote_code,
     )
     config = captioner.config
-    return evaluate_checkpoint(
+    data_dir = Path(options.data_dir) if options.data_dir else data_folder(name, config)
+    evaluation = evaluate_checkpoint(
         captioner,
         name,
-        _dataset_dir(options, vars(config)),
+        _dataset_dir(options, {**vars(config), "DATA_DIR": str(data_dir)}),
         split=options.split,
         search=_search(options, vars(config)),
         scoring=_scoring(options),
         limit=options.limit,
     )
+    return evaluation, data_dir
 
 
 def _evaluated_rival(
@@ -263,7 +270,8 @@ def evaluate_checkpoint(
     search = search or SearchOptions.of_beams(
         config.BEAM_SIZE, length_penalty=config.LENGTH_PENALTY
     )
-    mend = f"python prepare_dataset.py --DATASET {config.DATASET} --DATA_DIR {dataset_dir.parent}"
+    flags = ["--DATASET", config.DATASET, "--DATA_DIR", str(dataset_dir.parent)]
+    mend = f"python prepare_dataset.py {shlex.join(flags)}"
     prepared = PreparedSplit.read(dataset_dir / split, limit=limit, mend=mend)
     records = prepared.records
     measuring = Measuring(runtime.device, runtime.gpu_uuids)
@@ -285,8 +293,8 @@ def evaluate_checkpoint(
         vars(config), device=runtime.description, data=data_fingerprint(dataset_dir)
     )
     return Evaluation(
-        title=f"{config.run_name} on {dataset_dir.name}",
-        subtitle=f"{name}, {record['started'][:10]}",
+        title=f"{_run_of(name)} on {dataset_dir.name}",
+        subtitle=f"{without_places(name)}, {record['started'][:10]}",
         pictures=_with_words(captioner, pictures, captions) if runtime.is_main else pictures,
         sheet=sheet,
         protocol={
@@ -300,7 +308,7 @@ def evaluate_checkpoint(
         checkpoint=name,
         model=captioner.description,
         truth=truth,
-        settings=vars(config),
+        settings=record["settings"],
         provenance=record,
         effort=effort,
     )
@@ -403,7 +411,8 @@ def _print(evaluation: "Evaluation", folder: Path, *, is_ours: bool) -> None:
     print(f"numbers   {folder / 'metrics.json'}, {folder / 'captions.jsonl'}")
     photo = evaluation.pictures[0].image
     if is_ours:
-        print(f"\nNext: python generate.py --checkpoint {evaluation.checkpoint} --image {photo}")
+        words = shlex.join(["--checkpoint", evaluation.checkpoint, "--image", str(photo)])
+        print(f"\nNext: python generate.py {one_line(words)}")
 
 
 def _compare(
@@ -464,6 +473,11 @@ def _check(options: EvaluateOptions) -> None:
     ]
     if problems:
         raise UserError(*problems)
+
+
+def _run_of(name: str) -> str:
+    """What a checkpoint's run is called: as its folder, whatever its settings say."""
+    return Path(name).absolute().parent.name if Path(name).is_dir() else name
 
 
 def _output_folder(output: str, name: str, label: str, is_ours: bool) -> Path:

@@ -11,6 +11,7 @@ and what is kept instead is the pixels that it reads.
 """
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse_config(argv, description="Encode each picture of a data set once.")
     if config.FEATURE_CACHE == "off":
         raise UserError("FEATURE_CACHE is off, which leaves nothing to build; leave it out.")
-    mend = f"python prepare_dataset.py --DATASET {config.DATASET}"
+    mend = f"python prepare_dataset.py --DATASET {shlex.quote(config.DATASET)}"
     folder = config.dataset_dir
     splits = [split for split in SPLITS if (folder / split / METADATA_NAME).exists()] or SPLITS
     records = {split: read_records(folder / split, mend=mend) for split in splits}

@@ -12,7 +12,6 @@ picture are several lines, best first.
 """
 
 import io
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,9 +27,11 @@ from captioning.system.errors import (
     run_command,
 )
 from captioning.system.options import check_value, notes_of, parse_options
+from captioning.system.privacy import mask_urls
 from captioning.system.processes import ending_together, is_main_process
 from captioning.system.progress import Progress
 from captioning.system.rules import MOST_BEAMS, at_least, within
+from captioning.system.terminal import json_line, one_line
 from config import Config
 
 if TYPE_CHECKING:
@@ -335,10 +336,10 @@ def _print_results(
     """Print what was found of the pictures from number `first` on."""
     for problem in results:
         if isinstance(problem, str):
-            print(f"error: {problem}", file=sys.stderr)
+            print(f"error: {one_line(problem)}", file=sys.stderr)
     for one, captions in zip(inputs[first:], results, strict=False):
         if not isinstance(captions, str):
-            name = one.name if len(inputs) > 1 or options.json else ""
+            name = mask_urls(one.name) if len(inputs) > 1 or options.json else ""
             print("\n".join(_lines(name, captions, as_json=options.json)))
     sys.stdout.flush()
 
@@ -357,11 +358,11 @@ def _lines(name: str, captions: Sequence["Caption"], *, as_json: bool) -> Iterat
     if as_json:
         names = ("text", "log_probability", "confidence")
         shown = [{name: getattr(caption, name) for name in names} for caption in captions]
-        yield json.dumps({"image": name, "captions": shown}, ensure_ascii=False)
+        yield json_line({"image": name, "captions": shown})
         return
     for caption in captions:
-        text = " ".join(caption.text.split())
-        yield f"{name}\t{text}" if name else text
+        text = one_line(" ".join(caption.text.split()))
+        yield f"{one_line(name)}\t{text}" if name else text
 
 
 def _keep_any_file_name() -> None:

@@ -2,8 +2,9 @@
 
     python hub.py upload checkpoints/my-run/best user/my-captioner [--private]
 
-Only the files of a checkpoint travel; the optimizer never does. The token is the one of
-`hf auth login` or HF_TOKEN. `train.py --HF_UPLOAD_BEST_CHECKPOINTS` uploads while it trains.
+Only the files of a checkpoint travel, without places and accounts; the optimizer never does. The
+token is the one of `hf auth login` or HF_TOKEN. `train.py --HF_UPLOAD_BEST_CHECKPOINTS` uploads
+while it trains.
 """
 
 import argparse
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from captioning.sharing.repository import upload_checkpoint
 from captioning.system.errors import EXIT_DONE, run_command
+from captioning.system.rules import TYPED
+from config import settings_with
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     print(
         upload_checkpoint(
-            options.folder, options.repo, private=options.private, message=options.message
+            options.folder,
+            options.repo,
+            left_out=settings_with(TYPED),
+            private=options.private,
+            message=options.message,
         )
     )
     return EXIT_DONE

@@ -19,6 +19,7 @@ from captioning.system.errors import UserError
 from captioning.system.processes import is_main_process
 from captioning.system.runtime import Runtime
 from captioning.system.stopping import Stopped
+from captioning.system.terminal import one_line, words_of
 from config import Config
 from encoder import VisionEncoder, encode
 from model import CaptionModel, DecoderState
@@ -202,11 +203,11 @@ class CaptionPipeline:
         )
 
     def _caption(self, found: Hypothesis) -> Caption:
-        pieces = [self.tokenizer.decode([token]) for token in found.ids]
+        pieces = [one_line(self.tokenizer.decode([token])) for token in found.ids]
         pieces += ["<END>"] * (len(found.token_log_probabilities) - len(pieces))
         probabilities = torch.tensor(found.token_log_probabilities).exp().tolist()
         return Caption(
-            self.tokenizer.decode(found.ids).strip(),
+            words_of(self.tokenizer.decode(found.ids)),
             found.log_probability,
             found.confidence,
             tuple(zip(pieces, probabilities, strict=True)),

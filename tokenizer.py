@@ -9,6 +9,7 @@ run's tokenizer takes seconds; `train.py` does it by itself and keeps `tokenizer
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from captioning.sources.records import read_records
 from captioning.system.errors import EXIT_DONE, UserError, run_command
 from captioning.system.files import read_json, write_text
 from captioning.system.options import parse_options
+from captioning.system.terminal import one_line
 from config import Config, parse_config
 
 PAD, START, END, UNK = "<PAD>", "<START>", "<END>", "<UNK>"
@@ -202,7 +204,7 @@ def _vocabulary_of(content: dict[str, Any]) -> tuple[dict[str, int], list[tuple[
 
 def training_captions(config: Config) -> list[str]:
     """Every caption of the training split."""
-    mend = f"python prepare_dataset.py --DATASET {config.DATASET}"
+    mend = f"python prepare_dataset.py --DATASET {shlex.quote(config.DATASET)}"
     records = read_records(config.dataset_dir / "train", mend=mend)
     return [caption for record in records for caption in record.captions]
 
@@ -258,7 +260,7 @@ def _show(words: list[str]) -> int:
         if options.json:
             print(json.dumps({"caption": caption, "ids": ids, "pieces": pieces}))
         else:
-            print("|".join(pieces), f"({len(ids)} ids)")
+            print(one_line("|".join(pieces)), f"({len(ids)} ids)")
     return EXIT_DONE
 
 

@@ -9,6 +9,7 @@ Reads a prepared data set (made if it is not there); writes OUTPUT_DIR/RUN_NAME/
 beside them `metrics.jsonl`, `curves.png` and `provenance.json`.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,19 +18,18 @@ from typing import TYPE_CHECKING
 
 from captioning.sharing.repository import check_token
 from captioning.sharing.uploader import BestUploader
-from captioning.sources.prepared import read_marker
 from captioning.sources.records import Record, read_records
 from captioning.streaming.held_out import held_out_hashes, vocabulary_captions
 from captioning.streaming.shards import StreamSource, find_sources
 from captioning.system.errors import EXIT_DONE, UserError, run_command
 from captioning.system.processes import ending_together, is_main_process, worker_count
-from captioning.system.rules import MAY_CHANGE, NO_EFFECT
+from captioning.system.rules import TYPED
 from captioning.tracking.energy import EnergyMeter
 from captioning.tracking.events import RunFacts
 from captioning.tracking.provenance import data_fingerprint, provenance, write_provenance
 from captioning.tracking.run_log import RunLog
 from captioning.training.train_state import TrainState
-from config import Config, load_config, parse_config, settings_with
+from config import Config, parse_config, settings_with
 from prepare_dataset import prepare_dataset
 
 if TYPE_CHECKING:
@@ -51,10 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse_config(argv, description="Train a captioner on a pretrained vision encoder.")
     resumed = find_resumed(config)
     if resumed is not None:
-        # What the command line leaves open is as the run had it.
-        saved = load_config(resumed / "config.toml")
-        config = parse_config(argv, base=saved)
-        refuse_changes(saved, config)
+        from checkpoint import resumed_config
+
+        config = resumed_config(resumed, config, argv)
     return train(config, resumed)
 
 
@@ -95,18 +94,6 @@ def find_resumed(config: Config) -> Path | None:
             print(f"Passed over: {problem}")
         print(f"Going on from {folder}." if folder else f"{config.run_dir} is new: a fresh start.")
     return folder
-
-
-def refuse_changes(saved: Config, wanted: Config) -> None:
-    """Raise `UserError` naming each setting that a run cannot go on with."""
-    changed = [
-        f"{name} was {getattr(saved, name)!r} in the checkpoint and is {getattr(wanted, name)!r} "
-        "now; it cannot change within a run. Leave it out, or begin another run: --RUN_NAME NAME"
-        for name in sorted(vars(saved).keys() - settings_with(NO_EFFECT, MAY_CHANGE))
-        if getattr(saved, name) != getattr(wanted, name)
-    ]
-    if changed:
-        raise UserError(*changed)
 
 
 def train(config: Config, resumed: Path | None = None) -> int:
@@ -171,7 +158,9 @@ def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = Non
         metrics=checkpoint.metrics if checkpoint else {},
         provenance=record,
         energy=EnergyMeter(runtime.gpu_uuids, joules=state.joules),
-        uploader=BestUploader(config.HF_REPO_ID) if uploads else None,
+        uploader=BestUploader(config.HF_REPO_ID, left_out=settings_with(TYPED))
+        if uploads
+        else None,
         say=log.say,
     )
     if runtime.is_main:
@@ -194,10 +183,10 @@ def starting_state(
 ) -> TrainState:
     """Where a run stands that begins, or goes on. Raises `UserError` where the data has changed."""
     from captioning.streaming.steps import stream_fingerprint
+    from checkpoint import fingerprint_of
 
     folder = config.dataset_dir
-    marker = read_marker(folder)  # a folder that was found prepared has none
-    fingerprint = marker[0].fingerprint if marker else data_fingerprint(folder)["sha256"]
+    fingerprint = fingerprint_of(folder)
     if stream:
         fingerprint += stream_fingerprint(stream)
     if checkpoint is None:
@@ -222,7 +211,7 @@ def starting_state(
 
 def read_splits(config: Config) -> Records:
     """The splits that a run reads. Raises `UserError` where one is missing or empty."""
-    mend = f"python prepare_dataset.py --DATASET {config.DATASET}"
+    mend = f"python prepare_dataset.py --DATASET {shlex.quote(config.DATASET)}"
     names = ("validation",) if config.STREAM else ("train", "validation")
     records = {name: read_records(config.dataset_dir / name, mend=mend) for name in names}
     for name, part in records.items():

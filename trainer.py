@@ -156,6 +156,7 @@ class RunFolder:
                 average=optimization.average if optimization else None,
                 state=state if with_state else None,
                 keep=self._config.KEEP_CHECKPOINTS if with_state else 0,
+                data=self._provenance.get("data", {}).get("sha256", ""),
             )
         except OSError as error:
             if is_final:

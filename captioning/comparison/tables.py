@@ -1,7 +1,7 @@
 """A comparison as Markdown and as JSON: for papers and slides, and for programs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from captioning.comparison.comparing import COMPARED, RANKED_BY, Comparison, Estimate, ModelResult
@@ -14,6 +14,7 @@ from captioning.comparison.findings import (
     percent,
 )
 from captioning.metrics.intervals import Interval
+from captioning.system.markdown import as_plain_text
 from captioning.tracking.console import count_text
 
 FORMAT_VERSION = 1
@@ -22,10 +23,11 @@ EFFORT = ("captions/s", "peak memory", "energy a caption")
 
 def markdown(comparison: Comparison, *, title: str, subtitle: str = "") -> str:
     """Findings, the table of models, the table of differences."""
+    comparison = _in_plain_names(comparison)
     lines = [
-        f"# {title}",
+        f"# {as_plain_text(title)}",
         "",
-        *([subtitle, ""] if subtitle else []),
+        *([as_plain_text(subtitle), ""] if subtitle else []),
         " ".join(findings(comparison)),
     ]
     if notes := caveats(comparison):
@@ -39,6 +41,18 @@ def markdown(comparison: Comparison, *, title: str, subtitle: str = "") -> str:
     if comparison.differences:
         lines += ["", *_table(*differences_table(comparison)), "", chance_text(comparison)]
     return "\n".join(lines) + "\n"
+
+
+def _in_plain_names(comparison: Comparison) -> Comparison:
+    """The same comparison with names that mean nothing in Markdown."""
+    return replace(
+        comparison,
+        models=tuple(replace(one, name=as_plain_text(one.name)) for one in comparison.models),
+        differences=tuple(
+            replace(one, first=as_plain_text(one.first), second=as_plain_text(one.second))
+            for one in comparison.differences
+        ),
+    )
 
 
 def models_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

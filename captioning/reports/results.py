@@ -22,6 +22,7 @@ from captioning.reports.contact_sheet import contact_sheet
 from captioning.reports.report import Report, ReportedScore, write_report
 from captioning.sources.records import CaptionedPicture
 from captioning.system.files import write_json, write_text
+from captioning.system.terminal import one_line
 from captioning.tracking.effort import Effort
 
 SHEET_PICTURES = 12
@@ -139,7 +140,8 @@ def print_captions(evaluation: Evaluation) -> None:
     print(f"\n{min(SHOWN_CAPTIONS, len(pictures))} captions, and what a person wrote:")
     step = max(len(pictures) // SHOWN_CAPTIONS, 1)
     for one in pictures[::step][:SHOWN_CAPTIONS]:
-        print(f"  {one.image.name}\n    model   {one.caption}\n    person  {one.references[0]}")
+        name, caption, reference = map(one_line, (one.image.name, one.caption, one.references[0]))
+        print(f"  {name}\n    model   {caption}\n    person  {reference}")
 
 
 def _print_scores(sheet: ScoreSheet) -> None:

@@ -4,7 +4,9 @@ The YAML at its top files the model under image-to-text and lists the scores as 
 (`model-index`). What was not measured is not in the card.
 """
 
+import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from captioning.metrics.tokenizers import TOKENIZERS
+from captioning.system.markdown import as_code, as_plain_text
+from captioning.system.privacy import mask_urls, without_places
 from captioning.tracking.energy import JOULES_PER_KWH
 
 if TYPE_CHECKING:
@@ -85,13 +89,17 @@ def model_card(
     loss = metrics.get("validation_loss")
     encoder_states = {0: "frozen", -1: "trained along"}
     blocks = config.ENCODER_TRAINED_BLOCKS
+    checkpoint = config.HF_REPO_ID or f"{without_places(str(config.run_dir))}/best"
     return _template().render(
         config=config,
         name=_model_name(config),
         front_matter=_front_matter(config, scores, split),
         encoder_state=encoder_states.get(blocks, f"its last {blocks} blocks trained"),
         examples=examples if config.dataset[0] == "demo" else (),
-        checkpoint=config.HF_REPO_ID or config.run_dir / "best",
+        checkpoint=checkpoint,
+        command=f"python generate.py --checkpoint {shlex.quote(checkpoint)} --image photo.jpg",
+        encoder=without_places(config.ENCODER_MODEL_NAME),
+        stream=without_places(mask_urls(config.STREAM)),
         scores={**scores, "loss per token": loss} if _is_number(loss) else scores,
         pictures=metrics.get("num_images"),
         split=split,
@@ -116,6 +124,7 @@ def _template() -> Template:
         keep_trailing_newline=True,
     )
     environment.filters["thousands"] = "{:,}".format
+    environment.filters |= {"plain": as_plain_text, "code": as_code, "quoted": json.dumps}
     return environment.get_template("card.md")
 
 

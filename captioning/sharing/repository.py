@@ -6,27 +6,15 @@ checkpoint travel; the optimizer never does. The token is the one of `hf auth lo
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from captioning.sharing.published import CHECKPOINT_FILES, EXAMPLES, published_files
 from captioning.system.errors import UserError
 
-CHECKPOINT_FILES = (
-    "checkpoint.json",
-    "config.toml",
-    "model.safetensors",
-    "tokenizer.json",
-    "preprocessor_config.json",
-    "encoder_config.json",
-    "metrics.json",
-    "README.md",
-)
-"""What travels; `encoder_config.json` is there only where the encoder was trained."""
 NEEDED_FILES = ("checkpoint.json", "config.toml", "model.safetensors", "tokenizer.json")
-EXAMPLES = "example-*.png"
-"""Pictures that the model card shows."""
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 REFUSALS = (400, 401, 403, 404, 413)
 """HTTP statuses that stay the same however often one asks."""
@@ -58,17 +46,24 @@ def resolve_checkpoint(name: str, *, revision: str = "") -> Path:
 
 
 def upload_checkpoint(
-    folder: Path, repo_id: str, *, private: bool = False, message: str = ""
+    folder: Path,
+    repo_id: str,
+    *,
+    left_out: Collection[str],
+    private: bool = False,
+    message: str = "",
 ) -> str:
     """Make the repository if it is missing and upload a checkpoint in one commit.
 
-    `private` counts only where the repository is made. Returns its URL. Raises `UserError`.
+    `left_out` are settings that are nobody else's concern. `private` counts only where the
+    repository is made. Returns its URL. Raises `UserError`.
     """
     _check_folder(folder, str(folder))
     check_token(repo_id)
     with _user_errors(repo_id):
         make_repository(repo_id, private=private)
-        return commit_checkpoint(folder, repo_id, message or commit_message(_metrics(folder)))
+        message = message or commit_message(_metrics(folder))
+        return commit_checkpoint(folder, repo_id, message, left_out=left_out)
 
 
 def check_token(repo_id: str) -> None:
@@ -91,26 +86,24 @@ def make_repository(repo_id: str, *, private: bool = False) -> str:
     return str(HfApi().create_repo(repo_id, private=private, exist_ok=True))
 
 
-def commit_checkpoint(folder: Path, repo_id: str, message: str) -> str:
-    """Upload a checkpoint's files in one commit; returns the repository's URL.
+def commit_checkpoint(
+    folder: Path, repo_id: str, message: str, *, left_out: Collection[str]
+) -> str:
+    """Upload a checkpoint's files as they are published in one commit; returns the repository's
+    URL.
 
     Raises the client's errors. Not `upload_folder`, which may spread a folder over several commits
     and so leave new weights beside old settings.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
+    files = published_files(folder, repo_id, left_out=left_out)
     commit = HfApi().create_commit(
         repo_id,
-        [CommitOperationAdd(path.name, path) for path in checkpoint_files(folder)],
+        [CommitOperationAdd(name, content) for name, content in files.items()],
         commit_message=message,
     )
     return str(commit.repo_url)
-
-
-def checkpoint_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint folder that travel."""
-    named = [folder / name for name in CHECKPOINT_FILES]
-    return [path for path in named if path.is_file()] + sorted(folder.glob(EXAMPLES))
 
 
 def commit_message(metrics: Mapping[str, Any]) -> str:
@@ -127,6 +120,8 @@ def explain(error: BaseException, repo_id: str, revision: str = "") -> str:
     """What went wrong with the Hub, and what to do, in one sentence."""
     from huggingface_hub import errors
 
+    if isinstance(error, UserError):
+        return str(error)
     if isinstance(error, errors.HFValidationError):
         return f"{repo_id} is not a name that the Hub takes: {_first_line(error)}"
     if isinstance(error, errors.RevisionNotFoundError):
@@ -172,6 +167,8 @@ def _user_errors(repo_id: str, revision: str = "") -> Iterator[None]:
     client_errors: Any = (*HfHubHTTPError.__bases__, ValueError, RuntimeError)
     try:
         yield
+    except UserError:
+        raise
     except client_errors as error:
         raise UserError(explain(error, repo_id, revision)) from error
 

@@ -12,15 +12,15 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from captioning.sharing.published import checkpoint_files
 from captioning.sharing.repository import (
     check_token,
-    checkpoint_files,
     commit_checkpoint,
     commit_message,
     explain,
@@ -53,11 +53,13 @@ class BestUploader:
         self,
         repo_id: str,
         *,
+        left_out: Collection[str],
         retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS,
     ) -> None:
-        """Raises `UserError` without a token; whether the Hub takes it is found out meanwhile."""
+        """`left_out` are settings that are not published. Raises `UserError` without a token;
+        whether the Hub takes it is found out meanwhile."""
         check_token(repo_id)
-        self._repo_id = repo_id
+        self._repo_id, self._left_out = repo_id, left_out
         self._retry_delays_seconds = retry_delays_seconds
         self._waiting: queue.Queue[Upload] = queue.Queue()
         self._newest: Upload | None = None
@@ -134,7 +136,9 @@ class BestUploader:
         for delay_seconds in (*self._retry_delays_seconds, None):
             try:
                 make_repository(self._repo_id)
-                self.url = commit_checkpoint(upload.staged, self._repo_id, upload.message)
+                self.url = commit_checkpoint(
+                    upload.staged, self._repo_id, upload.message, left_out=self._left_out
+                )
                 self._has_failed = False
                 return None
             except Exception as error:

@@ -8,6 +8,8 @@ control characters, line breaks among them, become a space.
 import re
 from collections.abc import Iterable
 
+from captioning.system.terminal import words_of
+
 IMAGE_NAMES = (
     "file_name", "filename", "image", "image_name", "image_path", "image_file", "image_filename",
     "img", "img_name", "img_path", "filepath", "file_path", "file", "path", "picture", "photo",
@@ -27,12 +29,11 @@ SPLIT_NAMES = {
 }  # fmt: skip
 """Names that sources use; `restval` is COCO's rest of the validation pictures, trained on."""
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-
 
 def clean_caption(text: str) -> str:
-    """`text` without surrounding white space; runs of control characters become a space."""
-    return CONTROL.sub(" ", valid_unicode(text)).strip()
+    """`text` without surrounding white space and marks that alter the direction of writing; runs of
+    control characters become a space."""
+    return words_of(valid_unicode(text))
 
 
 def valid_unicode(text: str) -> str:

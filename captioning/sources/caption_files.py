@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 from captioning.sources.caption_fields import (
-    CONTROL,
     caption_columns,
     captions_of,
     clean_caption,
@@ -38,6 +37,7 @@ from captioning.sources.caption_fields import (
 )
 from captioning.system.errors import UserError
 from captioning.system.reading import read_regular
+from captioning.system.terminal import CONTROL
 
 FORMATS = (
     'JSON {"a.jpg": ["caption", ...]}, Karpathy JSON, COCO captions JSON, '

@@ -10,10 +10,11 @@ import ipaddress
 import os
 import socket
 import string
-import time
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +26,20 @@ from captioning.system.errors import UserError
 
 MOST_URL_BYTES = 50 * 2**20
 URL_SECONDS = 20.0
+NAME_CHARACTERS = 32
+"""Of a name that is none, so many are shown."""
+USER_AGENT = "image-captioning-trainer"
+TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv4 addresses as a network of IPv6 alone writes them (NAT64, RFC 6052)."""
+GIVEN_OUT = ipaddress.IPv6Network("2000::/3")
+SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
+    )
+)
+"""Parts of the public space that are none: protocols of the IETF with Teredo among them, relays,
+6to4, examples; not every version of Python knows all of them."""
 NO_PHOTOGRAPHS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 """Formats that Pillow knows of but cannot draw without other programs, or that are videos."""
 
@@ -54,6 +69,11 @@ def expand(names: Sequence[str]) -> list[ImageInput]:
     for name in names:
         if not name:
             raise UserError("--image is given an empty name; name a file, a folder or a URL.")
+        if name.lower().startswith("data:"):
+            raise UserError(
+                f"{name[:NAME_CHARACTERS]!r} ... ({len(name):,} characters) is a picture itself, "
+                "no address of one; save it as a file, and name that."
+            )
         if is_url(name):
             found.append(ImageInput(name))
         elif os.path.exists(name) or not glob.has_magic(name):
@@ -76,25 +96,64 @@ def is_url(name: str) -> bool:
 
 def fetch(url: str) -> bytes:
     """The content of an http(s) URL. Raises `UserError` with the reason where there is none."""
-    deadline = time.monotonic() + URL_SECONDS
-    address = quote(url, safe=string.punctuation)  # people type spaces and letters of any script
-    request_headers = {"User-Agent": "image-captioning-trainer"}
-    opener = urllib.request.build_opener(_CheckedRedirects, _PublicHTTP, _PublicHTTPS)
-    try:
-        check_address(address)
-        request = urllib.request.Request(address, headers=request_headers)
-        with opener.open(request, timeout=URL_SECONDS) as response:
-            return _read(response, url, deadline)
-    except UserError:
-        raise
-    except TimeoutError:
-        raise UserError(f"{url} took longer than {URL_SECONDS:g} seconds.") from None
-    except urllib.error.HTTPError as error:
-        with error:
-            raise UserError(f"{url} cannot be fetched: {error}.") from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UserError(f"{url} cannot be fetched: {reason}.") from None
+    call = _Call(url)
+    thread = threading.Thread(target=call.run, name="fetch", daemon=True)
+    thread.start()
+    # One deadline for all: looking the name up, connecting, redirects, headers, whatever drips.
+    thread.join(URL_SECONDS)
+    if thread.is_alive():
+        call.abandon()
+        raise UserError(f"{url} took longer than {URL_SECONDS:g} seconds.")
+    if call.error is not None:
+        raise call.error
+    return call.content
+
+
+class _Call:
+    """A URL that is fetched in a thread, which may be left alone when it takes too long."""
+
+    def __init__(self, url: str) -> None:
+        self.content = b""
+        self.error: Exception | None = None
+        self._url = url
+        self._sockets: list[socket.socket] = []
+        self._is_abandoned = False
+
+    def run(self) -> None:
+        """Fetch it; what comes of it is in `content` or `error`."""
+        # People type spaces and letters of any script.
+        address = quote(self._url, safe=string.punctuation)
+        opener = urllib.request.build_opener(_CheckedRedirects, _HTTP(self.note), _HTTPS(self.note))
+        try:
+            check_address(address)
+            request = urllib.request.Request(address, headers={"User-Agent": USER_AGENT})
+            with opener.open(request, timeout=URL_SECONDS) as response:
+                self.content = _read(response, self._url)
+        except UserError as error:  # anew, because its frames hold what is to be closed
+            self.error = UserError(*error.problems)
+        except TimeoutError:
+            self.error = UserError(f"{self._url} took longer than {URL_SECONDS:g} seconds.")
+        except urllib.error.HTTPError as error:
+            with error:
+                self.error = UserError(f"{self._url} cannot be fetched: {error}.")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            self.error = UserError(f"{self._url} cannot be fetched: {reason}.")
+        except Exception as error:  # a bug, which is not to be lost with the thread
+            self.error = error
+
+    def note(self, connected: socket.socket) -> None:
+        """Remember what has been reached, before a word is said."""
+        self._sockets.append(connected)
+        if self._is_abandoned:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Have nothing more come: a server that drips would hold the thread for ever."""
+        self._is_abandoned = True
+        for connected in self._sockets:
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
@@ -127,29 +186,45 @@ class _PublicTLSConnection(http.client.HTTPSConnection, _PublicConnection):
     """The same, before the handshake."""
 
 
-class _PublicHTTP(urllib.request.HTTPHandler):
+class _HTTP(urllib.request.HTTPHandler):
+    def __init__(self, note: Callable[[socket.socket], None]) -> None:
+        super().__init__()
+        self._note = note
+
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         # A proxy is of the user's own choice, and it is the one that looks names up.
         kind = http.client.HTTPConnection if req.has_proxy() else _PublicConnection
-        return self.do_open(kind, req)
+        return self.do_open(_noted(kind, self._note), req)
 
 
-class _PublicHTTPS(urllib.request.HTTPSHandler):
+class _HTTPS(urllib.request.HTTPSHandler):
+    def __init__(self, note: Callable[[socket.socket], None]) -> None:
+        super().__init__()
+        self._note = note
+
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         has_proxy = req.has_proxy() or getattr(req, "_tunnel_host", None)
         kind = http.client.HTTPSConnection if has_proxy else _PublicTLSConnection
-        return self.do_open(kind, req)
+        return self.do_open(_noted(kind, self._note), req)
 
 
-def _read(response: Any, url: str, deadline: float) -> bytes:
+def _noted(kind: Any, note: Callable[[socket.socket], None]) -> Any:
+    """A kind of connection that tells of its socket; the response alone will hold it."""
+
+    class Noted(kind):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            note(self.sock)
+
+    return Noted
+
+
+def _read(response: Any, url: str) -> bytes:
     parts, size = [], 0
-    # read1 returns what has come, so that the deadline holds for a server that drips, too.
     while part := response.read1(2**16):
         size += len(part)
         if size > MOST_URL_BYTES:
             raise UserError(f"{url} is larger than {MOST_URL_BYTES // 2**20} MiB.")
-        if time.monotonic() > deadline:
-            raise TimeoutError
         parts.append(part)
     if size < int(response.headers.get("Content-Length") or 0):
         raise ValueError("the connection ended early")
@@ -161,8 +236,14 @@ def check_address(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{url} is not fetched: only http:// and https:// addresses are.")
+    if "@" in parts.netloc:
+        raise UserError(f"{url} is not fetched: it holds a user or a password, which are not sent.")
     try:
-        found = socket.getaddrinfo(parts.hostname, parts.port or 80, proto=socket.IPPROTO_TCP)
+        port = parts.port or 80
+    except ValueError:  # whose text may hold a part of a password
+        raise UserError(f"{url} cannot be fetched: its port is no number up to 65535.") from None
+    try:
+        found = socket.getaddrinfo(parts.hostname, port, proto=socket.IPPROTO_TCP)
     except OSError as error:
         raise UserError(f"{url} cannot be fetched: {error.strerror or error}.") from None
     for *_, address in found:
@@ -171,9 +252,25 @@ def check_address(url: str) -> None:
 
 def check_peer(address: str, host: str, url: str = "") -> None:
     """Refuse the IP address of a host where it is no public one."""
-    ip = ipaddress.ip_address(address.split("%")[0])
-    if ip.is_multicast or not ip.is_global:
+    if not is_public(ipaddress.ip_address(address.split("%")[0])):
         raise UserError(f"{url or host} is not fetched: {host} is a private address ({address}).")
+
+
+def is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether an address is one of a single machine that the whole internet can reach.
+
+    Of an IPv6 address that stands for an IPv4 one, that one counts. All others that are public
+    begin with 2000::/3, which is all that has been given out (RFC 4291, IANA).
+    """
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return is_public(ip.ipv4_mapped)
+        if ip in TRANSLATED:
+            return is_public(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF))
+        if ip not in GIVEN_OUT:
+            return False
+    is_special = any(ip.version == network.version and ip in network for network in SPECIAL)
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or is_special)
 
 
 def _pictures(path: Path) -> list[ImageInput]:

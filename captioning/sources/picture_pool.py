@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
-from captioning.sources.caption_fields import CONTROL, valid_unicode
+from captioning.sources.caption_fields import valid_unicode
 from captioning.sources.images import load_image
 from captioning.sources.origins import PICTURE_SUFFIXES, READ_ERRORS, SourcePicture
 from captioning.system.errors import UserError
 from captioning.system.files import atomic_write, own_file
 from captioning.system.progress import Progress
+from captioning.system.terminal import BIDI, CONTROL
 
 JOURNAL_NAME = "progress.jsonl"
 POOL_NAME = "pictures"
@@ -91,7 +92,7 @@ def unique_names(pictures: Sequence[SourcePicture]) -> list[str]:
 
 def _candidates(source_name: str) -> Iterator[str]:
     """`b/a.jpg` -> `a.jpg`, `b__a.jpg`, `b__a-2.jpg`, `b__a-3.jpg` ..."""
-    text = CONTROL.sub("_", valid_unicode(source_name)).replace("\\", "/")
+    text = CONTROL.sub("_", BIDI.sub("", valid_unicode(source_name))).replace("\\", "/")
     parts = [part.lstrip(".") for part in re.sub(r'[<>:"|?*]', "_", text).split("/")]
     parts = [part for part in parts if part] or ["picture"]
     last = PurePosixPath(parts[-1])

@@ -21,6 +21,7 @@ from captioning.sources.picture_splits import SplitRequest, assign_splits, find_
 from captioning.sources.records import METADATA_NAME, SPLITS, Record, read_records, write_records
 from captioning.system.errors import UserError
 from captioning.system.files import refuse_links, sha256_of, write_text
+from captioning.system.terminal import one_line
 
 PREPARED_NAME = "prepared.json"
 PROBLEMS_NAME = "problems.tsv"
@@ -48,7 +49,7 @@ class Summary:
     """Whether splits were drawn here, because the source has none or not all."""
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{count:,} {split}" for split, count in self.pictures.items())
+        counts = ", ".join(f"{count:,} {one_line(split)}" for split, count in self.pictures.items())
         return f"{counts} pictures with {self.captions:,} captions"
 
 

@@ -25,6 +25,7 @@ from captioning.streaming.reader import Preprocess, StreamPicture, StreamReader
 from captioning.streaming.shards import StreamSource
 from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
+from captioning.system.terminal import one_line
 
 Step = TypeVar("Step")
 StepMaker = Callable[[Sequence[Record], Tensor, int, int, int], Step]
@@ -232,8 +233,8 @@ class StreamSteps(Generic[Step]):
         if bad in NOTED:
             many = "picture" if bad == 1 else "pictures"
             print(
-                f"STREAM: {bad:,} {many} could not be used so far; the last is {picture.name}: "
-                f"{picture.problem}",
+                f"STREAM: {bad:,} {many} could not be used so far; the last is "
+                f"{one_line(f'{picture.name}: {picture.problem}')}",
                 file=sys.stderr,
             )
         passed = self._standing.drawn + bad

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from captioning.system.output import OutputLostError, open_outputs, told_loss
+from captioning.system.privacy import mask_urls
+from captioning.system.terminal import one_line
 
 DISK_FAULTS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -31,10 +33,12 @@ PATIENCE_SECONDS = 1.0
 class UserError(ValueError):
     """Something the user can mend. Its text gives the value seen, the rule, and what to type next.
 
-    Several problems found together are one error: `UserError("first ...", "second ...")`.
+    Several problems found together are one error: `UserError("first ...", "second ...")`. Secrets
+    in the addresses that they name are masked.
     """
 
     def __init__(self, *problems: str) -> None:
+        problems = tuple(map(mask_urls, problems))
         super().__init__(*problems)
         self.problems = problems
 
@@ -60,7 +64,7 @@ def run_command(main: Callable[[], int], *, prints_results: bool = False) -> NoR
             # Of several processes that find the same mistake the first one tells it.
             time.sleep(PATIENCE_SECONDS)
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print(f"error: {one_line(problem)}", file=sys.stderr)
         code = EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -71,11 +75,8 @@ def run_command(main: Callable[[], int], *, prints_results: bool = False) -> NoR
         if error.errno not in DISK_FAULTS:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(
-            f"error: {place}{error.strerror or error}. Mend that, then give the same command "
-            "again.",
-            file=sys.stderr,
-        )
+        what = one_line(f"{place}{error.strerror or error}")
+        print(f"error: {what}. Mend that, then give the same command again.", file=sys.stderr)
         code = EXIT_USER_ERROR
     if not code and (loss := told_loss(output)):
         print(f"error: {loss}", file=sys.stderr)

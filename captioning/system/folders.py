@@ -23,6 +23,8 @@ UNCHECKED = "README.md"  # the one file that people edit
 ENCODER_TYPES = {"name": str, "revision": str, "fingerprint": str, "in_checkpoint": bool}
 FILE_TYPES = {"size": int, "sha256": str}
 WEIGHTS_SUFFIX = ".safetensors"
+WRITTEN_SUFFIXES = {".safetensors", ".json", ".toml", ".md", ".png", ".tmp"}
+"""What the files of a checkpoint end with, unfinished ones too."""
 REPLACED_SUFFIX, UNFINISHED_SUFFIX = ".replaced", ".unfinished"
 
 
@@ -56,9 +58,12 @@ def is_ours(folder: Path) -> bool:
     """
     if folder.is_symlink() or not folder.is_dir():
         return False
-    has_name = folder.name.endswith(UNFINISHED_SUFFIX)
-    return (has_name or (folder / MANIFEST).is_file()) and all(
-        path.is_symlink() or not path.is_dir() for path in folder.iterdir()
+    paths = list(folder.iterdir())
+    is_begun = folder.name.endswith(UNFINISHED_SUFFIX) and all(
+        path.suffix in WRITTEN_SUFFIXES for path in paths
+    )
+    return (is_begun or (folder / MANIFEST).is_file()) and all(
+        path.is_symlink() or not path.is_dir() for path in paths
     )
 
 
@@ -100,8 +105,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Raise `UserError` naming the first file that is not as it was written.
 
-    All sizes are compared before any content is read.
+    All sizes are compared before any content is read, and links lead to no other place.
     """
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not _stays(path.resolve(), folder.resolve()):
+            raise UserError(
+                f"{path} is a link that leads out of the checkpoint. Put the file there instead."
+            )
     for name, expected in manifest["files"].items():
         path = folder / name
         with _named(path, folder):
@@ -116,6 +126,12 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
             sha256 = sha256_of(path)
         if sha256 != expected["sha256"]:
             raise UserError(f"{path} is damaged: its SHA-256 is not the one that was written.")
+
+
+def _stays(target: Path, folder: Path) -> bool:
+    """Whether a link leads to a file of its folder, or of its repository in the Hub's cache."""
+    is_cached = folder.parent.name == "snapshots"
+    return target.is_relative_to(folder.parents[1] / "blobs" if is_cached else folder)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 A reader may leave (`| head -1`), the disk under a log file may be full, a terminal may be closed.
 A command that leaves its results in files goes on: what it says is lost, its work is not. One that
 prints its results stops, for there would be nothing left of them. Either way the fault is told by
-its own name, and never as that of another file.
+its own name, and never as that of another file. What a terminal would obey is shown (`terminal`).
 """
 
 import errno
@@ -11,6 +11,8 @@ import io
 import os
 import sys
 from typing import Any, TextIO
+
+from captioning.system.terminal import PlainText
 
 STDOUT, STDERR = 1, 2
 
@@ -90,7 +92,7 @@ def _stream(stream: TextIO, raw: OutputStream) -> TextIO:
     if not isinstance(stream, io.TextIOWrapper) or stream.fileno() != raw.fileno():
         return stream
     stream.flush()
-    return io.TextIOWrapper(
+    return PlainText(
         io.BufferedWriter(raw),
         encoding=stream.encoding,
         # A terminal that cannot show a caption's letters shows their codes.

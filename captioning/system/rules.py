@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from captioning.system.terminal import one_line
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -47,6 +49,7 @@ NO_EFFECT = Role("says where and how a run computes and logs, not what comes out
 MAY_CHANGE = Role("a run may go on with another value")
 PER_RUN = Role("a comparison gives it to each run")
 SHARED = Role("must be the same for all models of a comparison")
+TYPED = Role("a place or an account: the user's own, never taken from a checkpoint")
 ON_CARD = Role("the model card shows it")
 OF_TRAINED_ENCODER = Role("means nothing while the encoder is frozen")
 OF_CHECKPOINTS = Role("means nothing where captions are given")
@@ -82,11 +85,14 @@ WIDEST = 2**16
 """The largest width of a layer."""
 WIDTH = within(1, WIDEST)
 EVEN = Rule(lambda value: 2 <= value <= WIDEST and value % 2 == 0, f"even and from 2 to {WIDEST:,}")
-DATASET_NAME = Rule(lambda text: text and not {".", ".."} & set(text.split("/")), "a name")
+DATASET_NAME = Rule(
+    lambda text: text and not {".", ".."} & set(text.split("/")) and text == one_line(text),
+    "a name",
+)
 NOT_EMPTY = Rule(bool, "the name of a vision model")
 FILE_NAME = Rule(
-    lambda text: not set("/\\\0") & set(text) and text not in (".", ".."),
-    "a plain name, without slashes",
+    lambda text: not set("/\\") & set(text) and text not in (".", "..") and text == one_line(text),
+    "a plain name, without slashes and control characters",
 )
 LAYERS = Rule(is_layers, "last, or places from the end such as -2 or -1,-4, none twice")
 KINDS_OF_AUGMENTATION = Rule(is_augmentation, 'none, or some of "crop,flip,colour"')

@@ -4,6 +4,7 @@ On a terminal of 80 columns or more a bar shows the step; elsewhere (log files, 
 plain lines do. Whatever does not fit a line is left out or folded, nothing wraps by chance.
 """
 
+import shlex
 import shutil
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from captioning.sources.records import CaptionedPicture
 from captioning.system.progress import Progress
+from captioning.system.terminal import one_line
 from captioning.tracking.events import Outcome, RunFacts, Validation, Values
 
 if TYPE_CHECKING:
@@ -158,8 +160,9 @@ class Console:
         if not outcome.finished:
             self._print("  the same command and --RESUME_CHECKPOINT_PATH auto")
         if outcome.best:
-            self._print(f"  python generate.py --checkpoint {run_dir / 'best'} --image PHOTO.jpg")
-            self._print(f"  python evaluate.py --checkpoint {run_dir / 'best'}")
+            best = shlex.quote(str(run_dir / "best"))
+            self._print(f"  python generate.py --checkpoint {best} --image PHOTO.jpg")
+            self._print(f"  python evaluate.py --checkpoint {best}")
         for command in outcome.commands:
             self._print(f"  {command}")
 
@@ -191,7 +194,7 @@ class Console:
             self._print_folded(f"  {label:<10}  ", text)
 
     def _print_samples(self, samples: Sequence[CaptionedPicture]) -> None:
-        names = [sample.image.stem[:PICTURE_NAME_COLUMNS] for sample in samples]
+        names = [one_line(sample.image.stem)[:PICTURE_NAME_COLUMNS] for sample in samples]
         width = max(map(len, names), default=0)
         for name, sample in zip(names, samples, strict=True):
             self._print_folded(f"    {name:<{width}}  ", sample.caption or "(empty)")

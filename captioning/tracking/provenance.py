@@ -1,15 +1,15 @@
 """Where a result comes from: settings, code, packages, data, hardware, times, command line.
 
 `run folder/provenance.json` holds `{"sessions": [...]}`, one record for each time that the run was
-started or resumed. Environment variables are never recorded, and what looks like a secret in a
-setting or on the command line is masked.
+started or resumed. Environment variables are never recorded, what looks like a secret in a setting
+or on the command line is masked, and of absolute paths the last part is kept: the record goes to
+W&B and into reports.
 """
 
 import hashlib
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from typing import Any
 
 from captioning.sources.records import METADATA_NAME, SPLITS
 from captioning.system.files import write_json
+from captioning.system.privacy import shareable, shareable_words
 
 PROVENANCE_NAME = "provenance.json"
 PACKAGES = (
@@ -34,16 +35,6 @@ PACKAGES = (
     "wandb",
 )
 """Packages whose version can change a result."""
-MASK = "***"
-SECRET_NAME = re.compile(r"(?i)(token|secret|passw(or)?d|api[-_]?key|credential)s?$")
-SECRET_VALUE = re.compile(
-    r"hf_\w{8,}|wandb_v\d\w{8,}|sk-[\w-]{16,}|gh[opsu]_\w{16,}|github_pat_\w{16,}|AKIA[A-Z0-9]{12,}"
-    r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
-    r"|(?<=://)[^/\s@]+(?=@)|(?<=[?&](?:sig|key)=)[^&\s]+|(?<=[?&]token=)[^&\s]+"
-)
-"""Tokens by their prefix, user:password in a URL, and keys in its query."""
-BARE_KEY = re.compile(r"[0-9a-f]{40}")
-"""What a W&B key looks like, and a git commit too, so only where no revision is expected."""
 
 
 def provenance(
@@ -61,8 +52,8 @@ def provenance(
     return {
         "started": _now(),
         "finished": None,
-        "command": mask_secrets(sys.argv if argv is None else argv),
-        "settings": {name: _masked_setting(name, value) for name, value in settings.items()},
+        "command": shareable_words(sys.argv if argv is None else argv),
+        "settings": shareable(settings),
         "code": code_version(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "packages": package_versions(),
@@ -141,33 +132,6 @@ def hardware() -> dict[str, Any]:
         "memory_bytes": memory_bytes,
         "system": platform.platform(),
     }
-
-
-def mask_secrets(words: Sequence[str]) -> list[str]:
-    """A command line with values that look like secrets replaced by `***`."""
-    masked: list[str] = []
-    flag = ""
-    for word in words:
-        name, equals, value = word.partition("=")
-        if word.startswith("-"):
-            flag = name.lstrip("-")
-            masked.append(f"{name}={_masked(flag, value)}" if equals else word)
-        else:
-            masked.append(_masked(flag, word))
-            flag = ""
-    return masked
-
-
-def _masked_setting(name: str, value: Any) -> Any:
-    return _masked(name, value) if isinstance(value, str) else value
-
-
-def _masked(name: str, value: str) -> str:
-    """The value of a flag or setting, masked by its name or its look."""
-    is_key = bool(BARE_KEY.fullmatch(value)) and "revision" not in name.lower()
-    if value and (is_key or SECRET_NAME.search(name)):
-        return MASK
-    return SECRET_VALUE.sub(MASK, value)
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from captioning.system.errors import UserError
+from captioning.system.privacy import shareable
 from captioning.tracking.events import Outcome, RunFacts, Validation, Values
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def setup_wandb(
     mode = choose_mode(config.WANDB_MODE)
     if mode == "disabled":
         return None
-    record = {"settings": asdict(config), **(provenance or {})}
+    record = {"settings": shareable(asdict(config)), **(provenance or {})}
     settings = record.pop("settings")
     os.makedirs(config.run_dir, exist_ok=True)
     import wandb
@@ -59,6 +60,10 @@ def setup_wandb(
             config={**settings, "provenance": record},
             settings=wandb.Settings(
                 silent=True,
+                # Else it sends what is printed, the command line, names of host and user.
+                console="off",
+                x_disable_meta=True,
+                disable_git=True,
                 init_timeout=START_TIMEOUT_SECONDS,
                 finish_timeout=FINISH_TIMEOUT_SECONDS,
             ),

@@ -26,6 +26,11 @@ from captioning.vision.outlines import check_config, check_size, in_words, outli
 SETTING = "--ENCODER_MODEL_NAME"
 CONVERSION_BOT, CONVERSION_TITLE = "SFconvertbot", "Adding `safetensors` variant of this model"
 """Who converts pickled weights on the Hub, and what its pull requests are called."""
+CODE_KEYS = {
+    *("attn_implementation", "_attn_implementation_internal", "transformers_weights"),
+    *("experts_implementation", "_experts_implementation_internal", "use_kernels"),
+}
+"""What a config says of how it is computed, and of other files; that is for us to say."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def load_config(name: str, *, revision: str = "", trust_remote_code: bool = Fals
         raise
     except Exception as error:  # of the Hub, or whatever the library stumbles over in a config
         raise _explained(name, error) from None
-    part = _vision_part(config)
+    part = _vision_part(_without_code(config))
     part._commit_hash = getattr(config, "_commit_hash", None)  # a part does not know it itself
     return part
 
@@ -105,7 +110,7 @@ def build_tower(
         raise UserError(f"The encoder's config names a model type unknown here: {model_type!r}.")
     check_config(config_values, name)
     with in_words(name):
-        config = _vision_part(CONFIG_MAPPING[model_type].from_dict(config_values))
+        config = _vision_part(_without_code(CONFIG_MAPPING[model_type].from_dict(config_values)))
         tower_class = find_class(config, f"{name} ({model_type})")
         if weights is None:
             outline(tower_class, config, name)
@@ -204,9 +209,35 @@ def _weight_shapes(name: str, revision: str) -> Shapes:
 
     files = [_found_file(name, "model.safetensors", revision)]
     if index := None if files[0] else _found_file(name, "model.safetensors.index.json", revision):
+        _check_shard_names(read_json(index).get("weight_map"), index)
         shards, _ = get_checkpoint_shard_files(name, str(index), revision=revision or None)
         files = [Path(shard) for shard in shards]
     return {key: shape for file in files if file for key, shape in tensor_shapes(file).items()}
+
+
+def _check_shard_names(names: object, index: Path) -> None:
+    """Raise `UserError` where an index names anything but safetensors files beside itself."""
+    found = names.values() if isinstance(names, dict) else [names]
+    for name in found:
+        if not isinstance(name, str) or not name or Path(name).name != name or "\\" in name:
+            raise UserError(f"{index} names {name!r} for weights; it must be a file beside it.")
+        if not name.endswith(".safetensors"):
+            raise UserError(
+                f"{index} names {name!r}, which is no safetensors file; others are never opened."
+            )
+
+
+def _without_code(config: Any) -> Any:
+    """A config, and those in it, without what would have kernels of the Hub fetched and run, or
+    other files read as weights."""
+    from transformers import PreTrainedConfig
+
+    for part in vars(config).values():
+        if isinstance(part, PreTrainedConfig):
+            _without_code(part)
+    for key in vars(config).keys() & CODE_KEYS:
+        setattr(config, key, None)
+    return config
 
 
 def _converted_revision(name: str, error: OSError) -> str:

@@ -697,6 +697,8 @@ def test_keys_reach_no_file_and_no_screen(
     for value in keys.values():
         assert value not in printed
         assert [path for path, content in files if value.encode() in content] == []
+    sent = b"".join(content for path, content in files if path.suffix == ".wandb")
+    assert str(place).encode() not in sent
 
 
 def test_code_of_a_repository_runs_only_by_flag(

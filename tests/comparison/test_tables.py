@@ -21,7 +21,7 @@ def test_the_markdown_has_a_row_a_model_and_a_row_a_pair() -> None:
     assert text.startswith("# Which?\n\nso far\n\nCIDEr on 24 pictures")
     rows = rows_of(text)
     head, first = rows[0], dict(zip(rows[0], rows[2], strict=True))
-    assert [row[0] for row in rows[2:5]] == ["d", "a\\|b", "c"]
+    assert [row[0] for row in rows[2:5]] == ["d", "a&#124;b", "c"]
     assert all(len(row) == len(head) for row in rows[:5])
     score = comparison.models[0].scores["CIDEr"]
     assert first["CIDEr"] == f"{score.value:.3f}"
@@ -31,9 +31,16 @@ def test_the_markdown_has_a_row_a_model_and_a_row_a_pair() -> None:
     assert (first["trained"], first["frozen"]) == ("1.2 M", "86.0 M")
     assert (first["features"], first["a picture"]) == ("50 × 768", "76.8 kB")
     assert (first["an epoch"], first["to the best"]) == ("61.0 s", "60.0 s")
-    assert [row[0] for row in rows[7:]] == ["d − a\\|b", "d − c", "a\\|b − c"]
+    assert [row[0] for row in rows[7:]] == ["d − a&#124;b", "d − c", "a&#124;b − c"]
     assert rows[9][1:4] == ["0.000", "[0.000, 0.000]", "1.000"]
     assert "decoding greedy" in text
+
+
+def test_no_markup_comes_from_names() -> None:
+    names = ["<script>alert(1)</script>", "![x](https://evil.example/x.png)", "`code` **bold**"]
+    text = markdown(compared([sample_run(name) for name in names]), title=names[0])
+    assert text.startswith("# &#60;script&#62;alert(1)")
+    assert not re.search(r"<script|!\[x\]|`code`|\*\*bold", text)
 
 
 def test_p_values_are_the_adjusted_ones() -> None:

@@ -118,7 +118,7 @@ def test_the_data_set_is_named_where_the_hub_has_it(
 @pytest.mark.parametrize("config", [FLICKR, DEMO])
 @pytest.mark.parametrize("metrics", [{}, SCORES])
 @pytest.mark.parametrize("step", [None, 7])
-def test_sections_stand_apart_by_one_line_and_nothing_is_escaped(
+def test_sections_stand_apart_by_one_line_and_captions_are_text(
     config: Config, metrics: dict[str, float | None], step: int | None
 ) -> None:
     examples = [Example("example-1.png", 'a "red" ball & a <b>big</b> | one')]
@@ -128,4 +128,70 @@ def test_sections_stand_apart_by_one_line_and_nothing_is_escaped(
     assert text.endswith(".\n")
     for heading in re.findall(r"^#.*$", text, re.MULTILINE):
         assert f"\n{heading}\n\n" in text
-    assert ('| a "red" ball & a <b>big</b>   one |' in text) == (config is DEMO)
+    escaped = 'a "red" ball &#38; a &#60;b&#62;big&#60;/b&#62; &#124; one'
+    assert (f"| {escaped} |" in text) == (config is DEMO)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "![x](https://evil.example/x.png)",
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "[click](javascript:alert(1))",
+        "**bold** _so_ ~~gone~~ `code`",
+        "www.evil.example",
+        "https://evil.example",
+        "me@evil.example",
+        "a | b",
+        "&lt;b&gt; \\[a]",
+        "a``b` c",
+        '"); import os; print("',
+    ],
+)
+def test_no_markup_comes_from_names(name: str) -> None:
+    markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True})
+    markdown.enable(["table", "strikethrough"])
+    config = Config(
+        DATASET="demo",
+        RUN_NAME=name.replace("/", ":").replace("\\", ":"),
+        ENCODER_MODEL_NAME=name,
+        STREAM=name,
+    )
+    card = model_card(config, {}, examples=[Example("example-1.png", name)])
+    body = card.split("\n---\n", 1)[1]
+    found = [part for block in markdown.parse(body) for part in (block, *(block.children or ()))]
+    assert [part.attrs["src"] for part in found if part.type == "image"] == ["example-1.png"]
+    # What GitHub would make a link of by itself.
+    assert not re.search("www[.]evil|https?://evil|me@evil", re.sub(r"(?s)(`+).*?\1", "", body))
+    assert {part.type for part in found} <= {
+        *("heading_open", "heading_close", "paragraph_open", "paragraph_close", "inline", "text"),
+        *("code_inline", "fence", "image", "softbreak", "text_special"),
+        *("bullet_list_open", "bullet_list_close", "list_item_open", "list_item_close"),
+        *(
+            f"{kind}_{end}"
+            for kind in ("table", "thead", "tbody", "tr", "th", "td")
+            for end in ("open", "close")
+        ),
+    }
+    shown = [part.content for part in found if part.type == "code_inline"]
+    assert sum(" ".join(name.split()) == one for one in shown) == 3
+    code = re.search(r"```python\n(.*?)```", body, re.DOTALL)
+    assert code
+    assert len(ast.parse(code[1]).body) == 3
+
+
+def test_a_card_tells_nothing_of_the_machine() -> None:
+    config = Config(
+        DATASET="mine",
+        IMAGE_DIR="/home/alice/photos",
+        CAPTIONS_FILE="/home/alice/captions.csv",
+        OUTPUT_DIR="/home/alice/runs",
+        RUN_NAME="run",
+        ENCODER_MODEL_NAME="random:/home/alice/tiny",
+    )
+    stream = Config(STREAM="/home/alice/*.tar; https://alice:PW@host/x.tar?token=tok999")
+    for card in (model_card(config, SCORES), model_card(stream, SCORES)):
+        for secret in ("alice", "/home", "PW", "tok999"):
+            assert secret not in card
+    assert 'Captioner.from_pretrained("run/best")' in model_card(config, SCORES)

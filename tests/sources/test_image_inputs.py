@@ -16,11 +16,26 @@ import pytest
 from PIL import Image
 
 from captioning.sources import image_inputs
-from captioning.sources.image_inputs import expand, fetch
+from captioning.sources.image_inputs import check_peer, expand, fetch
 from captioning.sources.images import load_image
 from captioning.system.errors import UserError
 
 MOST_DRIPS = 150
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKS = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+DRIPS = {
+    "/drip": (OK + b"\r\n", b"x"),
+    "/status": (b"", b"H"),
+    "/header": (OK + b"X: ", b"x"),
+    "/headers": (OK, b"X: y\r\n"),
+    "/continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "/size": (CHUNKS, b"0"),
+    "/extension": (CHUNKS + b"1;", b"x"),
+    "/chunks": (CHUNKS, b"1\r\nx\r\n"),
+    "/trailers": (CHUNKS + b"0\r\n", b"X: y\r\n"),
+    "/loop": (b"HTTP/1.1 302 Found\r\nLocation: ", b"/"),
+}
+"""What a server sends at once, and what then drips, in each phase of an answer."""
 
 
 def png() -> bytes:
@@ -58,8 +73,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(b"<!DOCTYPE html><p>hello")
         elif self.path == "/large":
             self._send(b"x" * 100_000)
-        elif self.path == "/drip":
-            self._drip()
+        elif self.path in DRIPS:
+            self._drip(*DRIPS[self.path])
         elif self.path == "/cut":
             self.send_response(200)
             self.send_header("Content-Length", "1000")
@@ -72,13 +87,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _drip(self) -> None:
-        self.send_response(200)
-        self.end_headers()
+    def _drip(self, start: bytes, drop: bytes) -> None:
         Handler.drips = 0
         try:
+            self.wfile.write(start)
             while Handler.drips < MOST_DRIPS:
-                self.wfile.write(b"x")
+                self.wfile.write(drop)
                 self.wfile.flush()
                 Handler.drips += 1
                 time.sleep(0.02)
@@ -155,14 +169,30 @@ def test_a_url_has_a_limit_of_size(allowed: str, monkeypatch: pytest.MonkeyPatch
     assert len(fetch(f"{allowed}/large")) == 100_000
 
 
-def test_a_url_has_a_limit_of_time_even_where_something_comes(
-    allowed: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("path", DRIPS)
+def test_a_url_has_one_limit_of_time_whatever_drips(
+    allowed: str, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
+    Handler.ended.clear()
     monkeypatch.setattr(image_inputs, "URL_SECONDS", 0.2)
     with pytest.raises(UserError, match=r"longer than 0\.2 seconds"):
-        fetch(f"{allowed}/drip")
+        fetch(f"{allowed}{path}")
     assert Handler.ended.wait(20)
     assert Handler.drips < MOST_DRIPS
+
+
+def test_a_name_that_nobody_looks_up_in_time_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over = threading.Event()
+
+    def look_up(*_: object, **__: object) -> list[object]:
+        is_over.wait(20)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(image_inputs, "URL_SECONDS", 0.1)
+    with pytest.raises(UserError, match=r"longer than 0\.1 seconds"):
+        fetch("http://slow.example/a.png")
+    is_over.set()
 
 
 @pytest.mark.parametrize(
@@ -180,9 +210,64 @@ def test_a_url_has_a_limit_of_time_even_where_something_comes(
         "http://224.0.0.1/a.png",
     ],
 )
-def test_private_addresses_are_refused(url: str) -> None:
+def test_private_hosts_are_refused(url: str) -> None:
     with pytest.raises(UserError, match="private address"):
         fetch(url)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        *((one, True) for one in ("93.184.215.14", "8.8.8.8", "192.0.1.1", "223.255.255.254")),
+        *((one, True) for one in ("2606:4700::1111", "2a00:1450:4001::1", "64:ff9b::808:808")),
+        *((one, False) for one in ("0.1.2.3", "10.0.0.1", "100.64.0.1", "127.9.9.9")),
+        *((one, False) for one in ("169.254.169.254", "172.16.0.1", "192.168.1.1", "192.0.0.8")),
+        *((one, False) for one in ("192.0.0.9", "192.0.0.170", "192.0.2.1", "192.88.99.1")),
+        *((one, False) for one in ("198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.251")),
+        *((one, False) for one in ("240.0.0.1", "255.255.255.255", "0.0.0.0")),
+        *((one, False) for one in ("::", "::1", "::127.0.0.1", "::8.8.8.8", "::ffff:10.0.0.1")),
+        *((one, False) for one in ("::ffff:0:127.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b::a00:1")),
+        *((one, False) for one in ("64:ff9b::7f00:1", "64:ff9b::e000:1", "64:ff9b::c000:8")),
+        *((one, False) for one in ("64:ff9b:1::808:808", "64:ff9b:0:1::1", "100::1", "fec0::1")),
+        *((one, False) for one in ("fc00::1", "fd12::1", "fe80::1%eth0", "ff02::1", "ff0e::1")),
+        *((one, False) for one in ("2001::7f00:1", "2001:0:53aa:64c:0:5efe::", "2001:db8::1")),
+        *((one, False) for one in ("2001:10::1", "2001:20::1", "2002:7f00:1::", "2002:808:808::")),
+        *((one, False) for one in ("2002:a9fe:a9fe::", "3fff::1", "5f00::1", "4000::1")),
+    ],
+)
+def test_public_is_what_the_internet_reaches(address: str, expected: bool) -> None:
+    if expected:
+        check_peer(address, "host.example")
+        return
+    with pytest.raises(UserError, match=r"host\.example is a private address"):
+        check_peer(address, "host.example")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://alice:PASSWORD@127.0.0.1/a.png?token=TOKEN&id=7",
+        "https://alice:PASS@WORD@127.0.0.1/a.png",
+        "https://alice:PASS/WORD@127.0.0.1/a.png",
+        "http://PASSWORD@10.0.0.1/#access_token=TOKEN",
+        "http://127.0.0.1/a.png?X-Amz-Signature=TOKEN&X-Amz-Credential=TOKEN",
+        "http://127.0.0.1:PASSWORD/a.png?sig=TOKEN",
+        "ftp://alice:PASSWORD@host/?api_key=TOKEN",
+        "http://[PASSWORD@/a.png?key=TOKEN",
+    ],
+)
+def test_no_error_tells_a_secret(url: str) -> None:
+    with pytest.raises(UserError) as caught:
+        fetch(url)
+    told = str(caught.value).replace("127.0.0.1:PASSWORD", "")  # there it is no password
+    assert not [secret for secret in ("PASS", "WORD", "TOKEN") if secret in told]
+
+
+def test_a_picture_in_a_url_is_not_echoed() -> None:
+    url = "data:image/png;base64," + "A" * 10_000
+    with pytest.raises(UserError, match=r"\(10,022 characters\) is a picture itself") as caught:
+        expand([url])
+    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

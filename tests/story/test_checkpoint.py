@@ -330,3 +330,23 @@ def test_no_run_is_held_where_something_else_is_called_last(tmp_path: Path) -> N
     (tmp_path / "last").rename(tmp_path / "thesis")
     with pytest.raises(UserError, match="cannot be written to"), locked(tmp_path):
         pass
+
+
+def test_links_in_a_checkpoint_lead_to_no_other_place(copied: Path, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.write_text("# mine")
+    best = copied / "best"
+    (best / "README.md").unlink()
+    (best / "README.md").symlink_to("../../private")
+    with pytest.raises(UserError, match=r"README\.md is a link that leads out of the checkpoint"):
+        read_checkpoint(best)
+    # As the Hub's cache has them.
+    (best / "README.md").unlink()
+    cached = tmp_path / "models--me--x" / "snapshots" / "abc"
+    (tmp_path / "models--me--x" / "blobs").mkdir(parents=True)
+    cached.mkdir(parents=True)
+    for number, path in enumerate(best.iterdir()):
+        blob = tmp_path / "models--me--x" / "blobs" / str(number)
+        blob.write_bytes(path.read_bytes())
+        (cached / path.name).symlink_to(f"../../blobs/{number}")
+    assert read_checkpoint(cached).metrics == read_checkpoint(best).metrics

@@ -10,7 +10,7 @@ from captioning.system.folders import is_ours, refuse_other, remove, written_who
 
 def write(folder: Path, text: str = "new", **keywords: Path) -> None:
     with written_whole(folder, {}, **keywords) as unfinished:
-        (unfinished / "file").write_text(text)
+        (unfinished / "file.json").write_text(text)
 
 
 def theses(folder: Path) -> Path:
@@ -26,7 +26,7 @@ def test_what_was_written_here_is_replaced(tmp_path: Path) -> None:
     write(tmp_path / "last", keep_replaced_as=tmp_path / "step-1")
     write(tmp_path / "last")
     assert {path.name for path in tmp_path.iterdir()} == {"last", "step-1", "other"}
-    assert (tmp_path / "step-1" / "file").read_text() == "old"
+    assert (tmp_path / "step-1" / "file.json").read_text() == "old"
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link", "with a folder in it"])
@@ -52,18 +52,15 @@ def test_anything_else_in_its_place_stays(tmp_path: Path, kind: str) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["last.replaced", "last.unfinished"])
+@pytest.mark.parametrize("name", ["last.replaced", "last.unfinished", "last.unfinished/folder"])
 def test_names_beside_it_are_not_taken_from_others(tmp_path: Path, name: str) -> None:
     write(tmp_path / "last", "old")
-    if name == "last.unfinished":  # begun by a run that was killed, but with more in it
-        (tmp_path / name).mkdir()
-        mine = theses(tmp_path / name / "folder")
-    else:
-        mine = theses(tmp_path / name)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    mine = theses(tmp_path / name)
     with pytest.raises(OSError, match="last"):
         write(tmp_path / "last")
     assert (mine / "thesis.tex").read_text() == "years"
-    assert (tmp_path / "last" / "file").read_text() == "old"
+    assert (tmp_path / "last" / "file.json").read_text() == "old"
 
 
 def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
@@ -73,3 +70,11 @@ def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="last"):
         write(tmp_path / "last")
     assert (elsewhere / "thesis.tex").exists()
+
+
+def test_what_a_killed_run_has_begun_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "last.unfinished").mkdir()
+    for name in ("model.safetensors", ".0123456789abcdef.tmp"):
+        (tmp_path / "last.unfinished" / name).touch()
+    write(tmp_path / "last")
+    assert not list((tmp_path / "last").glob("*.safetensors"))

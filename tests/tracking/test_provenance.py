@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from captioning.sources.records import Record, write_records
+from captioning.system.privacy import shareable_words
 from captioning.tracking.energy import EnergyMeter
 from captioning.tracking.provenance import (
     code_version,
     data_fingerprint,
     finish,
-    mask_secrets,
     provenance,
     write_provenance,
 )
@@ -73,7 +73,7 @@ def test_the_environment_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_what_looks_like_a_secret_is_masked(words: list[str], masked: list[str]) -> None:
-    assert mask_secrets(words) == masked
+    assert shareable_words(words) == masked
 
 
 def test_settings_are_masked_too() -> None:

@@ -1,5 +1,6 @@
 """What cannot be loaded gives one sentence that says what to do."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 import transformers as hf
 from huggingface_hub import errors as hub
+from safetensors.torch import load_file
 
 from captioning.system.errors import UserError
 from captioning.vision import loading
@@ -157,3 +159,53 @@ def test_converted_weights_are_found_on_the_hub(
     monkeypatch.setattr(huggingface_hub.HfApi, "get_repo_discussions", lambda *_, **__: [])
     with pytest.raises(UserError, match="pickled ones are never opened"):
         load_tower("a/b", config)
+
+
+@pytest.mark.parametrize(
+    ("shard", "told"),
+    [
+        ("w.bin", "is no safetensors file"),
+        ("pytorch_model.safetensors.bin", "is no safetensors file"),
+        ("../outside.safetensors", "must be a file beside it"),
+        ("/etc/outside.safetensors", "must be a file beside it"),
+        ("sub/inside.safetensors", "must be a file beside it"),
+        ("..\\outside.safetensors", "must be a file beside it"),
+        ("", "must be a file beside it"),
+        (7, "must be a file beside it"),
+    ],
+)
+def test_an_index_names_safetensors_beside_it(tmp_path: Path, shard: object, told: str) -> None:
+    FAMILIES["vit"].save(tmp_path / "vit")
+    weights = tmp_path / "vit" / "model.safetensors"
+    keys = load_file(weights).keys()
+    for other in ("w.bin", "pytorch_model.safetensors.bin"):
+        torch.save({}, tmp_path / "vit" / other)
+    (tmp_path / "vit" / "sub").mkdir()
+    for place in (tmp_path / "outside.safetensors", tmp_path / "vit/sub/inside.safetensors"):
+        place.write_bytes(weights.read_bytes())
+    weights.unlink()
+    index = {"metadata": {}, "weight_map": dict.fromkeys(keys, shard)}
+    (tmp_path / "vit" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=told):
+        load_tower(str(tmp_path / "vit"), load_config(str(tmp_path / "vit")))
+
+
+def test_a_config_chooses_neither_kernels_nor_other_files(tmp_path: Path) -> None:
+    FAMILIES["clip"].save(tmp_path / "clip")
+    path = tmp_path / "clip" / "config.json"
+    code = {
+        "_attn_implementation": "kernels-community/evil",
+        "attn_implementation": "kernels-community/evil",
+        "_attn_implementation_internal": "kernels-community/evil",
+        "_experts_implementation": "kernels-community/evil",
+        "transformers_weights": "adapter_model.bin",
+    }
+    values = json.loads(path.read_text())
+    values["vision_config"] |= code
+    path.write_text(json.dumps(values | code))
+    config = load_config(str(tmp_path / "clip"))
+    loaded = load_tower(str(tmp_path / "clip"), config)
+    built = build_tower(values["vision_config"] | code)
+    for tower in (loaded.model, built):
+        assert "evil" not in tower.config.to_json_string()
+        assert tower.config._attn_implementation in ("sdpa", "eager")
