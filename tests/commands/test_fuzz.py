@@ -3,16 +3,24 @@
 A few cases of each kind in the normal run, thousands in the slow one, always the same.
 """
 
+import contextlib
+import copy
 import io
 import json
+import math
+import os
 import random
+import re
+import resource
 import shutil
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from captioning.sources.images import load_image
 from captioning.system.errors import UserError
 from captioning.system.folders import UNCHECKED
+from captioning.system.options import to_toml
 from captioning.system.runtime import Runtime
 from checkpoint import Checkpoint, load_optimizer, load_pipeline, newest_checkpoint, read_checkpoint
 from config import Config, dump_config, load_config
@@ -180,6 +189,135 @@ def test_a_forged_checkpoint_is_refused_or_loads(last: Path, name: str, cases: i
         forge(last)
         with no_hang(), suppress(UserError):
             load_all(last)
+
+
+HOSTILE: list[Any] = [
+    *(None, True, -1, 0, 1, 2.5, 20_000, 10**6, 10**9, 2**71, 10**400, 1e308, math.nan),
+    *("", "x", "a\0b", "\ud800", "last", "bert", "/dev/zero", "9" * 400 + "m"),
+    *([], [1], [0] * 1000, {}, {"type": "Replace"}, {"height": 20_000, "width": 20_000}),
+]
+DESCRIPTIONS = tuple(name for name in CHECKPOINT_FILES if name.endswith(".json"))
+MOST_MEMORY = 2**30
+"""Bytes that no refusal may need."""
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """The block needs no more than any honest work."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    yield
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert after - before < MOST_MEMORY
+
+
+def changed(values: dict[str, Any], cases: int, name: str) -> Iterator[dict[str, Any]]:
+    """A JSON object with another value in one place, however deep, in `cases` ways."""
+    generator = random.Random(f"changed {name}")
+    for _ in range(cases):
+        found = copy.deepcopy(values)
+        part: Any = found
+        while True:
+            key = generator.choice(list(part) if isinstance(part, dict) else range(len(part)))
+            if not isinstance(part[key], dict | list) or not part[key] or generator.random() < 0.4:
+                break
+            part = part[key]
+        if generator.random() < 0.1:
+            del part[key]
+        else:
+            part[key] = generator.choice(HOSTILE)
+        yield found
+
+
+@pytest.mark.parametrize("cases", CASES)
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_what_a_checkpoint_says_of_itself_is_not_believed(
+    last: Path, name: str, cases: int
+) -> None:
+    path = last / name
+    values = json.loads(path.read_text())
+    for found in changed(values, cases, name):
+        path.write_text(json.dumps(found), encoding="utf-8")
+        if name != "checkpoint.json":
+            forge(last)
+        with no_hang(), little_memory(), suppress(UserError):
+            load_all(last)
+
+
+@pytest.mark.parametrize("cases", CASES)
+def test_no_setting_of_a_checkpoint_is_believed(last: Path, cases: int) -> None:
+    path = last / "config.toml"
+    lines = path.read_text().splitlines()
+    generator = random.Random("settings")
+    for _ in range(cases * 3):
+        changed_lines = list(lines)
+        number = generator.randrange(len(lines))
+        value = generator.choice([one for one in HOSTILE if isinstance(one, str | int | float)])
+        shown = to_toml(value.replace("\ud800", "") if isinstance(value, str) else value)
+        changed_lines[number] = f"{lines[number].split(' = ')[0]} = {shown}"
+        path.write_text("\n".join(changed_lines), encoding="utf-8")
+        forge(last)
+        with no_hang(), little_memory(), suppress(UserError):
+            load_all(last)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "a socket", "large"])
+@pytest.mark.parametrize("name", CHECKPOINT_FILES)
+def test_what_is_no_file_is_never_waited_for(last: Path, name: str, kind: str) -> None:
+    path = last / name
+    path.unlink()
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as one, contextlib.chdir(last):
+            one.bind(name)
+    else:
+        with path.open("wb") as file:
+            file.truncate(10**12)
+    if name == UNCHECKED:
+        load_all(last)
+        return
+    with no_hang(), pytest.raises(UserError, match=name):
+        load_all(last)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["model.decoder.norm.bias", "encoder.tower.post_layernorm.weight"])
+def test_weights_that_are_no_numbers_are_refused(last: Path, name: str, number: float) -> None:
+    path = last / "model.safetensors"
+    tensors = load_file(path)
+    assert name in tensors
+    tensors[name][0] = number
+    save_file(tensors, path)
+    forge(last)
+    with pytest.raises(UserError, match=rf"{re.escape(name)} holds numbers that are none"):
+        load_all(last)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("config.toml", "DECODER_LAYERS", 1_000),
+        ("config.toml", "DECODER_EMBED_DIM", 65_536),
+        ("config.toml", "PROJECTION_DIM", 65_536),
+        ("encoder_config.json", "num_hidden_layers", 40_000),
+        ("encoder_config.json", "hidden_size", 60_000),
+        ("encoder_config.json", "intermediate_size", 2**20),
+    ],
+)
+def test_nothing_is_built_that_the_weights_do_not_fill(
+    last: Path, file: str, key: str, value: int
+) -> None:
+    path = last / file
+    text = path.read_text()
+    path.write_text(re.sub(rf'("?{key}"?[:=]? ?=? ?)\d+', rf"\g<1>{value}", text))
+    assert str(value) in path.read_text()
+    forge(last)
+    with little_memory(), pytest.raises(UserError, match="and they ask for more"):
+        load_all(last)
 
 
 @pytest.mark.parametrize("cases", CASES)
