@@ -4,23 +4,18 @@ A few cases of each kind in the normal run, thousands in the slow one, always th
 """
 
 import contextlib
-import copy
 import io
 import json
 import math
 import os
 import random
 import re
-import resource
 import shutil
-import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,12 +32,10 @@ from checkpoint import Checkpoint, load_optimizer, load_pipeline, newest_checkpo
 from config import Config, dump_config, load_config
 from optimization import build_optimizer
 from tests.helpers.forged_checkpoints import forge
+from tests.helpers.fuzzing import CASES, HOSTILE, changed, damages, little_memory, no_hang
 from tests.helpers.small_runs import run, write_data, write_encoder
 
 RUNTIME = Runtime(torch.device("cpu"))
-CASES = [pytest.param(3, id="few"), pytest.param(100, id="many", marks=pytest.mark.slow)]
-"""Cases a file; 28 files make 2,800 in the slow run."""
-HANG_SECONDS = 60
 CHECKPOINT_FILES = (
     "README.md",
     "checkpoint.json",
@@ -64,36 +57,6 @@ PICTURES = {
     "BMP": {},
     "PPM": {},
 }
-
-
-def damages(content: bytes, cases: int, name: str) -> Iterator[bytes]:
-    """The content cut short, or with some bytes changed, in `cases` ways."""
-    generator = random.Random(name)
-    for case in range(cases):
-        if case % 3 == 0:
-            yield content[: generator.randrange(len(content))]
-            continue
-        damaged = bytearray(content)
-        for place in generator.sample(range(len(content)), generator.choice((1, 1, 1, 4, 40))):
-            # Small changes keep text text, so that they get far.
-            damaged[place] ^= generator.choice((1, 2, 4, 8, generator.randrange(1, 256)))
-        yield bytes(damaged)
-
-
-@contextmanager
-def no_hang() -> Iterator[None]:
-    """Raise where the block takes longer than any honest work."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise AssertionError("hangs")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(HANG_SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager
@@ -191,41 +154,7 @@ def test_a_forged_checkpoint_is_refused_or_loads(last: Path, name: str, cases: i
             load_all(last)
 
 
-HOSTILE: list[Any] = [
-    *(None, True, -1, 0, 1, 2.5, 20_000, 10**6, 10**9, 2**71, 10**400, 1e308, math.nan),
-    *("", "x", "a\0b", "\ud800", "last", "bert", "/dev/zero", "9" * 400 + "m"),
-    *([], [1], [0] * 1000, {}, {"type": "Replace"}, {"height": 20_000, "width": 20_000}),
-]
 DESCRIPTIONS = tuple(name for name in CHECKPOINT_FILES if name.endswith(".json"))
-MOST_MEMORY = 2**30
-"""Bytes that no refusal may need."""
-
-
-@contextmanager
-def little_memory() -> Iterator[None]:
-    """The block needs no more than any honest work."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    yield
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    assert after - before < MOST_MEMORY
-
-
-def changed(values: dict[str, Any], cases: int, name: str) -> Iterator[dict[str, Any]]:
-    """A JSON object with another value in one place, however deep, in `cases` ways."""
-    generator = random.Random(f"changed {name}")
-    for _ in range(cases):
-        found = copy.deepcopy(values)
-        part: Any = found
-        while True:
-            key = generator.choice(list(part) if isinstance(part, dict) else range(len(part)))
-            if not isinstance(part[key], dict | list) or not part[key] or generator.random() < 0.4:
-                break
-            part = part[key]
-        if generator.random() < 0.1:
-            del part[key]
-        else:
-            part[key] = generator.choice(HOSTILE)
-        yield found
 
 
 @pytest.mark.parametrize("cases", CASES)
