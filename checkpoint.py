@@ -21,7 +21,6 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ from captioning.system.processes import is_main_process
 from captioning.system.rules import MAY_CHANGE, NO_EFFECT, PER_RUN, SHARED, TYPED
 from captioning.system.runtime import Runtime
 from captioning.system.tensors import (
-    check_shapes,
+    built_within,
     fill_tensors,
     read_tensors,
     save_tensors,
@@ -65,7 +64,7 @@ from captioning.vision.tower import RANDOM_PREFIX
 from captioning.vision.tower_features import FeatureChoice
 from config import Config, dump_config, load_config, parse_config, settings_with
 from encoder import VisionEncoder
-from model import CaptionModel
+from model import CaptionModel, DecoderState
 from pipeline import CaptionPipeline
 from tokenizer import CaptionTokenizer
 
@@ -221,17 +220,16 @@ def load_pipeline(
     if training is not None:
         encoder.prepare_training(training)
         _load_adapters(encoder, checkpoint.folder / ADAPTERS)
-    build = partial(
-        CaptionModel.from_config,
-        checkpoint.config,
-        patches=encoder.num_tokens,
-        feature_dim=encoder.feature_dim,
-        vocab_size=len(checkpoint.tokenizer),
-    )
-    with torch.device("meta"):  # takes no memory: what it needs is compared with what is there
-        check_weights(build(), checkpoint.folder / MODEL, prefix="model.")
-    model = build()
-    load_weights(model, checkpoint.folder / MODEL, prefix="model.")
+    weights = checkpoint.folder / MODEL
+    with built_within(tensor_shapes(weights, prefix="model."), str(weights)):
+        model = CaptionModel.from_config(
+            checkpoint.config,
+            patches=encoder.num_tokens,
+            feature_dim=encoder.feature_dim,
+            vocab_size=len(checkpoint.tokenizer),
+        )
+    load_weights(model, weights, prefix="model.")
+    _check_it_speaks(model.eval(), torch.zeros(1, encoder.num_tokens, encoder.feature_dim), weights)
     return CaptionPipeline(
         encoder.to(runtime.device).eval(),
         model.to(runtime.device).eval(),
@@ -241,10 +239,15 @@ def load_pipeline(
     )
 
 
-def check_weights(module: nn.Module, path: Path, *, prefix: str) -> None:
-    """Raise `UserError` where the tensors under `prefix` are not those of a module."""
-    tensors = {prefix + name: tensor for name, tensor in module.state_dict().items()}
-    check_shapes(tensors, tensor_shapes(path, prefix=prefix), str(path))
+@torch.no_grad()
+def _check_it_speaks(model: CaptionModel, features: Tensor, path: Path) -> None:
+    """Raise `UserError` where weights are so large that nothing comes of them but NaN."""
+    start = torch.tensor([[CaptionTokenizer.start_id]])
+    if not DecoderState(model.decoder, model.encode_memory(features)).step(start).isfinite().all():
+        raise UserError(
+            f"{path} is no model to go on with: it gives numbers that are none (NaN or infinity). "
+            "Take another checkpoint, or train again with a lower LEARNING_RATE."
+        )
 
 
 def load_weights(module: nn.Module, path: Path, *, prefix: str) -> None:

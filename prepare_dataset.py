@@ -88,7 +88,8 @@ def draw_demo(config: Config, folder: Path) -> Summary:
     """Drawn scenes, without any download; their splits are by scene."""
     from captioning.scenes import DEFAULT_COUNT, write_scenes
 
-    shutil.rmtree(folder, ignore_errors=True)
+    for split in SPLITS:  # of a call that was interrupted
+        shutil.rmtree(folder / split, ignore_errors=True)
     with Progress("scenes", DEFAULT_COUNT, unit="scenes", has_lines=False) as bar:
         write_scenes(folder, seed=config.RANDOM_SEED, progress=bar.advance)
     return replace(summary_of(folder, "drawn scenes"), has_own_splits=True)

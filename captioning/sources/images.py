@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,8 +117,9 @@ def _from_deep_grey(picture: Image.Image) -> Image.Image:
     return found
 
 
-def _greys(picture: Image.Image, box: Box) -> NDArray[np.float64]:
-    return np.nan_to_num(np.asarray(picture.crop(box), dtype=np.float64))
+def _greys(picture: Image.Image, box: Box) -> NDArray[Any]:
+    greys = np.asarray(picture.crop(box))
+    return np.nan_to_num(greys.astype(np.float64)) if picture.mode == "F" else greys
 
 
 def _bands(picture: Image.Image) -> Iterator[Box]:

@@ -4,13 +4,15 @@ Writes the ImageFolder that `records.py` describes, `problems.tsv` (what was wro
 picture) and `prepared.json` (what was made from what, with a fingerprint of the data).
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from captioning.sources.picture_pool import JOURNAL_NAME, POOL_NAME, PooledPictu
 from captioning.sources.picture_splits import SplitRequest, assign_splits, find_leaks
 from captioning.sources.records import METADATA_NAME, SPLITS, Record, read_records, write_records
 from captioning.system.errors import UserError
-from captioning.system.files import refuse_links, sha256_of, write_text
+from captioning.system.files import refuse_links, remove_leftovers, sha256_of, write_text
 from captioning.system.terminal import one_line
 
 PREPARED_NAME = "prepared.json"
@@ -88,13 +90,38 @@ def prepare_folder(
     refuse_links(partial)
     if os.path.lexists(old) and not (old / PREPARED_NAME).is_file():
         raise UserError(f"{old} is there and was not made by this command; move it away.")
-    summary = make(partial)
-    # prepared.json says that the folder is whole.
-    content = {"format": FORMAT_VERSION, "settings": settings, "summary": asdict(summary)}
-    write_text(partial / PREPARED_NAME, json.dumps(content, indent=2))
-    _replace_folder(partial, folder, old)
+    with _held(partial):
+        summary = make(partial)
+        # prepared.json says that the folder is whole.
+        content = {"format": FORMAT_VERSION, "settings": settings, "summary": asdict(summary)}
+        write_text(partial / PREPARED_NAME, json.dumps(content, indent=2))
+        _replace_folder(partial, folder, old)
     print(_report(folder, summary, settings["splits"][0]))
     return summary
+
+
+@contextmanager
+def _held(partial: Path) -> Iterator[None]:
+    """Hold the folder in which a data set is being made; the lock goes with the process.
+
+    Raises `UserError` where another process is at work there.
+    """
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        with suppress(OSError):  # of file systems that cannot lock folders
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"Another process is preparing {partial}; wait for it, or end it and try again."
+                ) from None
+        remove_leftovers(partial)
+        yield
+    finally:
+        os.close(descriptor)
+        with suppress(OSError):  # it has another name now, or something in it to go on from
+            partial.rmdir()
 
 
 def read_marker(folder: Path) -> tuple[Summary, dict[str, Any]] | None:

@@ -12,6 +12,7 @@ are read, the rest is stepped over, nothing is unpacked, and no name in it leads
 """
 
 import glob
+import gzip
 import json
 import re
 import tarfile
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from captioning.sources.caption_fields import (
     caption_columns,
@@ -178,8 +179,11 @@ def _read_tar(
 ) -> Iterator[StreamedSample]:
     """Samples of a tar: consecutive members that have a name in common up to its first dot."""
     kinds = (*TEXT_SUFFIXES, *JSON_SUFFIXES, *(PICTURE_SUFFIXES if with_pictures else ()))
-    is_packed = shard.lower().endswith((".gz", ".tgz"))
-    mode = "r:" if file.seekable() and not is_packed else "r|*"
+    if _is_gzip(file, shard):
+        # Not tarfile's own: it unpacks a whole block, however large, and copies it again and again.
+        file, mode = cast(IO[bytes], gzip.GzipFile(fileobj=file)), "r|"
+    else:
+        mode = "r:" if file.seekable() else "r|"
     with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as archive:  # type: ignore[call-overload]
         number, key, parts = -1, "", _Parts("")
         for member in _members(archive):
@@ -198,6 +202,14 @@ def _read_tar(
                 parts.take(kind, member.size, archive, member)
         if number >= first:
             yield parts.sample()
+
+
+def _is_gzip(file: IO[bytes], shard: str) -> bool:
+    if not file.seekable():
+        return shard.lower().endswith((".gz", ".tgz"))
+    start = file.read(2)
+    file.seek(0)
+    return start == b"\x1f\x8b"
 
 
 class _Header(tarfile.TarInfo):

@@ -87,12 +87,12 @@ def check_value(field: Field, value: object) -> Iterator[str]:
         names = {int: "a whole number", float: "a number", bool: "true or false"}
         choices = ", ".join(map(str, typing.get_args(kind)))
         text = f"one of {choices}" if choices else names.get(kind, "text")
-        yield f"{_shown(field.name)} is {value!r}; it must be {text}."
+        yield f"{_shown(field.name)} is {value!r:.80}; it must be {text}."
         return
     finite = not isinstance(value, float) or math.isfinite(value)
     for rule in notes_of(field, Rule):
         if not (finite and rule.holds(value)):
-            yield f"{_shown(field.name)} is {value!r}; it must be {rule.text}."
+            yield f"{_shown(field.name)} is {value!r:.80}; it must be {rule.text}."
 
 
 def _is_of_kind(value: object, kind: Any) -> bool:

@@ -1,5 +1,6 @@
 """Named tensors in safetensors files: written from any device, read whole or with an error."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,13 +8,16 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from captioning.system.errors import UserError
 from captioning.system.reading import check_regular
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name."""
+MOST_SPARE_WEIGHTS = 1_000
+"""How many weights may be missing in the files of an encoder."""
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -45,10 +49,47 @@ def tensor_shapes(path: Path, *, prefix: str = "") -> Shapes:
         return {name: tuple(file.get_slice(name).get_shape()) for name in names}
 
 
-def check_shapes(expected: Mapping[str, Tensor], found: Shapes, place: str) -> None:
-    """Raise `UserError` where `expected` tensors, on the meta device too, are not those that a file
-    holds, named in `place`."""
-    problems = [f"{name} is missing" for name in sorted(expected.keys() - found)]
+@contextmanager
+def built_within(shapes: Shapes, name: str, *, spare: int = 0) -> Iterator[None]:
+    """Within the block modules may be built that have no more weights than `shapes`, and `spare`
+    numbers besides.
+
+    Raises `UserError`, which calls them `name`, as soon as there are more: before a weight is
+    filled, so before it takes memory.
+    """
+    most = sum(map(math.prod, shapes.values())) + spare
+    most_weights = len(shapes) + (MOST_SPARE_WEIGHTS if spare else 0)
+    sizes: dict[tuple[int, str], int] = {}
+    total = 0
+
+    def note(module: nn.Module, key: str, weight: nn.Parameter | None) -> None:
+        nonlocal total
+        if weight is None:
+            return
+        size = weight.numel()
+        total += size - sizes.get((id(module), key), 0)  # weights that are loaded take places
+        sizes[id(module), key] = size
+        if total > most or len(sizes) > most_weights:
+            raise UserError(
+                f"{name} does not fit the settings beside it: it holds {len(shapes):,} weights of "
+                f"{most - spare:,} numbers, and they ask for more. Take settings and weights from "
+                "one model."
+            )
+
+    handle = register_module_parameter_registration_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def fill_tensors(expected: Mapping[str, Tensor], path: Path, *, prefix: str = "") -> None:
+    """Fill tensors from a file, in which those under `prefix` must be these and no others.
+
+    Raises `UserError` where a name or a shape differs, a number is none, or the file is damaged.
+    """
+    found = tensor_shapes(path, prefix=prefix)
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     problems += [f"{name} is unknown" for name in sorted(found.keys() - expected.keys())]
     for name in sorted(expected.keys() & found.keys()):
         wanted = tuple(expected[name].shape)
@@ -57,17 +98,9 @@ def check_shapes(expected: Mapping[str, Tensor], found: Shapes, place: str) -> N
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise UserError(
-            f"{place} does not fit the settings beside it: {'; '.join(problems[:3])}{more}. "
+            f"{path} does not fit the settings beside it: {'; '.join(problems[:3])}{more}. "
             "Take config.toml, tokenizer.json and model.safetensors from one checkpoint."
         )
-
-
-def fill_tensors(expected: Mapping[str, Tensor], path: Path, *, prefix: str = "") -> None:
-    """Fill tensors from a file, in which those under `prefix` must be these and no others.
-
-    Raises `UserError` where a name or a shape differs, a number is none, or the file is damaged.
-    """
-    check_shapes(expected, tensor_shapes(path, prefix=prefix), str(path))
     with _damage_named(path), safe_open(path, framework="pt") as file, torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(file.get_tensor(name))

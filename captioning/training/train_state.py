@@ -8,12 +8,13 @@ from typing import Annotated, Any, cast, get_args, get_origin
 
 from captioning.system.errors import UserError
 from captioning.system.files import read_json
-from captioning.system.rules import at_least, between
+from captioning.system.rules import Rule, at_least, between
 
 STATE = "trainer_state.json"
 OLDER_NAME = re.compile(r"step-\d{9,}")
 COUNT = Annotated[int, between(0, 2**62)]
 AMOUNT = Annotated[float, at_least(0)]
+RUN_ID = Rule(lambda text: re.fullmatch(r"[\w.-]{0,128}", text), "letters, digits, - and _")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class TrainState:
     data_fingerprint: str = ""
     data_position: str = ""
     """Where a stream stands: what `TrainingSteps.position` gave."""
-    wandb_run_id: str = ""
+    wandb_run_id: Annotated[str, RUN_ID] = ""
 
     def is_improved_by(self, score: float, loss: float) -> bool:
         """Whether a validation beats the best so far; of equal scores the lower loss does."""

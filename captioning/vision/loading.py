@@ -7,10 +7,11 @@ belongs to it, at the checkpoint's own names for the prefix under which the towe
 
 import importlib
 import inspect
+import math
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from torch import nn
 
 from captioning.system.errors import UserError
 from captioning.system.files import read_json
-from captioning.system.tensors import Shapes, check_shapes, tensor_shapes
-from captioning.vision.outlines import check_config, check_size, in_words, outline
+from captioning.system.tensors import Shapes, built_within, tensor_shapes
+from captioning.vision.limits import check_config, in_words
 
 SETTING = "--ENCODER_MODEL_NAME"
+SPARE_NUMBERS = 10**6
 CONVERSION_BOT, CONVERSION_TITLE = "SFconvertbot", "Adding `safetensors` variant of this model"
 """Who converts pickled weights on the Hub, and what its pull requests are called."""
 CODE_KEYS = {
@@ -99,8 +101,7 @@ def build_tower(
 ) -> nn.Module:
     """The tower that a config's values describe, with random weights made from `seed`.
 
-    `weights` are the shapes of those that will fill it; a tower that has others is refused before
-    it is built.
+    `weights` are the shapes of those that will fill it; no more than these are built.
     """
     from transformers import CONFIG_MAPPING
 
@@ -109,17 +110,12 @@ def build_tower(
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise UserError(f"The encoder's config names a model type unknown here: {model_type!r}.")
     check_config(config_values, name)
-    with in_words(name):
+    limits = nullcontext() if weights is None else built_within(weights, "model.safetensors")
+    with in_words(name), torch.random.fork_rng(devices=[]), limits:
         config = _vision_part(_without_code(CONFIG_MAPPING[model_type].from_dict(config_values)))
         tower_class = find_class(config, f"{name} ({model_type})")
-        if weights is None:
-            outline(tower_class, config, name)
-        else:
-            laid_out = outline(tower_class, config, name, most=len(weights))
-            check_shapes(laid_out.state_dict(), weights, "encoder_config.json")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            tower: nn.Module = tower_class(config)
+        torch.manual_seed(seed)
+        tower: nn.Module = tower_class(config)
     return tower
 
 
@@ -171,10 +167,11 @@ def _read_weights(
 ) -> tuple[nn.Module, dict[str, Any]]:
     # The commit of the config, so that both come from one state of the repository.
     revision = getattr(config, "_commit_hash", None) or revision
-    if files := _weight_shapes(name, revision):
-        with in_words(name):
-            check_size(outline(tower_class, config, name), files, name)
-    with _silence(), torch.random.fork_rng(devices=[]):
+    shapes = _weight_shapes(name, revision)
+    # A pooler may be missing, which makes a small model no more than twice as large.
+    spare = sum(map(math.prod, shapes.values())) + SPARE_NUMBERS
+    limits = built_within(shapes, name, spare=spare) if shapes else nullcontext()
+    with _silence(), torch.random.fork_rng(devices=[]), limits:
         model, info = tower_class.from_pretrained(
             name,
             config=config,

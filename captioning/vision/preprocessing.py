@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from captioning.system.errors import UserError
-from captioning.vision.outlines import check_sides, in_words
+from captioning.vision.limits import check_sides, in_words
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from captioning.system.errors import UserError
 from captioning.system.tensors import Shapes
+from captioning.vision.limits import check_tokens
 from captioning.vision.loading import build_tower, load_config, load_tower
-from captioning.vision.outlines import check_tokens
 from captioning.vision.preprocessing import ImagePreprocessor
 from captioning.vision.tower_features import FeatureChoice, FeatureReader, FeatureShape
 

@@ -115,7 +115,7 @@ class FeatureReader:
         counts = [layer.shape[1] for layer in layers]
         if len(set(counts)) > 1:
             raise UserError(
-                f"ENCODER_LAYERS is {self.choice.layers!r}, which are layers of "
+                f"ENCODER_LAYERS is {self.choice.layers!r:.80}, which are layers of "
                 f"{', '.join(map(str, counts))} tokens in {self._name}; only layers of equally "
                 "many can be put side by side."
             )
@@ -128,7 +128,7 @@ class FeatureReader:
         states = getattr(output, "hidden_states", None) or ()
         if -place > len(states):
             raise UserError(
-                f"ENCODER_LAYERS is {self.choice.layers!r}; {self._name} gives {len(states)} "
+                f"ENCODER_LAYERS is {self.choice.layers!r:.80}; {self._name} gives {len(states)} "
                 "layers, its embeddings counted."
             )
         return _sequence(states[place])

@@ -3,16 +3,19 @@
 A few cases of each kind in the normal run, thousands in the slow one, always the same.
 """
 
+import contextlib
 import io
 import json
+import math
+import os
 import random
+import re
 import shutil
-import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import pytest
@@ -23,17 +26,16 @@ from safetensors.torch import load_file, save_file
 from captioning.sources.images import load_image
 from captioning.system.errors import UserError
 from captioning.system.folders import UNCHECKED
+from captioning.system.options import to_toml
 from captioning.system.runtime import Runtime
 from checkpoint import Checkpoint, load_optimizer, load_pipeline, newest_checkpoint, read_checkpoint
 from config import Config, dump_config, load_config
 from optimization import build_optimizer
 from tests.helpers.forged_checkpoints import forge
+from tests.helpers.fuzzing import CASES, HOSTILE, changed, damages, little_memory, no_hang
 from tests.helpers.small_runs import run, write_data, write_encoder
 
 RUNTIME = Runtime(torch.device("cpu"))
-CASES = [pytest.param(3, id="few"), pytest.param(100, id="many", marks=pytest.mark.slow)]
-"""Cases a file; 28 files make 2,800 in the slow run."""
-HANG_SECONDS = 60
 CHECKPOINT_FILES = (
     "README.md",
     "checkpoint.json",
@@ -55,36 +57,6 @@ PICTURES = {
     "BMP": {},
     "PPM": {},
 }
-
-
-def damages(content: bytes, cases: int, name: str) -> Iterator[bytes]:
-    """The content cut short, or with some bytes changed, in `cases` ways."""
-    generator = random.Random(name)
-    for case in range(cases):
-        if case % 3 == 0:
-            yield content[: generator.randrange(len(content))]
-            continue
-        damaged = bytearray(content)
-        for place in generator.sample(range(len(content)), generator.choice((1, 1, 1, 4, 40))):
-            # Small changes keep text text, so that they get far.
-            damaged[place] ^= generator.choice((1, 2, 4, 8, generator.randrange(1, 256)))
-        yield bytes(damaged)
-
-
-@contextmanager
-def no_hang() -> Iterator[None]:
-    """Raise where the block takes longer than any honest work."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise AssertionError("hangs")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(HANG_SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager
@@ -180,6 +152,101 @@ def test_a_forged_checkpoint_is_refused_or_loads(last: Path, name: str, cases: i
         forge(last)
         with no_hang(), suppress(UserError):
             load_all(last)
+
+
+DESCRIPTIONS = tuple(name for name in CHECKPOINT_FILES if name.endswith(".json"))
+
+
+@pytest.mark.parametrize("cases", CASES)
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_what_a_checkpoint_says_of_itself_is_not_believed(
+    last: Path, name: str, cases: int
+) -> None:
+    path = last / name
+    values = json.loads(path.read_text())
+    for found in changed(values, cases, name):
+        path.write_text(json.dumps(found), encoding="utf-8")
+        if name != "checkpoint.json":
+            forge(last)
+        with no_hang(), little_memory(), suppress(UserError):
+            load_all(last)
+
+
+@pytest.mark.parametrize("cases", CASES)
+def test_no_setting_of_a_checkpoint_is_believed(last: Path, cases: int) -> None:
+    path = last / "config.toml"
+    lines = path.read_text().splitlines()
+    generator = random.Random("settings")
+    for _ in range(cases * 3):
+        changed_lines = list(lines)
+        number = generator.randrange(len(lines))
+        value = generator.choice([one for one in HOSTILE if isinstance(one, str | int | float)])
+        shown = to_toml(value.replace("\ud800", "") if isinstance(value, str) else value)
+        changed_lines[number] = f"{lines[number].split(' = ')[0]} = {shown}"
+        path.write_text("\n".join(changed_lines), encoding="utf-8")
+        forge(last)
+        with no_hang(), little_memory(), suppress(UserError):
+            load_all(last)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "a socket", "large"])
+@pytest.mark.parametrize("name", CHECKPOINT_FILES)
+def test_what_is_no_file_is_never_waited_for(last: Path, name: str, kind: str) -> None:
+    path = last / name
+    path.unlink()
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as one, contextlib.chdir(last):
+            one.bind(name)
+    else:
+        with path.open("wb") as file:
+            file.truncate(10**12)
+    if name == UNCHECKED:
+        load_all(last)
+        return
+    with no_hang(), pytest.raises(UserError, match=name):
+        load_all(last)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["model.decoder.norm.bias", "encoder.tower.post_layernorm.weight"])
+def test_weights_that_are_no_numbers_are_refused(last: Path, name: str, number: float) -> None:
+    path = last / "model.safetensors"
+    tensors = load_file(path)
+    assert name in tensors
+    tensors[name][0] = number
+    save_file(tensors, path)
+    forge(last)
+    with pytest.raises(UserError, match=rf"{re.escape(name)} holds numbers that are none"):
+        load_all(last)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("config.toml", "DECODER_LAYERS", 1_000),
+        ("config.toml", "DECODER_EMBED_DIM", 65_536),
+        ("config.toml", "PROJECTION_DIM", 65_536),
+        ("encoder_config.json", "num_hidden_layers", 40_000),
+        ("encoder_config.json", "hidden_size", 60_000),
+        ("encoder_config.json", "intermediate_size", 2**20),
+    ],
+)
+def test_nothing_is_built_that_the_weights_do_not_fill(
+    last: Path, file: str, key: str, value: int
+) -> None:
+    path = last / file
+    text = path.read_text()
+    path.write_text(re.sub(rf'("?{key}"?[:=]? ?=? ?)\d+', rf"\g<1>{value}", text))
+    assert str(value) in path.read_text()
+    forge(last)
+    with little_memory(), pytest.raises(UserError, match="and they ask for more"):
+        load_all(last)
 
 
 @pytest.mark.parametrize("cases", CASES)

@@ -109,6 +109,22 @@ def test_integer_and_real_greys_are_scaled() -> None:
     assert np.asarray(load_image(encoded(real, "TIFF")))[0, :, 0].tolist() == [0, 128, 255, 0]
 
 
+@pytest.mark.parametrize("kind", ["I;16", "I", "F", "RGBA", "LA", "P"])
+def test_a_picture_read_in_bands_is_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (50, 30, 4), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    if kind in ("I;16", "I", "F"):
+        types = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+        picture = Image.fromarray((noise[:, :, 0] * 200.0).astype(types[kind]))
+    elif kind != "RGBA":
+        picture = picture.convert(kind)
+    options = {"transparency": 3} if kind == "P" else {}
+    data = encoded(picture, "TIFF" if kind in ("I", "F") else "PNG", **options)
+    whole = load_image(data)
+    monkeypatch.setattr("captioning.sources.images.BAND_PIXELS", 7 * 30)
+    assert load_image(data).tobytes() == whole.tobytes()
+
+
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_animation_gives_its_first_frame(kind: str) -> None:
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "lime", "blue")]
@@ -168,7 +184,7 @@ def test_broken_files_are_named_with_the_reason(
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.jpg is missing"):
         load_image(tmp_path / "nowhere.jpg")
-    with pytest.raises(UserError, match="Is a directory"):
+    with pytest.raises(UserError, match="it is a folder"):
         load_image(tmp_path)
 
 

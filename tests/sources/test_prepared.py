@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from captioning.sources.prepared import summary_of
+from captioning.sources.prepared import Summary, prepare_folder, summary_of
 from captioning.sources.records import SPLITS, read_records
 from captioning.system.errors import UserError
 from prepare_dataset import prepare_dataset
@@ -177,3 +177,28 @@ def test_no_cell_of_the_problems_is_a_formula(tmp_path: Path) -> None:
     prepare_dataset(config_for(tmp_path, MAX_BAD_FRACTION=0.5))
     listed = [line[0] for line in problems_of(tmp_path / "data" / "mine")]
     assert listed == [f"'{name}" for name in names[:4]] + ["a=b.jpg"]
+
+
+def test_two_commands_never_make_one_data_set(tmp_path: Path) -> None:
+    folder = tmp_path / "drawn"
+    settings = {"source": ["drawn"], "splits": [0, 0.1, 0.1]}
+
+    def make_again(partial: Path) -> Summary:
+        raise AssertionError("both at work")
+
+    def make(partial: Path) -> Summary:
+        (partial / f".{'0a' * 8}.tmp").write_text("of a writer that was killed")
+        with pytest.raises(UserError, match="Another process is preparing"):
+            prepare_folder(folder, make_again, settings=settings, names_source=False)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_folder(folder, make, settings=settings, names_source=False)
+
+    def make_nothing(partial: Path) -> Summary:
+        assert list(partial.iterdir()) == []
+        raise UserError("there is no such source")
+
+    with pytest.raises(UserError, match="no such source"):
+        prepare_folder(folder, make_nothing, settings=settings, names_source=False)
+    assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,8 @@
-"""What a tower's config would build, known before it is built.
+"""Whether what a stranger's config asks for is believed, known before it is built.
 
-A config is a stranger's text: it can ask for a million layers, or for weights of any width. Its
-numbers are looked at first. Then the tower is laid out on the meta device, which takes no memory,
-and compared with the headers of the files that are to fill it; it ends early where it has more
-weights than those. Only then is anything built.
+A config is text: it can ask for a million layers, or for pictures of any size. How many weights it
+may build say the headers of the files that are to fill them (`captioning.system.tensors`); the
+numbers that decide other things have limits here, beyond any encoder that there is.
 """
 
 import math
@@ -12,12 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
-
 from captioning.system.errors import UserError
-from captioning.system.tensors import Shapes
 
 MOST_NUMBER = 2**31
 """The largest whole number of a config: bases of rotary positions are some millions."""
@@ -25,22 +19,20 @@ MOST_COUNT = 50_000
 """The most layers, heads or labels."""
 MOST_ENTRIES = 50_000
 """The most entries of a list: classes of ImageNet-21k are 21,843."""
-MOST_WEIGHTS = 20_000
-"""Tensors of a tower at most."""
-MOST_TOKENS = 2**16
+MOST_TOKENS = 2**14
 """Patches of a picture at most."""
 LARGEST_SIDE = 4_096
 """Side of the pictures that an encoder reads, in pixels."""
 COUNTS = re.compile(r"num_|depth|layers|heads|groups|stages|registers")
+SIDES = ("image_size", "window_size", "patch_size", "stride", "patch_stride")
 NO_PART = ("auto_map", "quantization_config")
-UNBUILT_SHARE = 2
-"""How many times what its files hold a tower may have: a pooler may be missing there."""
 
 
 def check_config(values: Mapping[str, Any], name: str) -> None:
     """Raise `UserError` where a config's numbers are beyond any encoder's."""
     for key, value in _numbers(values):
         most = MOST_COUNT if COUNTS.search(key) else MOST_NUMBER
+        most = LARGEST_SIDE if key in SIDES else most
         if abs(value) > most:
             raise UserError(
                 f"{name}: its config has {key} {value:.6g}, and {most:,} is the most that is "
@@ -92,40 +84,6 @@ def check_sides(settings: Mapping[str, Any], name: str) -> None:
                     f"{LARGEST_SIDE:,} pixels a side at most. Name another image processor with "
                     "--IMAGE_PROCESSOR_NAME."
                 )
-
-
-def outline(tower_class: Any, config: Any, name: str, *, most: int = MOST_WEIGHTS) -> nn.Module:
-    """A tower without memory. Raises `UserError` as soon as it has more than `most` weights."""
-    count = 0
-
-    def note(module: nn.Module, key: str, parameter: nn.Parameter | None) -> None:
-        nonlocal count
-        count += 1
-        if count > most:
-            raise UserError(
-                f"{name}: its config builds more than {most:,} weights, as many as there may be. "
-                "Take the config.json that belongs to the weights."
-            )
-
-    handle = register_module_parameter_registration_hook(note)
-    try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            tower: nn.Module = tower_class(config)
-    finally:
-        handle.remove()
-    return tower
-
-
-def check_size(tower: nn.Module, files: Shapes, name: str) -> None:
-    """Raise `UserError` where an outlined tower is far larger than the files that are to fill it
-    hold."""
-    wanted = sum(parameter.numel() for parameter in tower.parameters())
-    held = sum(math.prod(shape) for shape in files.values())
-    if wanted > UNBUILT_SHARE * held + MOST_NUMBER // 1024:
-        raise UserError(
-            f"{name}: its config builds a tower of {wanted:,} numbers, and its files hold "
-            f"{held:,}. Take the config.json that belongs to the weights."
-        )
 
 
 @contextmanager
