@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ class Summary:
     """Picture files without captions."""
     has_own_splits: bool = False
     """Whether splits were drawn here, because the source has none or not all."""
+    not_asked_for: dict[str, int] = field(default_factory=dict)
+    """What the source has and that is left out by no fault, by kind."""
+    remarks: list[str] = field(default_factory=list)
+    """What was understood of the source and should be known."""
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count:,} {split}" for split, count in self.pictures.items())
@@ -150,7 +154,7 @@ def _replace_folder(made: Path, folder: Path, old: Path) -> None:
 
 
 def _report(folder: Path, summary: Summary, seed: int) -> str:
-    lines = [f"{folder}: {summary}, from {summary.source}."]
+    lines = [f"{folder}: {summary}, from {summary.source}.", *summary.remarks]
     if summary.has_own_splits:
         lines.append(f"Splits were drawn here, by picture, with RANDOM_SEED {seed}.")
     check = "Split check: no picture, compared by content, is in two splits"
@@ -160,6 +164,9 @@ def _report(folder: Path, summary: Summary, seed: int) -> str:
     if summary.problems:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.problems.items())
         lines.append(f"Not used: {kinds}; see {folder / PROBLEMS_NAME}.")
+    if summary.not_asked_for:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.not_asked_for.items())
+        lines.append(f"Left out: {kinds}; see {folder / PROBLEMS_NAME}.")
     if summary.unused:
         lines.append(f"{summary.unused:,} picture files have no captions and were left aside.")
     return "\n".join(lines)
@@ -212,6 +219,8 @@ def write_prepared(
         problems=dict(Counter(problem.kind for problem in found)),
         left_out=len(leaks),
         unused=len(source.unused),
+        not_asked_for=dict(Counter(out.kind for out in source.left_out)),
+        remarks=list(source.remarks),
         has_own_splits=any(r.split != s for r, s in zip(requests, splits, strict=True)),
     )
 
@@ -321,6 +330,7 @@ def _notes(
             notes.append(Problem(name, "renamed", entry.name))
         if len(captions[entry.index]) > len(picture.captions):
             notes.append(Problem(name, "repeated", "captions joined"))
+    notes += [Problem(out.name, out.kind, out.detail or "left out") for out in source.left_out]
     return notes + [
         Problem(name, "no captions for this file", "left aside") for name in source.unused
     ]

@@ -12,7 +12,6 @@ are read, the rest is stepped over, nothing is unpacked, and no name in it leads
 """
 
 import glob
-import json
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -23,19 +22,20 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from captioning.sources.caption_fields import (
+    JSON_SUFFIXES,
+    TEXT_SUFFIXES,
     caption_columns,
     captions_of,
     clean_caption,
-    image_column,
+    json_captions,
 )
 from captioning.sources.images import LARGEST_PICTURE_BYTES
-from captioning.sources.origins import PICTURE_SUFFIXES, READ_ERRORS
+from captioning.sources.origins import READ_ERRORS, stored_picture_column
+from captioning.sources.picture_names import PICTURE_SUFFIXES
 from captioning.system.errors import UserError
 from captioning.system.reading import open_regular
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet")
-TEXT_SUFFIXES = (".txt", ".text", ".caption", ".captions")
-JSON_SUFFIXES = (".json", ".jsn")
 LARGEST_CAPTIONS_BYTES = 2**20
 UNPACKED_BYTES, MOST_UNPACKED = 2**26, 100
 """A column of a Parquet file that unpacks to more bytes than these, and to so many times what it
@@ -251,23 +251,12 @@ class _Parts:
         elif kind in TEXT_SUFFIXES:
             self._texts += data.decode("utf-8", "replace").splitlines()
         else:
-            self._from_json += _json_captions(data)
+            self._from_json += json_captions(data)
 
     def sample(self) -> StreamedSample:
         """The sample; a text file's lines are its captions, else what its JSON names so."""
         texts = [clean_caption(text) for text in self._texts]
         return _sample(self._name, self._data, texts or self._from_json, self._problem)
-
-
-def _json_captions(data: bytes) -> list[str]:
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError):
-        return []
-    if not isinstance(values, dict):
-        return captions_of(values) or []
-    names = caption_columns(name for name in values if isinstance(name, str))
-    return [text for name in names for text in captions_of(values[name]) or []]
 
 
 def _sample(name: str, data: bytes, captions: list[str], problem: str) -> StreamedSample:
@@ -283,7 +272,7 @@ def _read_parquet(
     import pyarrow.parquet
 
     table = pyarrow.parquet.ParquetFile(file)
-    image = _picture_column(table.schema_arrow)
+    image = stored_picture_column(table.schema_arrow)
     columns = caption_columns(name for name in table.schema_arrow.names if name != image)
     if image is None or not columns:
         raise UserError(
@@ -301,22 +290,6 @@ def _read_parquet(
                 name = f"{shard}: row {max(first, start) + number}"
                 yield _row_sample(name, row.get(image), [row[column] for column in columns])
         start = stop
-
-
-def _picture_column(schema: Any) -> str | None:
-    """The column of pictures: of bytes, alone or beside a path, as `datasets` stores its images.
-
-    Found by what is stored; what the file says about itself in JSON is not believed.
-    """
-    import pyarrow.types as types
-
-    def holds_pictures(kind: Any) -> bool:
-        if types.is_struct(kind):
-            return {"bytes", "path"} <= {field.name for field in kind}
-        return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-    columns = [field.name for field in schema if holds_pictures(field.type)]
-    return image_column(columns) or next(iter(columns), None)
 
 
 def _check_chunks(metadata: Any, columns: Sequence[str]) -> None:

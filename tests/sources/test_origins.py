@@ -53,7 +53,7 @@ def test_names_without_folder_or_extension_are_found(tmp_path: Path) -> None:
     (tmp_path / "images" / "deep" / "er").mkdir(parents=True)
     (tmp_path / "images" / "deep" / "er" / "a.jpg").write_bytes(picture_bytes(1))
     (tmp_path / "images" / "b.PNG").write_bytes(picture_bytes(2, "PNG"))
-    captions = {"elsewhere/a.jpg": ["A."], "b": ["B."]}
+    captions = {"a.jpg": ["A."], "b": ["B."]}
     (tmp_path / "captions.csv").write_text(json.dumps(captions))
     config = config_for(tmp_path, HELD_OUT_FRACTION=0.0)
     prepare_dataset(config)
