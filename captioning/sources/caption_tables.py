@@ -91,7 +91,8 @@ def _begins_with_picture(fields: Sequence[str], reading: TableReading) -> bool:
     if is_picture_name(name):
         return bool(others)
     is_there = not name.isdigit() and reading.exists(name)  # a number may count rows
-    return is_there and bool(others) and not any(map(is_picture_name, others))
+    files = [other for other in others if is_picture_name(other) and " " not in other]
+    return is_there and bool(others) and not files
 
 
 def _unknown(text: str, first: str, delimiters: str, number: int, reading: TableReading) -> Table:

@@ -21,8 +21,9 @@ from captioning.sources.caption_fields import split_name
 PICTURE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif",
     ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".jpx", ".jpf", ".avif",
+    ".heic", ".heif",
 )  # fmt: skip
-"""Endings of picture files that Pillow reads."""
+"""Endings of picture files; HEIC's among them, so that what cannot be read is told."""
 
 Path = tuple[str, ...]
 """A path's parts, without drive, `.` and what `..` takes back."""
