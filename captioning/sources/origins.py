@@ -21,6 +21,7 @@ from typing import Any
 from captioning.sources.caption_fields import (
     FormatError,
     caption_columns,
+    marks_of,
     split_column,
     split_name,
 )
@@ -145,29 +146,46 @@ def hub_source(
     parts = [(name, _load(name, revision)) for name in names]
     known = [split for _, splits in parts for split in splits if split_name(split)]
     has_splits = bool(known) and sum(len(splits) for _, splits in parts) > 1
-    pictures: list[SourcePicture] = []
+    found: list[SourcePicture | LeftOut] = []
     for name, splits in parts:
         for split, rows in splits.items():
             try:
                 own = known_split(split, "its files") if has_splits else None
-                pictures += _hub_pictures(name, rows, own, image_column, caption_column)
+                found += _hub_pictures(name, rows, own, image_column, caption_column)
             except FormatError as error:
                 raise UserError(f"The data set {name} cannot be used: {error}.") from None
-    return Source(f"the data set {', '.join(names)}", pictures)
+    return Source(
+        f"the data set {', '.join(names)}",
+        [one for one in found if isinstance(one, SourcePicture)],
+        left_out=tuple(one for one in found if isinstance(one, LeftOut)),
+    )
 
 
 def _hub_pictures(
     name: str, rows: Any, split: str | None, image_column: str, caption_column: str
-) -> Iterator[SourcePicture]:
+) -> Iterator[SourcePicture | LeftOut]:
     import datasets
 
-    image = image_column or picture_column(rows.features) or ""
+    pictured = picture_columns(rows.features)
+    if image_column in pictured:
+        pictured = [image_column]
+    image = named_image_column(pictured) or next(iter(pictured), "")
     texts = [column for column in rows.features if column != image]
-    if image not in rows.features or not (caption_column or caption_columns(texts)):
+    if (
+        image_column not in ("", image)
+        or not image
+        or not (caption_column or caption_columns(texts))
+    ):
         raise UserError(
-            f"{name} has the columns {', '.join(rows.features)}; one of pictures and one of "
-            "captions (captions, caption, text ...) are needed. Say which with --IMAGE_COLUMN and "
-            "--CAPTION_COLUMN."
+            f"{name} has the columns {', '.join(rows.features)}, those of pictures are: "
+            f"{', '.join(pictured) or 'none'}; one of pictures and one of captions (captions, "
+            "caption, text ...) are needed. Say which with --IMAGE_COLUMN and --CAPTION_COLUMN; "
+            "pictures that are given by their addresses are not fetched here."
+        )
+    if len(pictured) > 1 and named_image_column(pictured) is None:
+        raise UserError(
+            f"{name} has several columns of pictures, {', '.join(pictured)}; say which the "
+            f"captions are of with --IMAGE_COLUMN {image}"
         )
     rows = rows.cast_column(image, datasets.Image(decode=False))
     pictures = rows.select_columns([image])
@@ -185,8 +203,13 @@ def _hub_pictures(
     fields = dict(zip((field.name for field in stored.type), stored.flatten(), strict=True))
     paths = fields["path"].to_pylist()
     for index, row in enumerate(words):
+        own_name = str((row[file_name] if file_name else paths[index]) or "")
+        if reason := marks_of(row):
+            kind = f"captions that the data set marks as {reason}"
+            yield LeftOut(own_name or f"row {index}", kind)
+            continue
         yield SourcePicture(
-            name=str((row[file_name] if file_name else paths[index]) or ""),
+            name=own_name,
             captions=tuple(columns.captions_of(row, f"row {index}")),
             split=columns.split_of(row, f"row {index}") if split_key else split,
             read=partial(_read_row, pictures, index, image),
@@ -225,8 +248,8 @@ def stored_picture_column(schema: Any) -> str | None:
     return named_image_column(columns) or next(iter(columns), None)
 
 
-def picture_column(features: Any) -> str | None:
-    """The column of pictures: of the Image type, or bytes as Image stores them."""
+def picture_columns(features: Any) -> list[str]:
+    """The columns of pictures: of the Image type, or bytes as Image stores them."""
     import datasets
 
     def holds_pictures(feature: Any) -> bool:
@@ -234,8 +257,7 @@ def picture_column(features: Any) -> str | None:
             return {"bytes", "path"} <= set(feature)
         return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") == "binary"
 
-    columns = [column for column, feature in features.items() if holds_pictures(feature)]
-    return named_image_column(columns) or next(iter(columns), None)
+    return [column for column, feature in features.items() if holds_pictures(feature)]
 
 
 def _read_row(pictures: Any, index: int, column: str) -> bytes:

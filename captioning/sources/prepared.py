@@ -46,7 +46,7 @@ class Summary:
     """Picture files without captions."""
     has_own_splits: bool = False
     """Whether splits were drawn here, because the source has none or not all."""
-    not_asked_for: dict[str, int] = field(default_factory=dict)
+    left_out_by_kind: dict[str, int] = field(default_factory=dict)
     """What the source has and that is left out by no fault, by kind."""
     remarks: list[str] = field(default_factory=list)
     """What was understood of the source and should be known."""
@@ -164,8 +164,8 @@ def _report(folder: Path, summary: Summary, seed: int) -> str:
     if summary.problems:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.problems.items())
         lines.append(f"Not used: {kinds}; see {folder / PROBLEMS_NAME}.")
-    if summary.not_asked_for:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.not_asked_for.items())
+    if summary.left_out_by_kind:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.left_out_by_kind.items())
         lines.append(f"Left out: {kinds}; see {folder / PROBLEMS_NAME}.")
     if summary.unused:
         lines.append(f"{summary.unused:,} picture files have no captions and were left aside.")
@@ -219,7 +219,7 @@ def write_prepared(
         problems=dict(Counter(problem.kind for problem in found)),
         left_out=len(leaks),
         unused=len(source.unused),
-        not_asked_for=dict(Counter(out.kind for out in source.left_out)),
+        left_out_by_kind=dict(Counter(out.kind for out in source.left_out)),
         remarks=list(source.remarks),
         has_own_splits=any(r.split != s for r, s in zip(requests, splits, strict=True)),
     )

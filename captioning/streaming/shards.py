@@ -13,6 +13,7 @@ are read, the rest is stepped over, nothing is unpacked, and no name in it leads
 
 import glob
 import re
+import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -136,7 +137,31 @@ def _find_shards(where: str) -> list[str]:
             f"STREAM: there are no shards ({', '.join(SHARD_SUFFIXES)}) at {where}; give a "
             "pattern in quotes, a folder, or a data set of the Hub."
         )
-    return sorted(found)
+    return sorted(_with_pictures(found))
+
+
+def _with_pictures(shards: list[str]) -> list[str]:
+    """Shards without the tables that lie beside tars and hold no pictures, as img2dataset leaves
+    them there."""
+    import pyarrow.parquet
+
+    def is_table_alone(shard: str) -> bool:
+        if not shard.lower().endswith(".parquet") or REMOTE in shard:
+            return False
+        try:
+            return stored_picture_column(pyarrow.parquet.read_schema(shard)) is None
+        except (*READ_ERRORS, pyarrow.ArrowException):
+            return False  # what is wrong with it is told when it is read
+
+    kept = [shard for shard in shards if not is_table_alone(shard)]
+    if not kept or len(kept) == len(shards):
+        return shards
+    print(
+        f"STREAM: {len(shards) - len(kept):,} Parquet files that hold no pictures are passed over, "
+        f"{next(shard for shard in shards if shard not in kept)} among them.",
+        file=sys.stderr,
+    )
+    return kept
 
 
 def _is_shard(name: str) -> bool:

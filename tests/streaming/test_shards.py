@@ -245,6 +245,23 @@ def test_sources_are_patterns_folders_and_weights(tmp_path: Path) -> None:
     assert two.shards == (str(tmp_path / "c" / "deep" / "x.parquet"),)
 
 
+def test_tables_without_pictures_beside_tars_are_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_shards(tmp_path, shards=2)
+    pq.write_table(pa.table({"url": ["x"], "caption": ["y"]}), tmp_path / "0000.parquet")
+    write_parquet(tmp_path / "0002.parquet", range(3))
+    (source,) = find_sources(str(tmp_path))
+    assert [Path(shard).name for shard in source.shards] == ["0000.tar", "0001.tar", "0002.parquet"]
+    assert "1 Parquet files that hold no pictures are passed over" in capsys.readouterr().err
+    (source,) = find_sources(f"{tmp_path}/0000.parquet")
+    with pytest.raises(UserError, match="has the columns url, caption"):
+        list(read_samples(source.shards[0]))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
