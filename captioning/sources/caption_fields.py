@@ -26,7 +26,7 @@ CAPTION_FAMILIES = (
 """Names of captions columns, the likeliest first; those of one family say the same thing."""
 _WORD = r"(caption|sentence|comment|description|text|prompt)s?"
 NUMBERED_CAPTION = re.compile(
-    rf"{_WORD}(?:[_#.(]*\d+\)?|_[a-z]|_(?:one|two|three|four|five|first|second|third|fourth|fifth))"
+    rf"{_WORD}(?:[_#.:/(\[]*\d+[)\]]?|_[a-z]|_(?:one|two|three|four|five|first|second|third|fourth|fifth))"
 )
 """Columns such as caption_0 ... caption_4, sentence1, "Caption (2)", caption_b: a caption each."""
 SPLIT_COLUMNS = ("split", "splits", "split_name", "data_split", "dataset_split")

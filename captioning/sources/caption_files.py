@@ -180,6 +180,7 @@ def _parse_json(text: str, reading: TableReading) -> Iterator[CaptionedPicture]:
         return _parse_rows(_numbered(content, "entry"), reading)
     if isinstance(content.get("images"), list):
         if isinstance(content.get("annotations"), list):
+            reading.refuse_columns()
             return _parse_coco(content)
         return _parse_karpathy(content, reading)
     return _parse_object(content, reading)
@@ -187,7 +188,8 @@ def _parse_json(text: str, reading: TableReading) -> Iterator[CaptionedPicture]:
 
 def _parse_object(content: dict[str, Any], reading: TableReading) -> Iterator[CaptionedPicture]:
     """One JSON object: a row, rows under a key or by split, columns, or names with captions."""
-    if image_column(_texts(content)) and caption_columns(content):
+    asked = {reading.image, reading.caption} - {""}
+    if image_column(_texts(content)) and (caption_columns(content) or asked & set(content)):
         return _parse_rows([("entry 1", content)], reading)
     lists = {key: value for key, value in content.items() if _are_rows(value)}
     if lists and all(key.strip().lower() in SPLIT_NAMES for key in content):
@@ -210,6 +212,7 @@ def _parse_object(content: dict[str, Any], reading: TableReading) -> Iterator[Ca
     if all(isinstance(v, dict) and image_column(_texts(v)) for v in content.values()):
         # A table whose keys are its rows' numbers or names: {"0": {"image": ..., "caption": ...}}.
         return _parse_rows([(f"entry {key}", value) for key, value in content.items()], reading)
+    reading.refuse_columns()
     return _parse_mapping(content)
 
 

@@ -46,6 +46,7 @@ def read_table(text: str, reading: TableReading) -> Table:
     text = text.lstrip()
     first, _, rest = text.partition("\n")
     if _TOKEN_LINE.match(first):
+        reading.refuse_columns()
         return _two_columns(_lines(text, _token_fields))
     delimiters, number = DELIMITERS, 1
     if found := _SEPARATOR_LINE.fullmatch(first.strip(" ")):
@@ -61,6 +62,7 @@ def read_table(text: str, reading: TableReading) -> Table:
             return _with_header(list(_rows(text, delimiter, number)), delimiter, reading)
     for delimiter in delimiters:
         if _begins_with_picture(_fields(first, delimiter), reading):
+            reading.refuse_columns()
             return _without_header(list(_rows(text, delimiter, number)), delimiter)
     return _unknown(text, first, delimiters, number, reading)
 

@@ -74,7 +74,7 @@ def find_captions_files(
     (`.txt`) for the files beside the pictures; "" looks among the files.
     """
     if captions_file in SUFFIXES:
-        return [_beside(where, files, (captions_file,))]
+        return [_beside(where, files, (captions_file,), reading)]
     if captions_file:
         paths = captions_paths(captions_file)
         found = [_parsed(path, _reader(path), _folder_in(where, path), reading) for path in paths]
@@ -82,7 +82,7 @@ def find_captions_files(
     else:
         chosen, beside = _choose(files, where)
         if beside:
-            return [_beside(where, files, beside)]
+            return [_beside(where, files, beside, reading)]
         found = [_parsed(f"{where}/{name}", files[name], _parent(name), reading) for name in chosen]
         lists = {name: read for name, read in files.items() if name not in chosen}
     return _with_lists(_with_splits(found), lists)
@@ -144,7 +144,7 @@ def _choose(files: Mapping[str, Read], where: str) -> tuple[list[str], tuple[str
     return found, ()
 
 
-def _first_called(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+def _first_called(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     """The files that are called as the first pattern is that any is called as."""
     for pattern in patterns:
         found = [
@@ -193,8 +193,15 @@ def _with_splits(found: list[CaptionsFile]) -> list[CaptionsFile]:
     ]
 
 
-def _beside(where: str, files: Mapping[str, Read], suffixes: tuple[str, ...]) -> CaptionsFile:
+def _beside(
+    where: str, files: Mapping[str, Read], suffixes: tuple[str, ...], reading: TableReading
+) -> CaptionsFile:
     """What the files beside the pictures say."""
+    if reading.names_columns:
+        raise UserError(
+            f"{where} has its captions beside its pictures, where no columns are; leave out "
+            "IMAGE_COLUMN and CAPTION_COLUMN, or name the table with --CAPTIONS_FILE."
+        )
     pairs = _pairs(files, suffixes)
     owners = Counter(text for texts in pairs.values() for text in texts)
     pictures, wrapped = [], 0
@@ -209,11 +216,10 @@ def _beside(where: str, files: Mapping[str, Read], suffixes: tuple[str, ...]) ->
             problem = f"ambiguous: {texts[0]} stands beside several pictures of its name"
         wrapped += len(captions) > 1 and suffixes != JSON_SUFFIXES
         pictures.append(CaptionedPicture(name, captions, None, problem=problem))
-    kinds = f"{', '.join(suffixes[:1] if suffixes == JSON_SUFFIXES else suffixes)} files"
     if not any(caption for picture in pictures for caption in picture.captions):
         raise UserError(
-            f"{where} holds no captions in {kinds} beside its pictures (a.txt for a.jpg); name the "
-            "captions file with --CAPTIONS_FILE."
+            f"{where} holds no captions in {', '.join(suffixes)} files beside its pictures "
+            f"(a{suffixes[0]} for a.jpg); name the captions file with --CAPTIONS_FILE."
         )
     lonely = [
         LeftOut(name, "text files that stand beside no picture")
@@ -221,9 +227,17 @@ def _beside(where: str, files: Mapping[str, Read], suffixes: tuple[str, ...]) ->
         if PurePosixPath(name).suffix.lower() in suffixes and name not in owners
         if suffixes != JSON_SUFFIXES
     ]
-    told = f"{wrapped:,} text files have several lines; each line was taken for a caption."
+    remarks = []
+    beside = {text for texts in _pairs(files, JSON_SUFFIXES).values() for text in texts}
+    if wrapped:
+        remarks.append(
+            f"{wrapped:,} of them have several lines; each line was taken for a caption."
+        )
+    if unread := [name for name in _first_called(files, ("*.json",)) if name not in beside]:
+        remarks.append(f"{unread[0]} was not read; --CAPTIONS_FILE names it, if it is meant.")
+    used = " and ".join(sorted({PurePosixPath(text).suffix for text in owners}))
     return CaptionsFile(
-        f"the {kinds} beside them", pictures, "", None, tuple(lonely), (told,) if wrapped else ()
+        f"the {used} files beside them", pictures, "", None, tuple(lonely), tuple(remarks)
     )
 
 

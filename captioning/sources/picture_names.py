@@ -177,10 +177,11 @@ class PictureNames:
         if not wanted:
             return []
         *folders, last = wanted
-        for other in (_COMMENT_NUMBER.sub("", last), unquote(last)):
+        for other in (_COMMENT_NUMBER.sub("", last), unquote(last), last.removesuffix(".0")):
             if other != last and (found := self._ending((*folders, *path_parts(other)))):
                 return found
-        return self._by_number.get(int(last), []) if re.fullmatch(r"[0-9]{1,18}", last) else []
+        number = re.fullmatch(r"([0-9]{1,18})(?:\.0)?", last)
+        return self._by_number.get(int(number[1]), []) if number else []
 
     def _writers_root(self, name: str, file: str) -> Path | None:
         """The folder that `name` is relative to, if `file` is meant; () where it is this one, None

@@ -37,6 +37,19 @@ class TableReading:
     find: Find | None = None
     """Files that a name may mean; without it columns are told by their names alone."""
 
+    @property
+    def names_columns(self) -> bool:
+        """Whether the user names any."""
+        return bool(self.image or self.caption)
+
+    def refuse_columns(self) -> None:
+        """Raise `FormatError` where columns are named of what has none."""
+        if self.names_columns:
+            raise FormatError(
+                "it has no columns or keys to choose from; leave out IMAGE_COLUMN and "
+                "CAPTION_COLUMN"
+            )
+
     def exists(self, value: object) -> bool:
         """Whether a cell names a file that is there."""
         return self.find is not None and any(self.find(name) for name in names_in(value))

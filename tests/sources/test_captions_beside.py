@@ -61,15 +61,15 @@ def test_what_is_odd_beside_pictures_is_said(tmp_path: Path) -> None:
     assert problems["c.jpg"].startswith("unreadable: c.txt: ")
     assert problems["d.png"] == "ambiguous: d.txt stands beside several pictures of its name"
     assert [out.name for out in source.left_out] == ["e.txt"]
-    assert source.remarks == (
-        "1 text files have several lines; each line was taken for a caption.",
-    )
+    assert source.remarks == ("1 of them have several lines; each line was taken for a caption.",)
 
 
 def test_two_places_of_captions_are_a_question(tmp_path: Path) -> None:
     where = folder_of(tmp_path, "a.jpg", {"a.txt": "t", "a.caption": "c"})
     with pytest.raises(UserError, match=r"a.jpg has its captions in .*--CAPTIONS_FILE \.\w+"):
         files_source(where)
+    with pytest.raises(UserError, match="where no columns are"):
+        files_source(where, ".caption", caption_column="x")
     assert found_in(files_source(where, ".caption")) == {"a.jpg": (("c",), None)}
     folder_of(tmp_path, "", {"captions.csv": "image,caption\na.jpg,s\n"})
     with pytest.raises(UserError, match=r"--CAPTIONS_FILE .txt, or --CAPTIONS_FILE .*captions.csv"):

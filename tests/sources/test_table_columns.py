@@ -87,6 +87,9 @@ def test_columns_that_the_user_names() -> None:
     assert read(text, "ID", "worte") == RIGHT
     both = read(text, "id", "Worte,Mehr")
     assert both == {name: (*captions, f"und {name[0]}") for name, captions in RIGHT.items()}
+    for other in ("0.jpg,a dog\n", "0.jpg#0\ta dog\n", '{"0.jpg": "a dog"}'):
+        with pytest.raises(UserError, match="it has no columns or keys to choose from"):
+            read(other, caption="caption")
     with pytest.raises(UserError, match=r"no column Foto \(IMAGE_COLUMN\); it has id, Bild, Worte"):
         read(text, "Foto", "Worte")
 
@@ -96,7 +99,7 @@ def test_columns_that_the_user_names() -> None:
     [
         "image,caption_0,caption_1", "image,caption,caption_2", "image,caption,caption",
         "image,caption,caption.1", "image,Sentence 1,Sentence 2", "image,caption_a,caption_b",
-        "image,Caption (1),Caption (2)", "image,text1,text2",
+        "image,Caption (1),Caption (2)", "image,text1,text2", "image,captions[0],captions[1]",
     ],
 )  # fmt: skip
 def test_every_column_of_captions_counts(header: str) -> None:
