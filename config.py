@@ -73,11 +73,11 @@ class Config:
     # Every day
     DATASET: Annotated[str, DATASET_NAME, SHARED] = "flickr30k"
     """flickr30k, flickr8k, coco, demo, or a Hub data set id (user/name or user/name@revision); with
-    IMAGE_DIR and CAPTIONS_FILE any name for your own pictures."""
+    IMAGE_DIR any name for your own pictures."""
     IMAGE_DIR: Annotated[str, MAY_CHANGE, SHARED, TYPED] = ""
-    """Folder or zip with your own pictures; needs CAPTIONS_FILE."""
+    """Folder or zip with your own pictures."""
     CAPTIONS_FILE: Annotated[str, MAY_CHANGE, SHARED, TYPED] = ""
-    """Captions of the pictures in IMAGE_DIR: JSON, JSON Lines, CSV, results.csv or token file."""
+    """Their captions, in any form of docs/data.md ("" = those that IMAGE_DIR holds)."""
     ENCODER_MODEL_NAME: Annotated[str, NOT_EMPTY] = "openai/clip-vit-base-patch32"
     """Vision model of the Hub (user/name or user/name@revision) or a local folder; "random:FOLDER"
     builds the config.json in FOLDER with random weights."""
@@ -106,6 +106,10 @@ class Config:
     """Where DATASET comes from, if not from its usual place: a Hub data set id (user/name or
     user/name@revision), or a folder or zip on disk that holds the pictures and their captions
     file."""
+    IMAGE_COLUMN: Annotated[str, MAY_CHANGE, SHARED] = ""
+    """Column or key of the pictures' files in a table of captions ("" = found by its values)."""
+    CAPTION_COLUMN: Annotated[str, MAY_CHANGE, SHARED] = ""
+    """Column or key of the captions, or several with commas between ("" = found by its name)."""
     DATA_DIR: Annotated[str, NO_EFFECT, SHARED, TYPED] = "data"
     """Folder in which prepared data sets lie, one folder each."""
     HELD_OUT_FRACTION: Annotated[float, between(0, 0.5), SHARED] = 0.1
@@ -311,8 +315,7 @@ class Config:
     @property
     def on_card(self) -> dict[str, Any]:
         """The settings that the model card shows."""
-        shown = settings_with(ON_CARD)
-        return {name: value for name, value in vars(self).items() if name in shown}
+        return {name: value for name, value in vars(self).items() if name in settings_with(ON_CARD)}
 
     @property
     def save_interval(self) -> tuple[int, float]:
@@ -452,11 +455,11 @@ def _combinations(config: Config) -> Iterator[str]:
             f"must divide PROJECTION_DIM ({config.PROJECTION_DIM}). Try --PROJECTION_DIM "
             f"{config.DECODER_EMBED_DIM}."
         )
-    if bool(config.IMAGE_DIR) != bool(config.CAPTIONS_FILE):
-        missing = "CAPTIONS_FILE" if config.IMAGE_DIR else "IMAGE_DIR"
-        yield f"IMAGE_DIR and CAPTIONS_FILE go together; add --{missing} PATH."
-    if config.STREAM and config.IMAGE_DIR:
-        yield "STREAM and IMAGE_DIR both say what to train on; leave one out."
+    if config.CAPTIONS_FILE and not config.IMAGE_DIR:
+        yield "CAPTIONS_FILE is of the pictures in IMAGE_DIR; add --IMAGE_DIR FOLDER."
+    for name in ("IMAGE_DIR", "IMAGE_COLUMN", "CAPTION_COLUMN"):
+        if config.STREAM and getattr(config, name):
+            yield f"STREAM and {name} both say what to train on; leave one out."
     if config.feature_cache_bytes and not config.STREAM:
         yield (
             f"FEATURE_CACHE is {config.FEATURE_CACHE!r}, and a size is about a stream; write on, "

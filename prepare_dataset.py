@@ -18,7 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from captioning.sources.origins import Source, files_fingerprint, files_source, hub_source
+from captioning.sources.captions_beside import SUFFIXES, captions_paths
+from captioning.sources.folder_source import files_source
+from captioning.sources.origins import (
+    Source,
+    files_fingerprint,
+    holds_tables_of_pictures,
+    hub_source,
+)
 from captioning.sources.prepared import (
     Summary,
     prepare_folder,
@@ -100,7 +107,7 @@ def source_of(config: Config) -> Source:
     and test, or any data set of the Hub with a column of pictures and one of captions."""
     name = config.dataset[0]
     if config.IMAGE_DIR:
-        return files_source(config.IMAGE_DIR, config.CAPTIONS_FILE)
+        return files_source(config.IMAGE_DIR, config.CAPTIONS_FILE, *_columns(config))
     if name in KNOWN:
         return _published(config, KNOWN[name])
     if config.STREAM:
@@ -119,12 +126,20 @@ def source_of(config: Config) -> Source:
 def _settings(config: Config) -> dict[str, Any]:
     """What decides the content of a prepared data set, as prepared.json keeps it."""
     where, revision = _hub_place(config)
+    captions = [] if config.CAPTIONS_FILE in SUFFIXES else captions_paths(config.CAPTIONS_FILE)
     places = [config.IMAGE_DIR, config.CAPTIONS_FILE, where]
     paths = [os.path.abspath(place) if os.path.exists(place) else place for place in places]
+    columns = [column for column in (config.IMAGE_COLUMN, config.CAPTION_COLUMN) if column]
+    fingerprint = files_fingerprint(config.IMAGE_DIR, *captions, where)
     return {
-        "source": [*paths, revision, files_fingerprint(*paths)],
+        "source": [*paths, revision, fingerprint, *([*_columns(config)] if columns else [])],
         "splits": [config.RANDOM_SEED, *[config.HELD_OUT_FRACTION] * 2],
     }
+
+
+def _columns(config: Config) -> tuple[str, str]:
+    """The columns of pictures and of captions that the user names, "" where they are found."""
+    return config.IMAGE_COLUMN, config.CAPTION_COLUMN
 
 
 def _published(config: Config, place: HubPlace) -> Source:
@@ -133,13 +148,13 @@ def _published(config: Config, place: HubPlace) -> Source:
     where = os.path.expanduser(where)
     path = Path(where)
     if not where:
-        return hub_source(place.names, revision or place.revision)
-    if path.is_dir() and next(path.rglob("*.parquet"), None):
-        return hub_source([where])
+        return hub_source(place.names, revision or place.revision, *_columns(config))
+    if path.is_dir() and holds_tables_of_pictures(path):
+        return hub_source([where], "", *_columns(config))
     is_path = path.is_absolute() or where.startswith(".") or where.count("/") != 1
     if path.exists() or is_path or path.suffix == ".zip":
-        return files_source(where)
-    return hub_source([where], revision)
+        return files_source(where, "", *_columns(config))
+    return hub_source([where], revision, *_columns(config))
 
 
 def _hub_place(config: Config) -> tuple[str, str]:

@@ -36,7 +36,10 @@ ORIENTATIONS = {
 }
 """How to turn a picture upright, by the value of its EXIF orientation."""
 
-WHITE_LEVELS = {"I": (65_535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65_535.0)}
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+DEPTHS = (255.0, 1_023.0, 4_095.0, 16_383.0, 65_535.0)
+"""White of 8, 10, 12, 14 and 16 bits: cameras and scanners store fewer bits in files of 16."""
+WHITE_LEVELS = {"I": (*DEPTHS, 2.0**31 - 1), "F": (1.0, *DEPTHS)}
 """Values that mean white in integer and in real greys; a picture has the first that holds it."""
 
 
@@ -150,6 +153,8 @@ def _what_else(source: Source) -> str:
             start = file.read(40)
     if not start:
         return "empty"
+    if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS:
+        return "a HEIC picture, which Pillow does not read; convert it to JPEG or PNG first"
     text = start.decode("utf-8", errors="replace").rstrip("\ufffd")
     if sum(c.isprintable() or c.isspace() for c in text) == len(text):
         return f"text ({text.split(chr(10))[0][:30]!r} ...), no picture"

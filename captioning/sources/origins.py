@@ -18,25 +18,21 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from captioning.sources.caption_fields import caption_columns, captions_of, image_column, split_name
-from captioning.sources.caption_files import (
-    LARGEST_FILE_BYTES,
-    CaptionedPicture,
-    parse_captions,
-    read_captions,
+from captioning.sources.caption_fields import (
+    FormatError,
+    caption_columns,
+    marks_of,
+    split_column,
+    split_name,
 )
+from captioning.sources.caption_fields import image_column as named_image_column
+from captioning.sources.caption_files import LARGEST_FILE_BYTES
 from captioning.sources.images import LARGEST_PICTURE_BYTES
+from captioning.sources.picture_names import is_picture_name
+from captioning.sources.table_columns import Columns, choose_captions, known_split
 from captioning.system.errors import UserError
 from captioning.system.reading import check_regular
 
-PICTURE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
-)  # fmt: skip
-CAPTIONS_PATTERNS = (
-    "dataset_*.json", "*karpathy*.json", "results.csv", "results*.token", "*8k.token*", "*.token*",
-    "captions*", "metadata.jsonl", "*.jsonl", "*.csv", "*.json", "*.txt",
-)  # fmt: skip
-"""How captions files are called, those with published splits first."""
 READ_ERRORS = (
     OSError,
     ValueError,
@@ -72,6 +68,16 @@ class SourcePicture:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Something that a source has and that is not used, by no fault."""
+
+    name: str
+    kind: str
+    """What it is, in the plural, for a count of it."""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Source:
     """All pictures of a source."""
 
@@ -79,6 +85,10 @@ class Source:
     pictures: list[SourcePicture]
     unused: tuple[str, ...] = ()
     """Picture files that the captions file does not name."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What is not used by no fault, such as captions that the data set marks as none."""
+    remarks: tuple[str, ...] = ()
+    """What was understood of the source and should be known; a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -89,32 +99,6 @@ class PictureFile:
     """Relative, with forward slashes."""
     read: Callable[[], bytes]
     path: Path | None = None
-
-
-def files_source(where: str, captions_file: str = "") -> Source:
-    """Pictures in a folder or zip with a captions file, which is looked for there if not given."""
-    files = {file.name: file for file in list_files(where)}
-    if captions_file:
-        rows, captions_name = read_captions(captions_file), captions_file
-    else:
-        rows, captions_name = _captions_beside(files, where)
-    names = [name for name in files if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES]
-    if not names:
-        raise UserError(
-            f"{where} holds no pictures ({', '.join(PICTURE_SUFFIXES)}); "
-            "give the folder or zip that does (links that lead out of it are not followed)."
-        )
-    matches = list(map(_finder(list(files)), (row.file_name for row in rows)))
-    used = {name for match in matches for name in match}
-    if not used:
-        raise UserError(
-            f"None of the {len(rows)} pictures that {captions_name} names is in {where}: it names "
-            f"{rows[0].file_name}, the folder holds {names[0]}. Give the pictures that belong "
-            "to the captions."
-        )
-    pictures = [_matched(row, match, files) for row, match in zip(rows, matches, strict=True)]
-    unused = tuple(sorted(set(names) - used))
-    return Source(f"{where} with {captions_name}", pictures, unused)
 
 
 def list_files(where: str) -> Iterator[PictureFile]:
@@ -139,29 +123,6 @@ def list_files(where: str) -> Iterator[PictureFile]:
     yield from _zip_files(path)
 
 
-def find_captions(names: Sequence[str], where: str) -> str:
-    """The captions file among `names`; `UserError` where there is none or more than one."""
-    for pattern in CAPTIONS_PATTERNS:
-        found = [
-            name
-            for name in names
-            if any(PurePosixPath(name.lower()).match(p) for p in (pattern, f"{pattern}.gz"))
-            and PurePosixPath(name).suffix.lower() not in PICTURE_SUFFIXES
-            and "readme" not in name.lower()
-        ]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UserError(
-                f"{where} holds several files that may be the captions ({', '.join(found[:4])}); "
-                f"choose one: --IMAGE_DIR {where} --CAPTIONS_FILE FILE."
-            )
-    raise UserError(
-        f"{where} holds no captions file; put one there (such as dataset_flickr30k.json, "
-        f"results.csv, captions.txt) or name it: --IMAGE_DIR {where} --CAPTIONS_FILE FILE."
-    )
-
-
 def files_fingerprint(*paths: str) -> str:
     """A hash of names, sizes and modification times of files and of all files in folders."""
     digest = hashlib.sha256()
@@ -173,38 +134,67 @@ def files_fingerprint(*paths: str) -> str:
     return digest.hexdigest()
 
 
-def hub_source(names: Sequence[str], revision: str = "") -> Source:
+def hub_source(
+    names: Sequence[str], revision: str = "", image_column: str = "", caption_column: str = ""
+) -> Source:
     """Pictures and captions of data sets of the Hub, or of local folders of Parquet files.
 
-    The picture column is found by its type, the captions column by its name. The split of a row
-    is what its `split` column says, else the data set's own split where there are several.
+    The picture column is found by its type, the captions column by its name, unless the user names
+    them. The split of a row is what its `split` column says, else the data set's own split where
+    there are several.
     """
     parts = [(name, _load(name, revision)) for name in names]
-    has_splits = sum(len(splits) for _, splits in parts) > 1
-    pictures = [
-        picture
-        for name, splits in parts
-        for split, rows in splits.items()
-        for picture in _hub_pictures(name, rows, split_name(split) if has_splits else None)
-    ]
-    return Source(f"the data set {', '.join(names)}", pictures)
+    known = [split for _, splits in parts for split in splits if split_name(split)]
+    has_splits = bool(known) and sum(len(splits) for _, splits in parts) > 1
+    found: list[SourcePicture | LeftOut] = []
+    for name, splits in parts:
+        for split, rows in splits.items():
+            try:
+                own = known_split(split, "its files") if has_splits else None
+                found += _hub_pictures(name, rows, own, image_column, caption_column)
+            except FormatError as error:
+                raise UserError(f"The data set {name} cannot be used: {error}.") from None
+    return Source(
+        f"the data set {', '.join(names)}",
+        [one for one in found if isinstance(one, SourcePicture)],
+        left_out=tuple(one for one in found if isinstance(one, LeftOut)),
+    )
 
 
-def _hub_pictures(name: str, rows: Any, split: str | None) -> Iterator[SourcePicture]:
+def _hub_pictures(
+    name: str, rows: Any, split: str | None, image_column: str, caption_column: str
+) -> Iterator[SourcePicture | LeftOut]:
     import datasets
 
-    image = picture_column(rows.features)
+    pictured = picture_columns(rows.features)
+    if image_column in pictured:
+        pictured = [image_column]
+    image = named_image_column(pictured) or next(iter(pictured), "")
     texts = [column for column in rows.features if column != image]
-    captions = caption_columns(texts)
-    if image is None or not captions:
+    if (
+        image_column not in ("", image)
+        or not image
+        or not (caption_column or caption_columns(texts))
+    ):
         raise UserError(
-            f"{name} has the columns {', '.join(rows.features)}; one of pictures and one of "
-            "captions (captions, caption, text ...) are needed."
+            f"{name} has the columns {', '.join(rows.features)}, those of pictures are: "
+            f"{', '.join(pictured) or 'none'}; one of pictures and one of captions (captions, "
+            "caption, text ...) are needed. Say which with --IMAGE_COLUMN and --CAPTION_COLUMN; "
+            "pictures that are given by their addresses are not fetched here."
+        )
+    if len(pictured) > 1 and named_image_column(pictured) is None:
+        raise UserError(
+            f"{name} has several columns of pictures, {', '.join(pictured)}; say which the "
+            f"captions are of with --IMAGE_COLUMN {image}"
         )
     rows = rows.cast_column(image, datasets.Image(decode=False))
     pictures = rows.select_columns([image])
     words = rows.select_columns(texts)
-    file_name = image_column(
+    sample = [words[index] for index in range(0, len(words), -(-len(words) // 100) or 1)]
+    captions = choose_captions(sample, texts, caption_column)
+    split_key = split_column(sample, [text for text in texts if text not in captions])
+    columns = Columns(image, tuple(captions), split_key)
+    file_name = named_image_column(
         column
         for column in texts
         if column not in captions and getattr(rows.features[column], "dtype", "") == "string"
@@ -213,22 +203,53 @@ def _hub_pictures(name: str, rows: Any, split: str | None) -> Iterator[SourcePic
     fields = dict(zip((field.name for field in stored.type), stored.flatten(), strict=True))
     paths = fields["path"].to_pylist()
     for index, row in enumerate(words):
-        found = [captions_of(row[column]) for column in captions]
-        if None in found:
-            raise UserError(
-                f"{name}, row {index}: the column {captions[found.index(None)]} holds "
-                f"{row[captions[found.index(None)]]!r:.60} instead of captions."
-            )
+        own_name = str((row[file_name] if file_name else paths[index]) or "")
+        if reason := marks_of(row):
+            kind = f"captions that the data set marks as {reason}"
+            yield LeftOut(own_name or f"row {index}", kind)
+            continue
         yield SourcePicture(
-            name=str((row[file_name] if file_name else paths[index]) or ""),
-            captions=tuple(caption for part in found if part for caption in part),
-            split=split_name(row.get("split")) if "split" in row else split,
+            name=own_name,
+            captions=tuple(columns.captions_of(row, f"row {index}")),
+            split=columns.split_of(row, f"row {index}") if split_key else split,
             read=partial(_read_row, pictures, index, image),
         )
 
 
-def picture_column(features: Any) -> str | None:
-    """The column of pictures: of the Image type, or bytes as Image stores them."""
+def holds_tables_of_pictures(folder: Path) -> bool:
+    """Whether the Parquet files beneath a folder hold pictures; img2dataset leaves some that do
+    not beside the pictures that it fetched."""
+    import pyarrow.parquet
+
+    tables = sorted(folder.rglob("*.parquet"))
+    for path in tables:
+        try:
+            if stored_picture_column(pyarrow.parquet.read_schema(path)):
+                return True
+        except (*READ_ERRORS, pyarrow.ArrowException):
+            return True  # what is wrong with it is told when it is loaded
+    return bool(tables) and not any(is_picture_name(name) for name, _ in _walk(folder))
+
+
+def stored_picture_column(schema: Any) -> str | None:
+    """The column of pictures in a Parquet file: of bytes, alone or beside a path, as `datasets`
+    stores its images.
+
+    Found by what is stored; what the file says about itself in JSON is not believed.
+    """
+    import pyarrow.types as types
+
+    def holds_pictures(kind: Any) -> bool:
+        if types.is_struct(kind):
+            return {"bytes", "path"} <= {field.name for field in kind}
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+    columns = [field.name for field in schema if holds_pictures(field.type)]
+    return named_image_column(columns) or next(iter(columns), None)
+
+
+def picture_columns(features: Any) -> list[str]:
+    """The columns of pictures: of the Image type, or bytes as Image stores them."""
     import datasets
 
     def holds_pictures(feature: Any) -> bool:
@@ -236,8 +257,7 @@ def picture_column(features: Any) -> str | None:
             return {"bytes", "path"} <= set(feature)
         return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") == "binary"
 
-    columns = [column for column, feature in features.items() if holds_pictures(feature)]
-    return image_column(columns) or next(iter(columns), None)
+    return [column for column, feature in features.items() if holds_pictures(feature)]
 
 
 def _read_row(pictures: Any, index: int, column: str) -> bytes:
@@ -264,55 +284,6 @@ def _load(name: str, revision: str) -> Any:
             "network (`hf auth login` for private ones), or give files on disk: "
             "--DATASET_SOURCE FOLDER_OR_ZIP."
         ) from error
-
-
-def _captions_beside(
-    files: dict[str, PictureFile], where: str
-) -> tuple[list[CaptionedPicture], str]:
-    """What the captions file among `files` says, and its name."""
-    file = files[find_captions(list(files), where)]
-    name = f"{where}/{file.name}"
-    try:
-        return parse_captions(file.read(), name), name
-    except READ_ERRORS as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"The captions file {name} cannot be read: {error}.") from None
-
-
-def _matched(
-    row: CaptionedPicture, found: list[str], files: dict[str, PictureFile]
-) -> SourcePicture:
-    if len(found) != 1:
-        problem = "ambiguous" if found else "missing"
-        return SourcePicture(row.file_name, row.captions, row.split, problem=problem)
-    file = files[found[0]]
-    return SourcePicture(file.name, row.captions, row.split, file.read, file.path)
-
-
-def _finder(names: list[str]) -> Callable[[str], list[str]]:
-    """A function from what a captions file says to the files it may mean.
-
-    Those are the file of that path, else those of that name in any folder, else, for a name
-    without an extension, those that have it with one.
-    """
-    exact = set(names)
-    by_name: dict[str, list[str]] = {}
-    for name in names:
-        path = PurePosixPath(name)
-        by_name.setdefault(path.name, []).append(name)
-        if path.suffix.lower() in PICTURE_SUFFIXES:
-            by_name.setdefault(path.stem, []).append(name)
-
-    def find(name: str) -> list[str]:
-        if name in exact:
-            return [name]
-        path = PurePosixPath(name)
-        found = by_name.get(path.name, [])
-        inside = [other for other in found if other.endswith(f"/{path}")]
-        return inside or found
-
-    return find
 
 
 def _folder_files(folder: Path) -> Iterator[PictureFile]:
@@ -365,8 +336,7 @@ def _zip_files(path: Path) -> Iterator[PictureFile]:
 
 def _largest(name: str) -> int:
     """Bytes that a file may have: no more is ever read, nor unpacked."""
-    is_picture = PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
-    return LARGEST_PICTURE_BYTES if is_picture else LARGEST_FILE_BYTES
+    return LARGEST_PICTURE_BYTES if is_picture_name(name) else LARGEST_FILE_BYTES
 
 
 def _too_large() -> bytes:

@@ -19,7 +19,8 @@ from pathlib import Path, PurePosixPath
 
 from captioning.sources.caption_fields import valid_unicode
 from captioning.sources.images import load_image
-from captioning.sources.origins import PICTURE_SUFFIXES, READ_ERRORS, SourcePicture
+from captioning.sources.origins import READ_ERRORS, SourcePicture
+from captioning.sources.picture_names import is_picture_name
 from captioning.system.errors import UserError
 from captioning.system.files import atomic_write, own_file
 from captioning.system.progress import Progress
@@ -96,7 +97,7 @@ def _candidates(source_name: str) -> Iterator[str]:
     parts = [part.lstrip(".") for part in re.sub(r'[<>:"|?*]', "_", text).split("/")]
     parts = [part for part in parts if part] or ["picture"]
     last = PurePosixPath(parts[-1])
-    suffix = last.suffix if last.suffix.lower() in PICTURE_SUFFIXES else ""
+    suffix = last.suffix if is_picture_name(last.name) else ""
     stems = [parts[-1].removesuffix(suffix), "__".join(parts).removesuffix(suffix)]
     for stem in stems:
         yield _shortened(stem) + suffix
@@ -125,7 +126,7 @@ def _store(pool: Path, index: int, name: str, picture: SourcePicture) -> PooledP
             problem = f"unreadable: {error}"
     if problem:
         return PooledPicture(index, name, "", 0, problem)
-    if PurePosixPath(name).suffix.lower() not in PICTURE_SUFFIXES:
+    if not is_picture_name(name):
         name += _suffix(data)
     _place(pool / name, data, picture.path)
     return PooledPicture(index, name, hashlib.sha256(data).hexdigest(), len(data), "")
@@ -136,9 +137,8 @@ def _suffix(data: bytes) -> str:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as picture:
-        return {"JPEG": ".jpg", "MPO": ".jpg"}.get(
-            picture.format or "", f".{picture.format}".lower()
-        )
+        usual = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}
+        return usual.get(picture.format or "", f".{picture.format}".lower())
 
 
 def _place(target: Path, data: bytes, path: Path | None) -> None:

@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,10 @@ class Summary:
     """Picture files without captions."""
     has_own_splits: bool = False
     """Whether splits were drawn here, because the source has none or not all."""
+    left_out_by_kind: dict[str, int] = field(default_factory=dict)
+    """What the source has and that is left out by no fault, by kind."""
+    remarks: list[str] = field(default_factory=list)
+    """What was understood of the source and should be known."""
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count:,} {one_line(split)}" for split, count in self.pictures.items())
@@ -178,7 +182,7 @@ def _replace_folder(made: Path, folder: Path, old: Path) -> None:
 
 
 def _report(folder: Path, summary: Summary, seed: int) -> str:
-    lines = [f"{folder}: {summary}, from {summary.source}."]
+    lines = [f"{folder}: {summary}, from {summary.source}.", *summary.remarks]
     if summary.has_own_splits:
         lines.append(f"Splits were drawn here, by picture, with RANDOM_SEED {seed}.")
     check = "Split check: no picture, compared by content, is in two splits"
@@ -188,6 +192,9 @@ def _report(folder: Path, summary: Summary, seed: int) -> str:
     if summary.problems:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.problems.items())
         lines.append(f"Not used: {kinds}; see {folder / PROBLEMS_NAME}.")
+    if summary.left_out_by_kind:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.left_out_by_kind.items())
+        lines.append(f"Left out: {kinds}; see {folder / PROBLEMS_NAME}.")
     if summary.unused:
         lines.append(f"{summary.unused:,} picture files have no captions and were left aside.")
     return "\n".join(lines)
@@ -240,6 +247,8 @@ def write_prepared(
         problems=dict(Counter(problem.kind for problem in found)),
         left_out=len(leaks),
         unused=len(source.unused),
+        left_out_by_kind=dict(Counter(out.kind for out in source.left_out)),
+        remarks=list(source.remarks),
         has_own_splits=any(r.split != s for r, s in zip(requests, splits, strict=True)),
     )
 
@@ -349,6 +358,7 @@ def _notes(
             notes.append(Problem(name, "renamed", entry.name))
         if len(captions[entry.index]) > len(picture.captions):
             notes.append(Problem(name, "repeated", "captions joined"))
+    notes += [Problem(out.name, out.kind, out.detail or "left out") for out in source.left_out]
     return notes + [
         Problem(name, "no captions for this file", "left aside") for name in source.unused
     ]

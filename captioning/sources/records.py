@@ -121,7 +121,7 @@ def read_records(split_dir: str | os.PathLike[str], *, mend: str = "") -> list[R
         check_regular(path)
         lines = path.read_text(encoding="utf-8").split("\n")
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} is missing.{advice}") from None
+        raise UserError(_missing(path, advice)) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.{advice}") from None
     except UnicodeDecodeError as error:
@@ -146,6 +146,19 @@ def write_records(split_dir: str | os.PathLike[str], records: Iterable[Record]) 
             line = {"file_name": name, "captions": list(record.captions), **record.extra}
             file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
     return path
+
+
+def _missing(path: Path, advice: str) -> str:
+    """What is said of a split that is not there; making a data set anew adds none to it."""
+    split, data_set = path.parent.name, path.parent.parent
+    others = [name for name in SPLITS if (data_set / name / METADATA_NAME).is_file()]
+    if split not in SPLITS or not others:
+        return f"{path} is missing.{advice}"
+    return (
+        f"{data_set} has pictures of {' and '.join(others)} alone, and this needs some of {split}. "
+        "Splits are drawn where the source names none, of three pictures at least, and with a "
+        f"HELD_OUT_FRACTION above 0: mend that, remove {data_set}, and prepare it again."
+    )
 
 
 def _refuse_outside(path: Path, records: Iterable[Record]) -> None:

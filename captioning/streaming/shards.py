@@ -13,30 +13,31 @@ are read, the rest is stepped over, nothing is unpacked, and no name in it leads
 
 import glob
 import gzip
-import json
 import re
+import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from captioning.sources.caption_fields import (
+    JSON_SUFFIXES,
+    TEXT_SUFFIXES,
     caption_columns,
     captions_of,
     clean_caption,
-    image_column,
+    json_captions,
 )
 from captioning.sources.images import LARGEST_PICTURE_BYTES
-from captioning.sources.origins import PICTURE_SUFFIXES, READ_ERRORS
+from captioning.sources.origins import READ_ERRORS, stored_picture_column
+from captioning.sources.picture_names import PICTURE_SUFFIXES
 from captioning.system.errors import UserError
 from captioning.system.reading import open_regular
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet")
-TEXT_SUFFIXES = (".txt", ".text", ".caption", ".captions")
-JSON_SUFFIXES = (".json", ".jsn")
 LARGEST_CAPTIONS_BYTES = 2**20
 UNPACKED_BYTES, MOST_UNPACKED = 2**26, 100
 """A column of a Parquet file that unpacks to more bytes than these, and to so many times what it
@@ -137,7 +138,31 @@ def _find_shards(where: str) -> list[str]:
             f"STREAM: there are no shards ({', '.join(SHARD_SUFFIXES)}) at {where}; give a "
             "pattern in quotes, a folder, or a data set of the Hub."
         )
-    return sorted(found)
+    return sorted(_with_pictures(found))
+
+
+def _with_pictures(shards: list[str]) -> list[str]:
+    """Shards without the tables that lie beside tars and hold no pictures, as img2dataset leaves
+    them there."""
+    import pyarrow.parquet
+
+    def is_table_alone(shard: str) -> bool:
+        if not shard.lower().endswith(".parquet") or REMOTE in shard:
+            return False
+        try:
+            return stored_picture_column(pyarrow.parquet.read_schema(shard)) is None
+        except (*READ_ERRORS, pyarrow.ArrowException):
+            return False  # what is wrong with it is told when it is read
+
+    kept = [shard for shard in shards if not is_table_alone(shard)]
+    if not kept or len(kept) == len(shards):
+        return shards
+    print(
+        f"STREAM: {len(shards) - len(kept):,} Parquet files that hold no pictures are passed over, "
+        f"{next(shard for shard in shards if shard not in kept)} among them.",
+        file=sys.stderr,
+    )
+    return kept
 
 
 def _is_shard(name: str) -> bool:
@@ -177,7 +202,12 @@ def _open(shard: str) -> IO[bytes]:
 def _read_tar(
     file: IO[bytes], shard: str, first: int, with_pictures: bool
 ) -> Iterator[StreamedSample]:
-    """Samples of a tar: consecutive members that have a name in common up to its first dot."""
+    """Samples of a tar, in the order in which they begin.
+
+    The members of a sample have a name in common up to the last dot. They are listed before they
+    are read, so that they may lie anywhere in the tar; but in one that is packed or far away, which
+    passes once, they must follow one another.
+    """
     kinds = (*TEXT_SUFFIXES, *JSON_SUFFIXES, *(PICTURE_SUFFIXES if with_pictures else ()))
     if _is_gzip(file, shard):
         # Not tarfile's own: it unpacks a whole block, however large, and copies it again and again.
@@ -185,21 +215,16 @@ def _read_tar(
     else:
         mode = "r:" if file.seekable() else "r|"
     with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as archive:  # type: ignore[call-overload]
-        number, key, parts = -1, "", _Parts("")
-        for member in _members(archive):
-            path = PurePosixPath(member.name)
-            stem, dot, suffix = path.name.partition(".")
-            if not (member.isfile() and stem and dot):  # a folder, a link, a device, a hidden file
-                continue
-            kind = f".{suffix.lower()}"
-            if kind not in kinds:
-                continue
-            if (member_key := str(path.with_name(stem))) != key:
+        members = _members(archive, kinds)
+        owned = _put_together(list(members)) if mode == "r:" else _as_they_come(members)
+        number, key, parts = -1, "", _Parts("", mode)
+        for owner, member in owned:
+            if owner != key:
                 if number >= first:
                     yield parts.sample()
-                number, key, parts = number + 1, member_key, _Parts(f"{shard}: {member_key}")
-            if number >= first:
-                parts.take(kind, member.size, archive, member)
+                number, key, parts = number + 1, owner, _Parts(f"{shard}: {owner}", mode)
+            if number >= first and (member.key == key or member.is_caption_of(key)):
+                parts.take(member, archive)
         if number >= first:
             yield parts.sample()
 
@@ -210,6 +235,67 @@ def _is_gzip(file: IO[bytes], shard: str) -> bool:
     start = file.read(2)
     file.seek(0)
     return start == b"\x1f\x8b"
+
+
+class _Member(NamedTuple):
+    """A picture or captions in a tar."""
+
+    key: str
+    """Its name up to the last dot; of `a.jpg.txt`, which is beside `a.jpg`, too."""
+    kind: str
+    size: int
+    offset: int
+    """Where its bytes begin."""
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a picture, and no captions."""
+        return self.kind in PICTURE_SUFFIXES
+
+    def is_caption_of(self, key: str) -> bool:
+        """Whether it is captions that are called so, as `a.caption.txt` is beside `a.jpg`."""
+        words = ("caption", "captions", "text", "txt")
+        return not self.is_picture and self.key.removeprefix(f"{key}.").lower() in words
+
+
+def _put_together(members: list[_Member]) -> Iterator[tuple[str, _Member]]:
+    """Members with the key of their sample, those of a sample one after another, samples in the
+    order in which they begin.
+
+    Files that make no sample of their own are a further part of one whose key theirs begins with,
+    as `a.mask.png` is beside `a.jpg`.
+    """
+    groups: dict[str, list[_Member]] = {}
+    for member in members:
+        groups.setdefault(member.key, []).append(member)
+    owners = {
+        key: next((k for k in _beginnings(key) if k in groups), key)
+        if len({member.is_picture for member in group}) == 1
+        else key
+        for key, group in groups.items()
+    }
+    samples: dict[str, list[_Member]] = {}
+    for key, group in groups.items():
+        samples.setdefault(owners[key], []).extend(group)
+    for owner, group in samples.items():
+        yield from ((owner, member) for member in group)
+
+
+def _as_they_come(members: Iterable[_Member]) -> Iterator[tuple[str, _Member]]:
+    """The same for members that pass once: only what follows a file can be a part of its sample."""
+    key = ""
+    for member in members:
+        if not (key and member.key.startswith(f"{key}.")):
+            key = member.key
+        yield key, member
+
+
+def _beginnings(key: str) -> Iterator[str]:
+    """`x/a.b.c` -> `x/a`, `x/a.b`."""
+    folder, slash, name = key.rpartition("/")
+    words = name.split(".")
+    for count in range(1, len(words)):
+        yield folder + slash + ".".join(words[:count])
 
 
 class _Header(tarfile.TarInfo):
@@ -230,56 +316,70 @@ class _Header(tarfile.TarInfo):
         return header
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members one after another; none is remembered, however many there are."""
+def _members(archive: tarfile.TarFile, kinds: Sequence[str]) -> Iterator[_Member]:
+    """The members of some kinds one after another; `tarfile` remembers none, however many there
+    are. Left out are folders, links, devices and hidden files."""
     while (member := archive.next()) is not None:
-        yield member
+        path = PurePosixPath(member.name)
+        kind = path.suffix.lower()
+        is_file = member.isfile() and not member.issparse() and not path.name.startswith(".")
+        if is_file and kind in kinds:
+            stem = PurePosixPath(path.stem)
+            if kind not in PICTURE_SUFFIXES and stem.suffix.lower() in PICTURE_SUFFIXES:
+                stem = PurePosixPath(stem.stem)
+            yield _Member(str(path.with_name(stem.name)), kind, member.size, member.offset_data)
         archive.members.clear()  # type: ignore[attr-defined]
 
 
 class _Parts:
     """What the members of one sample have given so far."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, mode: str) -> None:
         self._name = name
-        self._data, self._problem = b"", "it has no picture"
+        self._advice = (
+            "" if mode == "r:" else " (the files of a sample must follow one another in this tar)"
+        )
+        self._data, self._problem = b"", f"it has no picture{self._advice}"
+        self._odd = ""
         self._texts: list[str] = []
         self._from_json: list[str] = []
 
-    def take(self, kind: str, size: int, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def take(self, member: _Member, archive: tarfile.TarFile) -> None:
         """Read a member if it is a picture or captions, and not absurdly large."""
-        is_picture = kind in PICTURE_SUFFIXES
-        if is_picture and self._data:
+        kind, size = member.kind, member.size
+        if member.is_picture and self._data:
             return
-        if size > (LARGEST_PICTURE_BYTES if is_picture else LARGEST_CAPTIONS_BYTES):
-            self._problem = f"its {kind} is too large ({size:,} bytes)"
+        if size > (LARGEST_PICTURE_BYTES if member.is_picture else LARGEST_CAPTIONS_BYTES):
+            self._odd = f"its {kind} is too large ({size:,} bytes)"
             return
-        file = archive.extractfile(member)
+        header = tarfile.TarInfo(f"{member.key}{kind}")
+        header.size, header.offset_data = size, member.offset
+        file = archive.extractfile(header)
         data = file.read() if file else b""
         if len(data) < size:
             raise EOFError("it ends in the middle of a file")
-        if is_picture:
+        if member.is_picture:
             self._data, self._problem = data, "" if data else "its picture is empty"
         elif kind in TEXT_SUFFIXES:
-            self._texts += data.decode("utf-8", "replace").splitlines()
+            try:
+                self._texts += _text(data).splitlines()
+            except UnicodeDecodeError:
+                self._odd = f"its {kind} is no UTF-8 text"
         else:
-            self._from_json += _json_captions(data)
+            self._from_json += json_captions(data)
 
     def sample(self) -> StreamedSample:
         """The sample; a text file's lines are its captions, else what its JSON names so."""
         texts = [clean_caption(text) for text in self._texts]
-        return _sample(self._name, self._data, texts or self._from_json, self._problem)
+        found = texts or self._from_json
+        problem = self._odd or self._problem
+        if not (problem or any(found)):
+            problem = f"it has no caption{self._advice}"
+        return _sample(self._name, self._data, found, problem)
 
 
-def _json_captions(data: bytes) -> list[str]:
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError):
-        return []
-    if not isinstance(values, dict):
-        return captions_of(values) or []
-    names = caption_columns(name for name in values if isinstance(name, str))
-    return [text for name in names for text in captions_of(values[name]) or []]
+def _text(data: bytes) -> str:
+    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
 
 
 def _sample(name: str, data: bytes, captions: list[str], problem: str) -> StreamedSample:
@@ -295,7 +395,7 @@ def _read_parquet(
     import pyarrow.parquet
 
     table = pyarrow.parquet.ParquetFile(file)
-    image = _picture_column(table.schema_arrow)
+    image = stored_picture_column(table.schema_arrow)
     columns = caption_columns(name for name in table.schema_arrow.names if name != image)
     if image is None or not columns:
         raise UserError(
@@ -313,22 +413,6 @@ def _read_parquet(
                 name = f"{shard}: row {max(first, start) + number}"
                 yield _row_sample(name, row.get(image), [row[column] for column in columns])
         start = stop
-
-
-def _picture_column(schema: Any) -> str | None:
-    """The column of pictures: of bytes, alone or beside a path, as `datasets` stores its images.
-
-    Found by what is stored; what the file says about itself in JSON is not believed.
-    """
-    import pyarrow.types as types
-
-    def holds_pictures(kind: Any) -> bool:
-        if types.is_struct(kind):
-            return {"bytes", "path"} <= {field.name for field in kind}
-        return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-    columns = [field.name for field in schema if holds_pictures(field.type)]
-    return image_column(columns) or next(iter(columns), None)
 
 
 def _check_chunks(metadata: Any, columns: Sequence[str]) -> None:

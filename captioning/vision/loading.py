@@ -303,6 +303,12 @@ def _explained(name: str, error: BaseException) -> UserError:
         return any(isinstance(cause, kinds) for cause in causes)
 
     text = str(error)
+    if isinstance(error, ImportError) and (found := re.search(r"requires the (\S+) library", text)):
+        return UserError(
+            f"{name} is read by the package {found[1]}, which is not installed: pip install "
+            f"{found[1]}. Or take an encoder in transformers' own format, such as "
+            "google/vit-base-patch16-224-in21k."
+        )
     if "trust_remote_code" in text:
         return UserError(f"{name} runs code of its own repository, which is not done here.")
     if "safetensors" in text and isinstance(error, OSError):

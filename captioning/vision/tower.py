@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from captioning.system.errors import UserError
 from captioning.system.tensors import Shapes
 from captioning.vision.limits import check_tokens
-from captioning.vision.loading import build_tower, load_config, load_tower
+from captioning.vision.loading import build_tower, find_class, load_config, load_tower
 from captioning.vision.preprocessing import ImagePreprocessor
 from captioning.vision.tower_features import FeatureChoice, FeatureReader, FeatureShape
 
@@ -99,6 +99,8 @@ class VisionTower(nn.Module):
         """
         folder = name.removeprefix(RANDOM_PREFIX)
         config = load_config(folder, revision=revision, trust_remote_code=trust_remote_code)
+        # What reads no pictures has no image processor either; that it is none is to be told first.
+        find_class(config, folder, trust_remote_code=trust_remote_code)
         preprocessor = ImagePreprocessor.from_pretrained(
             processor_name or folder,
             revision="" if processor_name else getattr(config, "_commit_hash", None) or revision,
@@ -225,9 +227,11 @@ class VisionTower(nn.Module):
                 "that fits it with --IMAGE_PROCESSOR_NAME, or another encoder."
             ) from None
         if not features.isfinite().all():
+            broken = [key for key, w in self.tower.state_dict().items() if not w.isfinite().all()]
+            because = f", because its weights hold such ones ({broken[0]})" if broken else ""
             raise UserError(
-                f"{self.name} gives features that are no numbers (NaN or infinity), mostly because "
-                "its weights are none. Check that its files are whole, or take another encoder."
+                f"{self.name} gives features that are no numbers (NaN or infinity){because}. Check "
+                "that its files are whole, or take another encoder."
             )
         if not torch.allclose(features[0], features[1], atol=1e-3, rtol=1e-3):
             raise UserError(

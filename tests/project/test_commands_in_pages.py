@@ -135,8 +135,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_photographs(folder: Path) -> None:
-    """Drawn scenes as a user's own pictures: a folder and a captions file, and both in a zip."""
+    """Drawn scenes as a user's own pictures: a folder and a captions file, and both in a zip; a
+    folder with a text file beside each picture, and a table in a language of its own."""
     (folder / "photos").mkdir()
+    (folder / "captioned").mkdir()
     records = [r for part in ("train", "test") for r in read_records(folder / "data/demo" / part)]
     with (folder / "captions.csv").open("w", newline="") as file:
         rows = csv.writer(file)
@@ -144,6 +146,11 @@ def write_photographs(folder: Path) -> None:
         for record in records:
             shutil.copy(record.image, folder / "photos")
             rows.writerows([record.image.name, caption] for caption in record.captions)
+    for record in records[:4]:
+        shutil.copy(record.image, folder / "captioned")
+        (folder / "captioned" / f"{record.image.stem}.txt").write_text(record.captions[0])
+    rows_of = [f"{r.image.name};{r.captions[0]};{r.captions[1]}" for r in records]
+    (folder / "table.csv").write_text("\n".join(["Bild;Titel;Text", *rows_of]))
     shutil.copy(records[0].image, folder / "photo.jpg")
     with zipfile.ZipFile(folder / "flickr30k.zip", "w") as archive:
         archive.write(folder / "captions.csv", "captions.csv")

@@ -253,6 +253,129 @@ def test_names_of_columns() -> None:
     assert captions_of([["nested"]]) is None
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\u2028"])
+def test_any_line_ends(form: str, end: str) -> None:
+    assert captions_in(FORMS[form].replace("\n", end)) == CAPTIONS
+
+
+def test_a_number_at_the_start_of_a_caption_is_the_captions() -> None:
+    for text in (
+        "image|caption\na.jpg|3 dogs run\n",
+        "image|caption|split\na.jpg|3 dogs run|val\n",
+        "a.jpg| 3 dogs run\n",
+        "a.jpg#0\t3 dogs run\n",
+        "a.jpg#0 3 dogs run\n",
+        "image,caption\na.jpg#0,3 dogs run\n",
+        "image,comment_number,comment\na.jpg,0,3 dogs run\n",
+        "image_name| comment_number| comment\na.jpg| 0| 3 dogs run\n",
+        "| image | caption |\n|:---|---|\n| a.jpg | 3 dogs run |\n",
+    ):
+        assert captions_in(text) == {"a.jpg": ("3 dogs run",)}, text
+
+
+def test_numbers_that_count_captions_are_none_of_them() -> None:
+    text = "a.jpg,0,2 dogs, red\na.jpg,1,3 cats\nb.jpg,0,4 cows\nb.jpg,1,5 bees\n"
+    assert captions_in(text) == {"a.jpg": ("2 dogs, red", "3 cats"), "b.jpg": ("4 cows", "5 bees")}
+    assert captions_in("a.jpg,2,000 dogs\na.jpg,1,000 cats\n") == {
+        "a.jpg": ("2,000 dogs", "1,000 cats")
+    }
+    text = "image_name| comment_number| comment\na.jpg| 0| A dog.\na.jpg| 3 dogs.\n"
+    with pytest.raises(UserError, match=r"line 3 is 'a.jpg\| 3 dogs.', unlike those before it"):
+        captions_in(text)
+
+
+def test_a_caption_with_unquoted_commas_is_joined_where_that_is_certain() -> None:
+    for text in (
+        "id,image,caption\n0,a.jpg,A big, brown dog, running\n",
+        "image,caption,split\na.jpg,A big, brown dog, running,train\n",
+        "image,height,caption\na.jpg,480,A big, brown dog, running\n",
+        "image,place,caption\nb.jpg,Rome,x\na.jpg,Rome,A big, brown dog, running\n",
+    ):
+        assert captions_in(text)["a.jpg"] == ("A big, brown dog, running",), text
+    picture = parse_captions(b"image,caption,split\na.jpg,A, b,val\n", "f")[0]
+    assert picture == CaptionedPicture("a.jpg", ("A, b",), "validation")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,title,caption\na.jpg,One, two,A dog\n",
+        "image,caption,source\na.jpg,A big, brown dog,flickr\n",
+        "image,caption,split\na.jpg,A dog, running\n\na.jpg,A dog, running, fast\n",
+        "image,caption_0,caption_1\na.jpg,A big, brown dog,A dog\n",
+        "image,caption,split\na.jpg,train\n",
+    ],
+)
+def test_fields_that_do_not_fit_the_header_are_refused_with_their_line(text: str) -> None:
+    with pytest.raises(UserError, match=r"line \d.*fields, the header has 3|line \d.*split"):
+        captions_in(text)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("image,caption\na.jpg,café\n".encode("cp1252"), "Windows-1252, where .* reads .*café"),
+        (b"PK\x03\x04\x14\x00", "an Excel workbook; save the sheet as CSV UTF-8"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "old Excel workbook"),
+        (b"PAR1\x15\x04", "a Parquet file"),
+    ],
+)
+def test_other_files_are_told_what_to_do(data: bytes, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        parse_captions(data, "c.csv")
+
+
+def test_excel_says_its_delimiter() -> None:
+    for end, delimiter, encoding in (("\r\n", ";", "utf-8-sig"), ("\n", "\t", "utf-16")):
+        rows = (f"sep={delimiter}", f"image{delimiter}caption", f"a.jpg{delimiter}x, y; z")
+        rows = rows if delimiter == "\t" else (*rows[:2], f'a.jpg{delimiter}"x, y; z"')
+        assert captions_in((end.join(rows) + end).encode(encoding)) == {"a.jpg": ("x, y; z",)}
+
+
+def test_what_a_data_set_calls_no_caption_is_left_out_and_said() -> None:
+    rows = [
+        {"image": "a.jpg", "caption": "x", "is_rejected": False, "is_precanned": True},
+        {"image": "a.jpg", "caption": "y", "is_rejected": False},
+        {"image": "b.jpg", "caption": "z", "is_rejected": 1},
+    ]
+    coco = {
+        "images": [{"id": "a", "file_name": "a.jpg"}, {"id": "b", "file_name": "b.jpg"}],
+        "annotations": [{**row, "image_id": str(row["image"])[0]} for row in rows],
+    }
+    table = "image,caption,is_rejected\n" + "a.jpg,x,true\na.jpg,y,false\nb.jpg,z,1\n"
+    for text, first in (
+        (json.dumps(rows), "precanned"),
+        (json.dumps(coco), "precanned"),
+        (table, "rejected"),
+    ):
+        assert parse_captions(text.encode(), "f") == [
+            CaptionedPicture("a.jpg", ("y",), None, (first,)),
+            CaptionedPicture("b.jpg", (), None, ("rejected",)),
+        ]
+
+
+def test_coco_pictures_with_one_id_are_refused() -> None:
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}]
+    content = {"images": images, "annotations": [{"image_id": 1, "caption": "x"}]}
+    with pytest.raises(UserError, match="the id '1' twice, for a"):
+        captions_in(json.dumps(content))
+
+
+def test_a_row_with_several_pictures_has_one_caption() -> None:
+    assert captions_in('[{"image": ["a.jpg", "b.jpg"], "caption": "x"}]') == {
+        "a.jpg": ("x",),
+        "b.jpg": ("x",),
+    }
+    with pytest.raises(UserError, match="entry 1 names 2 pictures and has 2 captions"):
+        captions_in('[{"image": ["a.jpg", "b.jpg"], "caption": ["x", "y"]}]')
+
+
+def test_lines_that_generate_prints_are_captions() -> None:
+    line = {"image": "a.jpg", "captions": [{"text": "x", "log_probability": -1.5}]}
+    assert captions_in(json.dumps(line)) == {"a.jpg": ("x",)}
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_give_captions_or_one_sentence(data: bytes) -> None:
     check_result(data)

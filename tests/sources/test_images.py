@@ -100,6 +100,21 @@ def test_sixteen_bit_grey_is_scaled(kind: str) -> None:
     assert np.asarray(loaded)[0, :, 0].tolist() == [0, 128, 255, 1]
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_greys_of_fewer_bits_in_files_of_sixteen_are_not_black(bits: int) -> None:
+    deep = np.array([[0, 2 ** (bits - 1), 2**bits - 1, 2**bits - 2]], dtype=np.uint16)
+    loaded = load_image(encoded(Image.fromarray(deep), "PNG"))
+    assert np.asarray(loaded)[0, :3, 0].tolist() == [0, 128, 255]
+    real = Image.fromarray(deep.astype(np.float32))
+    assert np.asarray(load_image(encoded(real, "TIFF")))[0, :3, 0].tolist() == [0, 128, 255]
+
+
+def test_a_heic_picture_is_told_what_to_do() -> None:
+    start = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    with pytest.raises(UserError, match=r"is a HEIC picture, .* convert it to JPEG"):
+        load_image(start)
+
+
 def test_integer_and_real_greys_are_scaled() -> None:
     deep = Image.fromarray(np.array([[0, 65_535]], dtype=np.int32))
     assert np.asarray(load_image(encoded(deep, "TIFF")))[0, :, 0].tolist() == [0, 255]

@@ -53,7 +53,7 @@ def test_names_without_folder_or_extension_are_found(tmp_path: Path) -> None:
     (tmp_path / "images" / "deep" / "er").mkdir(parents=True)
     (tmp_path / "images" / "deep" / "er" / "a.jpg").write_bytes(picture_bytes(1))
     (tmp_path / "images" / "b.PNG").write_bytes(picture_bytes(2, "PNG"))
-    captions = {"elsewhere/a.jpg": ["A."], "b": ["B."]}
+    captions = {"a.jpg": ["A."], "b": ["B."]}
     (tmp_path / "captions.csv").write_text(json.dumps(captions))
     config = config_for(tmp_path, HELD_OUT_FRACTION=0.0)
     prepare_dataset(config)
@@ -253,6 +253,47 @@ def test_rows_without_a_picture_or_caption_are_problems(tmp_path: Path) -> None:
     write_parquet(tmp_path / "hub" / "0.parquet", columns)
     summary = prepare_dataset(hub_config(tmp_path, tmp_path / "hub", MAX_BAD_FRACTION=0.9))
     assert summary.problems == {"no caption": 1, "unreadable": 3}
+
+
+@pytest.mark.usefixtures("private_cache")
+def test_columns_of_the_hub_that_the_user_names(tmp_path: Path) -> None:
+    columns = flickr30k_columns()
+    columns["bild"] = [{"bytes": picture_bytes(50 + i), "path": None} for i in range(6)]
+    columns["worte"] = [f"Wort {i}" for i in range(6)]
+    columns["text"] = [f"Some other words {i}" for i in range(6)]
+    columns["is_rejected"] = [False, True, False, False, False, False]
+    write_parquet(tmp_path / "hub" / "0.parquet", columns)
+    with pytest.raises(UserError, match=r"caption, text may all hold .* --CAPTION_COLUMN caption"):
+        prepare_dataset(hub_config(tmp_path, tmp_path / "hub"))
+    with pytest.raises(UserError, match=r"those of pictures are: image, bild"):
+        prepare_dataset(hub_config(tmp_path, tmp_path / "hub", IMAGE_COLUMN="foto"))
+    named = {"IMAGE_COLUMN": "bild", "CAPTION_COLUMN": "worte"}
+    config = hub_config(tmp_path, tmp_path / "hub", **named)
+    summary = prepare_dataset(config)
+    assert summary.left_out_by_kind == {"captions that the data set marks as rejected": 1}
+    assert splits_of(config)["test"] == {"1003.jpg": ("Wort 3",)}
+    assert (config.dataset_dir / "test" / "1003.jpg").read_bytes() == picture_bytes(53)
+    assert prepare_dataset(config) == summary
+
+
+@pytest.mark.usefixtures("private_cache")
+def test_what_cannot_be_told_of_the_hub_is_refused(tmp_path: Path) -> None:
+    columns = flickr30k_columns()
+    columns["split"][2] = "fold1"
+    write_parquet(tmp_path / "hub" / "0.parquet", columns)
+    with pytest.raises(UserError, match=r"row 2, split: the split 'fold1' is not known; train"):
+        prepare_dataset(hub_config(tmp_path, tmp_path / "hub"))
+    columns["bild"] = columns.pop("image")
+    columns["foto"] = columns["bild"]
+    write_parquet(tmp_path / "hub" / "0.parquet", columns)
+    with pytest.raises(UserError, match="several columns of pictures, bild, foto; say which"):
+        prepare_dataset(hub_config(tmp_path, tmp_path / "hub"))
+
+
+def test_parquet_files_without_pictures_are_no_data_set(tmp_path: Path) -> None:
+    make_source(tmp_path, count=3)
+    write_parquet(tmp_path / "00000.parquet", {"url": ["x"], "caption": ["y"]})
+    assert sum(prepare_dataset(hub_config(tmp_path, tmp_path)).pictures.values()) == 3
 
 
 def test_captions_file_in_a_zip_that_cannot_be_read(

@@ -97,3 +97,13 @@ def test_links_lead_no_further_than_the_data_set(tmp_path: Path, kind: str) -> N
                 read_records(data / "train")
         elif kind != "split":  # a link within the data set is followed
             assert [record.image.name for record in read_records(data / "train")] == ["p.jpg"]
+
+
+def test_a_split_that_a_data_set_lacks_is_told_apart_from_one_that_is_not_made(
+    tmp_path: Path,
+) -> None:
+    write_records(tmp_path / "train", [Record(tmp_path / "train" / "a.jpg", ("x",))])
+    with pytest.raises(UserError, match=r"has pictures of train alone, .* three pictures at least"):
+        read_records(tmp_path / "validation", mend="make it")
+    with pytest.raises(UserError, match=r"is missing\. Make it with: make it"):
+        read_records(tmp_path / "other" / "train", mend="make it")

@@ -129,6 +129,64 @@ def test_a_sample_is_what_has_a_path_up_to_its_first_dot_in_common(
     assert [sample.problem for sample in found] == ["", "", "its .txt is too large (51 bytes)"]
 
 
+PAIRS = {"x/a.v1": b"a dog", "x/a.v2": b"a cat", "b": b"a cow"}
+
+
+def write_pairs(path: Path, order: str, members: dict[str, bytes]) -> Path:
+    names = sorted(members, key=lambda name: name[::-1]) if order == "unsorted" else sorted(members)
+    return write_tar(path, {name: members[name] for name in names})
+
+
+@pytest.mark.parametrize("order", ["sorted", "unsorted"])
+@pytest.mark.parametrize("end", [".txt", ".png.txt", ".json"])
+def test_samples_are_paired_as_they_were_written(tmp_path: Path, order: str, end: str) -> None:
+    """Also with dots in their names, and whatever lies between their members."""
+    members = {f"{key}.png": picture(number) for number, key in enumerate(PAIRS)}
+    members |= {
+        key + end: b'{"caption": "%s"}' % text if end == ".json" else b"\xef\xbb\xbf" + text
+        for key, text in PAIRS.items()
+    }
+    path = write_pairs(tmp_path / "a.tar", order, members)
+    found = {sample.data: sample for sample in read_samples(str(path))}
+    assert len(found) == 3
+    for number, text in enumerate(PAIRS.values()):
+        assert found[picture(number)].captions == (text.decode(),)
+    whole = list(read_samples(str(path)))
+    assert list(read_samples(str(path), first=1)) == whole[1:]
+
+
+def test_what_has_no_pair_is_no_sample_of_another(tmp_path: Path) -> None:
+    members = {
+        "img.1.png": picture(1), "img.1.txt": b"one",
+        "img.2.png": picture(2),
+        "img.3.txt": b"three",
+        "c.png": picture(4), "c.mask.png": picture(5), "c.caption.txt": b"four", "c.ocr.txt": b"x",
+        "d.png": picture(6), "d.txt": b"caf\xe9",
+    }  # fmt: skip
+    for order in ("sorted", "unsorted"):
+        path = write_pairs(tmp_path / f"{order}.tar", order, members)
+        found = {sample.name.split(": ")[1]: sample for sample in read_samples(str(path))}
+        assert {name: (sample.captions, sample.problem) for name, sample in found.items()} == {
+            "img.1": (("one",), ""),
+            "img.2": ((), "it has no caption"),
+            "img.3": (("three",), "it has no picture"),
+            "c": (("four",), ""),
+            "d": ((), "its .txt is no UTF-8 text"),
+        }
+        assert found["c"].data == picture(4)
+
+
+def test_a_tar_that_passes_once_says_what_it_needs(tmp_path: Path) -> None:
+    import gzip
+
+    members = {"a.png": picture(0), "b.png": picture(1), "a.txt": b"a dog", "b.txt": b"a cat"}
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(write_tar(tmp_path / "a.tar", members).read_bytes()))
+    found = list(read_samples(str(path)))
+    assert len(found) == 4
+    assert all("must follow one another in this tar" in sample.problem for sample in found)
+
+
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
 def test_a_shard_that_is_cut_short_is_refused(tmp_path: Path, kind: str) -> None:
     if kind == "tar":
@@ -185,6 +243,23 @@ def test_sources_are_patterns_folders_and_weights(tmp_path: Path) -> None:
     assert [Path(shard).name for shard in one.shards] == ["0000.tar", "0001.tar", "0002.tar"]
     assert (one.weight, two.weight) == (3.0, 1.0)
     assert two.shards == (str(tmp_path / "c" / "deep" / "x.parquet"),)
+
+
+def test_tables_without_pictures_beside_tars_are_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_shards(tmp_path, shards=2)
+    pq.write_table(pa.table({"url": ["x"], "caption": ["y"]}), tmp_path / "0000.parquet")
+    write_parquet(tmp_path / "0002.parquet", range(3))
+    (source,) = find_sources(str(tmp_path))
+    assert [Path(shard).name for shard in source.shards] == ["0000.tar", "0001.tar", "0002.parquet"]
+    assert "1 Parquet files that hold no pictures are passed over" in capsys.readouterr().err
+    (source,) = find_sources(f"{tmp_path}/0000.parquet")
+    with pytest.raises(UserError, match="has the columns url, caption"):
+        list(read_samples(source.shards[0]))
 
 
 @pytest.mark.parametrize(

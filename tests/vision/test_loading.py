@@ -36,6 +36,18 @@ def test_config_of_no_known_model(tmp_path: Path) -> None:
         build_tower({"model_type": "wonder"})
 
 
+def test_a_model_of_a_package_that_is_not_there_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> object:
+        raise ImportError("\nTimmWrapperConfig requires the timm library but it was not found")
+
+    monkeypatch.setattr(hf.AutoConfig, "from_pretrained", missing)
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"by the package timm, .* pip install timm\. Or take an"):
+        load_config(str(tmp_path))
+
+
 def test_all_files_are_of_the_config_s_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

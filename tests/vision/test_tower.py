@@ -193,6 +193,25 @@ def test_no_vision_model_says_what_it_is(tmp_path: Path) -> None:
         VisionTower.from_pretrained(str(tmp_path))
 
 
+def test_that_a_model_reads_text_is_told_before_its_lack_of_an_image_processor(
+    tmp_path: Path,
+) -> None:
+    hf.CLIPTextModel(hf.CLIPTextConfig(**TEXT)).save_pretrained(tmp_path)
+    for name in (str(tmp_path), f"random:{tmp_path}"):
+        with pytest.raises(UserError, match="is a model of type clip_text_model, which reads text"):
+            VisionTower.from_pretrained(name)
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "vit")
+    model = hf.ViTModel.from_pretrained(folder)
+    with torch.no_grad():
+        model.layernorm.weight[3] = torch.nan
+    model.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"no numbers .* weights hold such ones \(layernorm.weight"):
+        VisionTower.from_pretrained(folder)
+
+
 def test_features_that_change_or_are_no_patches_are_refused(tmp_path: Path) -> None:
     hf.ViTMAEModel(hf.ViTMAEConfig(**VIT)).save_pretrained(tmp_path / "mae")
     square_processor(32).save_pretrained(tmp_path / "mae")
