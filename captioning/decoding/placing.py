@@ -106,7 +106,7 @@ def _by_caption(rows: Captions, captions: int) -> Captions:
     """Captions (B, N * K) as sets of one caption each (B * N, K)."""
 
     def split(values: Tensor) -> Tensor:
-        return values.unflatten(1, (captions, -1)).flatten(0, 1)
+        return values.reshape(-1, values.shape[1] // captions, *values.shape[2:])
 
     return Captions(
         split(rows.ids), split(rows.log_probabilities), split(rows.scores), split(rows.lengths)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from captioning.sources.origins import READ_ERRORS, files_source
+from captioning.sources.folder_source import files_source
+from captioning.sources.origins import READ_ERRORS
 from captioning.streaming.shards import read_samples
 from captioning.system.errors import UserError
 from tests.helpers.fuzzing import CASES, HOSTILE, little_memory, no_hang

@@ -42,8 +42,13 @@ def resume(monkeypatch: pytest.MonkeyPatch) -> Resume:
 
     def resumed(*words: object) -> Config:
         found: list[Config] = []
+
+        def keep(config: Config, _: object) -> int:
+            found.append(config)
+            return 0
+
         with monkeypatch.context() as patched:
-            patched.setattr(train, "train", lambda config, _: found.append(config) or 0)
+            patched.setattr(train, "train", keep)
             assert train.main([str(word) for word in words]) == 0
         return found[0]
 

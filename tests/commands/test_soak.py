@@ -196,7 +196,10 @@ def test_a_run_that_is_killed_in_each_of_its_phases_loses_nothing(
 ) -> None:
     make_source(tmp_path, count=60)
     write_encoder(tmp_path)
-    own = {"IMAGE_DIR": tmp_path / "images", "CAPTIONS_FILE": tmp_path / "captions.csv"}
+    own: dict[str, object] = {
+        "IMAGE_DIR": tmp_path / "images",
+        "CAPTIONS_FILE": tmp_path / "captions.csv",
+    }
     if kind == "stream":
         shards = write_shards(tmp_path / "shards", shards=3, each=40)
         own = {"STREAM": shards, "FEATURE_CACHE": "1GB", "STREAM_STEPS_PER_EPOCH": 6}
