@@ -68,6 +68,8 @@ from model import CaptionModel, DecoderState
 from pipeline import CaptionPipeline
 from tokenizer import CaptionTokenizer
 
+SPARE_NUMBERS = 10**6
+"""More than a file holds may be asked of it, so that what is missing is told by name."""
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 ADAPTERS, AVERAGE = "adapters.safetensors", "average.safetensors"
@@ -221,7 +223,7 @@ def load_pipeline(
         encoder.prepare_training(training)
         _load_adapters(encoder, checkpoint.folder / ADAPTERS)
     weights = checkpoint.folder / MODEL
-    with built_within(tensor_shapes(weights, prefix="model."), str(weights)):
+    with built_within(tensor_shapes(weights, prefix="model."), str(weights), spare=SPARE_NUMBERS):
         model = CaptionModel.from_config(
             checkpoint.config,
             patches=encoder.num_tokens,

@@ -39,19 +39,19 @@ from captioning.system.errors import (
     run_command,
 )
 from captioning.system.files import read_json, refuse_links, write_text
+from captioning.system.older_settings import BECAME
 from captioning.system.options import parse_options
 from captioning.system.rules import PER_RUN, SHARED
 from captioning.system.stopping import stopping_signals
+from captioning.system.toml_files import read_toml, with_values
 from config import (
     COMPARE_TABLE,
     Config,
     dump_config,
     load_config,
     parse_config,
-    read_toml,
     result_settings,
     settings_with,
-    with_values,
 )
 
 MODELS_TABLE = "models"
@@ -456,7 +456,7 @@ def _misplaced(changes: Mapping[str, Any]) -> list[str]:
 def _settings(base: Config, values: Mapping[str, Any], place: str, problems: list[str]) -> Config:
     """`base` with `values`, or `base` where they have problems, which are added to the list."""
     try:
-        return with_values(base, values, place=place)
+        return with_values(base, values, place=place, became=BECAME)
     except UserError as error:
         problems += error.problems
         return base

@@ -13,9 +13,8 @@ import math
 import os
 import re
 import sys
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,15 +22,10 @@ from typing import Annotated, Any, Literal
 from captioning.system.errors import UserError
 from captioning.system.older_settings import BECAME, from_older
 from captioning.system.options import (
-    MOST_WHOLE,
     check_value,
-    kind_of,
     notes_of,
     parse_options,
-    to_toml,
-    unknown_name,
 )
-from captioning.system.reading import SETTINGS_BYTES, read_regular
 from captioning.system.rules import (
     CACHE,
     DATASET_NAME,
@@ -61,6 +55,7 @@ from captioning.system.rules import (
     bytes_of,
     within,
 )
+from captioning.system.toml_files import read_toml, to_toml, with_values
 
 COMPARE_TABLE = "compare"
 """A file with this table describes several runs (`compare.py`)."""
@@ -374,45 +369,13 @@ def load_config(
     Settings of version 0.1 are read as `from_older` says; `to_train` is false for a model that is
     only captioned with.
     """
-    values = read_toml(path)
+    values = read_toml(path, advice=_preset_advice())
     if isinstance(values.get(COMPARE_TABLE), dict):
         raise UserError(
             f"{path} describes a comparison of several runs: python compare.py --config {path}"
         )
     values = from_older(values, vars(Config()), place=str(path), to_train=to_train)
-    return with_values(base or Config(), values, place=str(path))
-
-
-def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a TOML file holds. Raises `UserError` naming the file."""
-    try:
-        return tomllib.loads(read_regular(path, most_bytes=SETTINGS_BYTES).decode())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.{_preset_advice()}") from None
-    except (ValueError, RecursionError) as error:  # a TOMLDecodeError, mostly
-        raise UserError(f"{path} is not TOML: {error}.") from None
-
-
-def with_values(base: Config, values: Mapping[str, Any], *, place: str) -> Config:
-    """`base` with settings by name; raises `UserError` with all problems, each naming `place`."""
-    known = {field.name: field for field in fields(Config)}
-    problems = []
-    accepted: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.upper().replace("-", "_")
-        if name not in known:
-            problems.append(f"{place}: {unknown_name(key, known, BECAME)}")
-            continue
-        if kind_of(known[name]) is float and type(value) is int and abs(value) <= MOST_WHOLE:
-            value = float(value)
-        problems += [f"{place}: {problem}" for problem in check_value(known[name], value)]
-        accepted[name] = value
-    if problems:
-        raise UserError(*problems)
-    try:
-        return replace(base, **accepted)
-    except UserError as error:
-        raise UserError(*(f"{place}: {problem}" for problem in error.problems)) from None
+    return with_values(base or Config(), values, place=str(path), became=BECAME)
 
 
 def dump_config(config: Config) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 from captioning.system.errors import UserError
 from captioning.system.files import read_json
 from captioning.system.folders import MANIFEST
-from captioning.system.options import to_toml
 from captioning.system.privacy import mask_urls, without_places
+from captioning.system.toml_files import to_toml
 
 CHECKPOINT_FILES = (
     MANIFEST,

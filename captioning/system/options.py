@@ -223,16 +223,6 @@ def _shown(name: str) -> str:
     return name if name.isupper() else _flag(name)
 
 
-def to_toml(value: str | bool | float) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, str):
-        return repr(value)
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
-
-
 @dataclass(frozen=True)
 class Described:
     """A field with what the source says of it."""

@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from captioning.sources.images import load_image
 from captioning.system.errors import UserError
 from captioning.system.folders import UNCHECKED
-from captioning.system.options import to_toml
 from captioning.system.runtime import Runtime
+from captioning.system.toml_files import to_toml
 from checkpoint import Checkpoint, load_optimizer, load_pipeline, newest_checkpoint, read_checkpoint
 from config import Config, dump_config, load_config
 from optimization import build_optimizer

@@ -161,7 +161,7 @@ def test_a_presets_mistakes_name_the_file(tmp_path: Path) -> None:
         preset.write_text(broken)
         assert "is not TOML" in problems_of("--config", str(preset))[0]
     preset.write_text("BATCH_SIZE = " + "9" * 400)
-    assert load_config(preset).BATCH_SIZE > 10**399
+    assert "BATCH_SIZE is 999" in problems_of("--config", str(preset))[0]
 
 
 def test_every_preset_loads_and_says_what_to_expect() -> None:
@@ -175,7 +175,7 @@ def test_every_preset_loads_and_says_what_to_expect() -> None:
         else:
             load_config(path)
         assert path.read_text().startswith("#")
-    assert load_config(ROOT / "presets" / "flickr30k-clip.toml") == Config()
+    assert load_config(ROOT / "presets" / "flickr30k-clip.toml") == Config(VALIDATION_IMAGES=-1)
 
 
 def test_every_setting_has_a_docstring_and_most_a_rule() -> None:
@@ -210,5 +210,5 @@ def test_the_command_line_ends_with_2_and_without_a_traceback() -> None:
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         "error: there is no setting BATCHSIZE; did you mean BATCH_SIZE?",
-        "error: NUM_EPOCHS is 0; it must be at least 1.",
+        "error: NUM_EPOCHS is 0; it must be from 1 to 1,000,000.",
     ]
