@@ -72,6 +72,9 @@ def _draw_loss(axes: Any, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_metrics(axes: Any, lines: Sequence[Mapping[str, Any]]) -> None:
+    if rewards := _points(lines, "reward"):
+        label = "reward of samples (CIDEr-D)"
+        _plot(axes, smoothed(rewards), color=TRAINING_COLOUR, linewidth=1.8, label=label)
     for name, colour in zip(SHOWN_METRICS, METRIC_COLOURS, strict=True):
         if scores := _points(lines, name):
             _plot(axes, scores, "o-", color=colour, markersize=4, label=name)
