@@ -39,6 +39,8 @@ class DocumentFrequencies:
     """For each order, the n-grams as sorted pairs of a prefix and a last token."""
     frequencies: tuple[FloatArray, ...]
     """For each order, the pictures that have it."""
+    tokenizer: str = "ptb"
+    """Which tokens were counted: a name of `tokenizers`."""
 
     @classmethod
     def of(cls, references: Sequence[Sequence[str]]) -> "DocumentFrequencies":

@@ -18,6 +18,7 @@ from captioning.metrics.ngrams import FloatArray, count_ngrams
 from captioning.metrics.rouge import rouge_l
 from captioning.metrics.score_files import check_pairs
 from captioning.metrics.tokenizers import TokenizerName, choose_tokenizer
+from captioning.system.errors import UserError
 
 BLEU_NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
 
@@ -65,6 +66,12 @@ def score_captions(
     counts = count_matches(ngrams, owners)
     if frequencies is None:
         frequencies = DocumentFrequencies.of_ngrams(ngrams, owners, len(ids), first_text=len(ids))
+    elif frequencies.tokenizer != tokenize.name:
+        raise UserError(
+            f"the document frequencies count tokens of {frequencies.tokenizer!r}, the captions are "
+            f"in those of {tokenize.name!r}; give --tokenizer {frequencies.tokenizer}, or count "
+            "frequencies of captions in the same script."
+        )
     rouge = [rouge_l(caption, texts) for caption, texts in zip(captions, others, strict=True)]
     per_image = {
         **dict(zip(BLEU_NAMES, bleu(counts).T, strict=True)),
