@@ -54,9 +54,8 @@ class EvaluateOptions:
     checkpoint: tuple[str, ...] = ()
     """Checkpoint folders or Hub repositories (default: the newest `best` under output-dir)."""
     model: Annotated[tuple[str, ...], OF_CHECKPOINTS] = ()
-    """Captioners of the Hub (BLIP, GIT, ViT-GPT2, chat models of pictures and text) or folders of
-    them, or files of another program's captions: scored beside the checkpoints, or alone where
-    dataset is given and no checkpoint."""
+    """Captioners of the Hub (BLIP, GIT, ViT-GPT2, chat models) or folders of them, or files of
+    captions, to score beside the checkpoints; alone with dataset and no checkpoint."""
     prompt: Annotated[str, OF_CHECKPOINTS] = ""
     """What chat models are asked ("" = for one short sentence), and how BLIP and GIT begin."""
     dataset: Annotated[str, OF_CHECKPOINTS] = ""
@@ -93,8 +92,12 @@ class EvaluateOptions:
     """CLIP of the Hub or a folder, for CLIPScore and RefCLIPScore ("" = leave them out). Captions
     that are given need image-dir too."""
     tokenizer: Literal["auto", "ptb", "script", "spaces"] = "auto"
-    """Tokens to score by: ptb (coco-caption's), script (characters where words have no spaces
-    between them) or spaces (captions that were segmented before); auto fits the references."""
+    """Tokens: ptb (coco-caption's), script (characters where words have no spaces between them),
+    spaces (captions were segmented); auto fits the references."""
+    document_frequencies: str = ""
+    """File by which CIDEr weighs words ("" = the references): docs/metrics.md."""
+    objects: str = ""
+    """List of words of objects; mentions that no reference has are counted (CHAIR)."""
     java: bool = True
     """Compute METEOR and SPICE where Java and their files are there."""
     seed: Annotated[int, at_least(0)] = 0
@@ -302,7 +305,7 @@ def evaluate_checkpoint(
             "split": split,
             "pictures": len(records),
             "references a picture": references_a_picture(prepared.references.values()),
-            "tokenizer": sheet.tokenizer,
+            **sheet.protocol,
             "decoding": search.description,
         },
         checkpoint=name,

@@ -27,6 +27,7 @@ RANKED_BY = "CIDEr"
 COMPARED = ("CIDEr", "BLEU-4")
 """Scores whose differences are tested."""
 SHORTER_BLEU = {"BLEU-1", "BLEU-2", "BLEU-3"}
+FREQUENCIES = "document frequencies"
 BY_CHANCE = "attention_inside_by_chance"
 SIGNIFICANT = 0.05
 
@@ -273,6 +274,10 @@ def _refuse_unequal(runs: Sequence[RunResult]) -> None:
             problems.append(f"{names} were held against other references: they cannot be compared.")
         elif run.protocol.get("tokenizer") != first.protocol.get("tokenizer"):
             problems.append(f"{names} were scored with other tokenizers: they cannot be compared.")
+        elif run.protocol.get(FREQUENCIES) != first.protocol.get(FREQUENCIES):
+            problems.append(
+                f"{names} were scored with other {FREQUENCIES}: they cannot be compared."
+            )
     if len({run.model for run in runs}) > 1 and len(first.captions) < 2:
         problems.append("One picture tells no models apart; compare them on two at least.")
     if problems:

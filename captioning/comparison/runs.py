@@ -7,7 +7,7 @@ folder of the run (`metrics.jsonl`); opens no model.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ from captioning.system.errors import UserError
 from captioning.tracking.effort import Effort
 
 MEASURED_BY_EVERYONE = ("CIDEr", "BLEU-4", "BLEU-3", "BLEU-2", "BLEU-1", "ROUGE-L")
-MEANS = ("CLIPScore", "RefCLIPScore", "SPICE")
+MEANS = ("CLIPScore", "RefCLIPScore", "R@1", "R@5", "R@10", "SPICE", "SPIDEr", "CHAIRs")
 """Further scores whose corpus value is the mean over the pictures."""
 FEATURE_BYTES = 2
 """Bytes of a number in the feature cache (float16)."""
@@ -114,11 +114,7 @@ def read_run(
     try:
         lines = [json.loads(line) for line in _read(path).splitlines() if line]
         ids = [os.path.realpath(line["image"]) for line in lines]
-        scores = score_captions(
-            {key: line["caption"] for key, line in zip(ids, lines, strict=True)},
-            {key: line["references"] for key, line in zip(ids, lines, strict=True)},
-            tokenizer=numbers.get("tokenizer", "ptb"),  # the only one there was at first
-        )
+        scores = _scores(numbers, lines, ids)
         means = _means(numbers, lines)
         captions = tuple(
             CaptionedPicture(
@@ -140,7 +136,7 @@ def read_run(
             means=means,
             others={
                 name: numbers[name]
-                for name in ("METEOR",)
+                for name in ("METEOR", "CHAIRi")
                 if isinstance(numbers.get(name), int | float)
             },
             truth={
@@ -177,6 +173,25 @@ def _read_numbers(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}.") from None
     return numbers if isinstance(numbers, dict) else {}
+
+
+def _scores(
+    numbers: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], ids: Sequence[str]
+) -> Scores:
+    """The captions scored anew, but CIDEr as written where document frequencies are elsewhere."""
+    scores = score_captions(
+        {key: line["caption"] for key, line in zip(ids, lines, strict=True)},
+        {key: line["references"] for key, line in zip(ids, lines, strict=True)},
+        tokenizer=numbers.get("tokenizer", "ptb"),  # the only one there was at first
+    )
+    if "document frequencies" not in numbers["protocol"]:
+        return scores
+    cider = np.array([float(line["scores"]["CIDEr"]) for line in lines])
+    return replace(
+        scores,
+        per_image={**scores.per_image, "CIDEr": cider},
+        corpus={**scores.corpus, "CIDEr": float(cider.mean())},
+    )
 
 
 def _means(numbers: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, FloatArray]:

@@ -4,6 +4,8 @@ With coco-caption's choices: the reference length closest to the caption's, of t
 shorter; and small constants in place of smoothing, so a perfect caption scores 0.999999999.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +28,16 @@ class BleuCounts:
     """Tokens of the caption; [...]."""
     reference_lengths: FloatArray
     """Tokens of the reference closest in length; [...]."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["BleuCounts"]) -> "BleuCounts":
+        """The pictures of all parts, one after another."""
+        return cls(
+            *(
+                np.concatenate([getattr(one, field.name) for one in parts])
+                for field in dataclasses.fields(cls)
+            )
+        )
 
     def weighted_sums(self, weights: FloatArray) -> "BleuCounts":
         """Sums over pictures, each counted as often as `weights` [R, P] says; R rows."""

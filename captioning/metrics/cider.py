@@ -7,6 +7,7 @@ number of calls: quick enough for a reward inside a training step.
     rewards = cider.score(tokenize_captions(sampled), references_of_each)
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class DocumentFrequencies:
     """For each order, the n-grams as sorted pairs of a prefix and a last token."""
     frequencies: tuple[FloatArray, ...]
     """For each order, the pictures that have it."""
+    tokenizer: str = "ptb"
+    """Which tokens were counted: a name of `tokenizers`."""
 
     @classmethod
     def of(cls, references: Sequence[Sequence[str]]) -> "DocumentFrequencies":
@@ -75,6 +78,11 @@ class DocumentFrequencies:
         """
         return any(((f > 0) & (f < self.pictures)).any() for f in self.frequencies)
 
+    @classmethod
+    def merged(cls, parts: Sequence["DocumentFrequencies"]) -> "DocumentFrequencies":
+        """Frequencies of sets of pictures that share none, as of all of them; at least one set."""
+        return functools.reduce(_merged, parts)
+
     def of_each(self, ngrams: Ngrams) -> list[FloatArray]:
         """The frequency of each n-gram of other texts, order by order; [G] each."""
         known = self.token_numbers
@@ -92,6 +100,31 @@ class DocumentFrequencies:
             grams = look_up(keys, numbers, wanted).astype(np.int64) - 1
             found.append(look_up(keys, frequencies, wanted))
         return found
+
+
+def _merged(first: DocumentFrequencies, second: DocumentFrequencies) -> DocumentFrequencies:
+    numbers = dict(first.token_numbers)
+    tokens = [numbers.setdefault(token, len(numbers)) for token in second.token_numbers]
+    of_second = np.array(tokens, np.int64)
+    widths = [max(len(one.token_numbers), 1) for one in (first, second)]
+    ours = theirs = np.zeros(1, np.int64)  # what the prefixes of an order are called now
+    merged_keys, merged_counts = [], []
+    for own, others, own_counts, other_counts in zip(
+        first.keys, second.keys, first.frequencies, second.frequencies, strict=True
+    ):
+        own = ours[own // widths[0]] * len(numbers) + own % widths[0]
+        others = theirs[others // widths[1]] * len(numbers) + of_second[others % widths[1]]
+        keys = np.union1d(own, others)
+        ours, theirs = np.searchsorted(keys, own), np.searchsorted(keys, others)
+        counts = np.zeros(len(keys))
+        counts[ours] += own_counts
+        counts[theirs] += other_counts
+        merged_keys.append(keys)
+        merged_counts.append(counts)
+    pictures = first.pictures + second.pictures
+    return DocumentFrequencies(
+        pictures, numbers, tuple(merged_keys), tuple(merged_counts), first.tokenizer
+    )
 
 
 class CiderD:

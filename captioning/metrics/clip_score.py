@@ -1,5 +1,7 @@
 """CLIPScore and RefCLIPScore (Hessel et al., 2021): how well captions fit their pictures.
 
+And how well each caption finds its picture among all that were captioned: R@1, R@5, R@10.
+
 Any CLIP of the Hub or a local folder judges. The published numbers are of
 `openai/clip-vit-base-patch32`; other judges give other numbers, so name the judge with the score.
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 PROMPT = "A photo depicts "
 WEIGHT = 2.5
 BATCH_SIZE = 64
+TEXTS_AT_ONCE = 1024
+"""Texts whose likeness to every picture is held at a time."""
+LEVEL = 1e-9
+"""Likenesses that differ by less are rounded differently alone."""
 STANDARD_JUDGE = "openai/clip-vit-base-patch32"
 
 
@@ -34,6 +40,12 @@ class ClipScores:
     """CLIPScore of each; [N]."""
     ref_clip_score: FloatArray
     """RefCLIPScore of each; [N]."""
+    ranks: FloatArray
+    """Of each picture among all N, when its caption looks for it; 1 is the best; [N]."""
+
+    def recall(self, best: int) -> FloatArray:
+        """R@`best` of each: 1 where its caption finds the picture among so many; [N]."""
+        return (self.ranks <= best).astype(float)
 
 
 class ClipJudge:
@@ -97,7 +109,9 @@ class ClipJudge:
         for row, of_picture in enumerate(references):
             others = vectors[[distinct[text] for text in of_picture]]
             closest[row] = max((others @ ours[row]).max(), 0.0)
-        return ClipScores(clip_score, _harmonic_mean(clip_score, closest))
+        return ClipScores(
+            clip_score, _harmonic_mean(clip_score, closest), retrieval_ranks(ours, pictures)
+        )
 
     def _picture_vectors(self, images: Sequence[Source]) -> FloatArray:
         """The unit vector of each picture; [N, D]."""
@@ -136,6 +150,21 @@ class ClipJudge:
             features = getattr(self.model, method)(**on_device).pooler_output
             vectors: FloatArray = features.double().cpu().numpy()
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def retrieval_ranks(texts: FloatArray, pictures: FloatArray) -> FloatArray:
+    """The rank of each text's own picture by likeness; [N], both of unit vectors [N, D].
+
+    A picture that is as like as its own counts half: equal pictures cannot be told apart.
+    """
+    ranks = []
+    for first in range(0, len(texts), TEXTS_AT_ONCE):
+        likeness = texts[first : first + TEXTS_AT_ONCE] @ pictures.T
+        rows = np.arange(len(likeness))
+        own = likeness[rows, first + rows][:, None]
+        nearer, level = likeness > own + LEVEL, np.abs(likeness - own) <= LEVEL
+        ranks.append(1 + nearer.sum(axis=1) + (level.sum(axis=1) - 1) / 2)
+    return np.concatenate(ranks)
 
 
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -18,8 +18,11 @@ from captioning.metrics.ngrams import FloatArray, count_ngrams
 from captioning.metrics.rouge import rouge_l
 from captioning.metrics.score_files import check_pairs
 from captioning.metrics.tokenizers import TokenizerName, choose_tokenizer
+from captioning.system.errors import UserError
 
 BLEU_NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
+PICTURES_AT_ONCE = 20_000
+"""Whose n-grams are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,18 @@ def score_captions(
     tokenize = choose_tokenizer(tokenizer, references.values())
     captions = tokenize(list(candidates.values()))
     others = [tokenize(references[picture]) for picture in ids]
-    ngrams = count_ngrams([*captions, *(text for texts in others for text in texts)])
-    owners = np.repeat(np.arange(len(ids)), [len(texts) for texts in others])
-
-    counts = count_matches(ngrams, owners)
-    if frequencies is None:
-        frequencies = DocumentFrequencies.of_ngrams(ngrams, owners, len(ids), first_text=len(ids))
+    if frequencies is not None and frequencies.tokenizer != tokenize.name:
+        raise UserError(
+            f"the document frequencies count tokens of {frequencies.tokenizer!r}, the captions are "
+            f"in those of {tokenize.name!r}; give --tokenizer {frequencies.tokenizer}, or count "
+            "frequencies of captions in the same script."
+        )
+    counts, cider, frequencies = _counts_and_cider(captions, others, frequencies)
     rouge = [rouge_l(caption, texts) for caption, texts in zip(captions, others, strict=True)]
     per_image = {
         **dict(zip(BLEU_NAMES, bleu(counts).T, strict=True)),
         "ROUGE-L": np.array(rouge),
-        "CIDEr": CiderD(frequencies).score_ngrams(ngrams, owners),
+        "CIDEr": cider,
     }
     corpus_bleu = bleu(counts.weighted_sums(np.ones((1, len(ids)))))[0]
     corpus = {
@@ -77,3 +81,30 @@ def score_captions(
         **{name: float(np.mean(per_image[name])) for name in ("ROUGE-L", "CIDEr")},
     }
     return Scores(ids, corpus, per_image, counts, frequencies.is_weighing, tokenize.name)
+
+
+def _counts_and_cider(
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    frequencies: DocumentFrequencies | None,
+) -> tuple[BleuCounts, FloatArray, DocumentFrequencies]:
+    """Of tokenized captions, so many at once that n-grams of a million fit into memory."""
+    parts = [
+        slice(first, first + PICTURES_AT_ONCE)
+        for first in range(0, len(captions), PICTURES_AT_ONCE)
+    ]
+    if frequencies is None and len(parts) > 1:
+        frequencies = DocumentFrequencies.merged(
+            [DocumentFrequencies.of(references[part]) for part in parts]
+        )
+    counts, cider = [], []
+    for part in parts:
+        own, others = captions[part], references[part]
+        ngrams = count_ngrams([*own, *(text for texts in others for text in texts)])
+        owners = np.repeat(np.arange(len(own)), [len(texts) for texts in others])
+        if frequencies is None:  # all in one part: counted once for both
+            frequencies = DocumentFrequencies.of_ngrams(ngrams, owners, len(own), len(own))
+        counts.append(count_matches(ngrams, owners))
+        cider.append(CiderD(frequencies).score_ngrams(ngrams, owners))
+    assert frequencies is not None
+    return BleuCounts.joined(counts), np.concatenate(cider), frequencies

@@ -43,12 +43,19 @@ class Diversity:
     vocabulary_size: int
     mean_length: float
     """Tokens a caption."""
+    shortest: int
+    longest: int
     share_in_training: float | None
     """Share of the captions that stand in the training set word by word; None if not asked."""
     largest_group: int
     """Pictures that got the most frequent caption."""
     largest_group_caption: str
     pictures: int
+
+    @property
+    def share_novel(self) -> float | None:
+        """Share of the captions that nobody wrote of a training picture; None if not asked."""
+        return None if self.share_in_training is None else 1 - self.share_in_training
 
     @property
     def warning(self) -> str | None:
@@ -109,6 +116,8 @@ def describe_captions(
         distinct_2=len(pairs) / max(pairs.total(), 1),
         vocabulary_size=len(tokens),
         mean_length=tokens.total() / len(captions),
+        shortest=min(map(len, words)),
+        longest=max(map(len, words)),
         share_in_training=share,
         largest_group=times,
         largest_group_caption=most_frequent,

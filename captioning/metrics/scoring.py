@@ -10,13 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from captioning.metrics.cider import DocumentFrequencies
 from captioning.metrics.coco import Scores, score_captions
+from captioning.metrics.frequency_files import load_frequencies
+from captioning.metrics.hallucination import ObjectWords, read_objects
 from captioning.metrics.intervals import Diversity, Interval, bootstrap_intervals, describe_captions
 from captioning.metrics.java import JavaScores, meteor, spice
 from captioning.metrics.ngrams import FloatArray
 from captioning.metrics.tokenizers import TOKENIZERS, TokenizerName
 from captioning.system.errors import UserError
 
+RECALLS = (1, 5, 10)
 FOR_ENGLISH = "its program reads English alone, and the tokens here are not those of English"
 
 
@@ -28,6 +32,10 @@ class ScoringOptions:
     """A name of `tokenizers`."""
     java: bool = True
     """Compute METEOR and SPICE where Java and their files are there."""
+    document_frequencies: str = ""
+    """A file of `frequency_files` by which CIDEr weighs words; "" for those of the references."""
+    objects: str = ""
+    """A list of `hallucination`: words of objects, whose mentions are checked; "" for none."""
     clip_model: str = ""
     """The CLIP that judges captions beside pictures; "" for none."""
     seed: int = 0
@@ -49,11 +57,14 @@ class ScoreSheet:
     skipped: dict[str, str]
     """Why a metric is None, in one line."""
     diversity: Diversity
+    frequencies: str = ""
+    """Where CIDEr's document frequencies were counted; "" where on these references."""
 
     @property
-    def tokenizer(self) -> str:
-        """Which tokens were counted, in words for a protocol."""
-        return TOKENIZERS[self.base.tokenizer].description
+    def protocol(self) -> dict[str, str]:
+        """What a reader must know to compare the numbers."""
+        frequencies = {"document frequencies": self.frequencies} if self.frequencies else {}
+        return {"tokenizer": TOKENIZERS[self.base.tokenizer].description, **frequencies}
 
     def of(self, index: int) -> dict[str, float]:
         """Every metric of one picture."""
@@ -89,29 +100,30 @@ def score_everything(
     are as people wrote them. Raises `UserError` where candidates and references do not fit.
     """
     options = options or ScoringOptions()
-    base = score_captions(candidates, references, tokenizer=options.tokenizer)
+    path = options.document_frequencies
+    frequencies = load_frequencies(path) if path else None
+    base = score_captions(
+        candidates, references, tokenizer=options.tokenizer, frequencies=frequencies
+    )
     tokenize = TOKENIZERS[base.tokenizer]
-    more: dict[str, FloatArray] = {}
+    captions = tokenize(list(candidates.values()))
     corpus: dict[str, float | None] = dict(base.corpus)
     skipped: dict[str, str] = {}
     if not base.has_cider:
         corpus["CIDEr"], skipped["CIDEr"] = None, _without_cider(len(base.ids))
-    java = {"METEOR": meteor, "SPICE": spice} if options.java and base.tokenizer == "ptb" else {}
-    for name in ("METEOR", "SPICE"):
-        reason = FOR_ENGLISH if options.java else "not asked for; leave out --no-java"
-        result = JavaScores(None, None, reason)
-        if name in java:
-            result = java[name](candidates, references)
-        corpus[name] = result.corpus
-        if result.per_image is not None:
-            more[name] = result.per_image
-        else:
-            skipped[name] = (result.skipped or "").removeprefix(f"{name} did not run: ")
+    more, values, reasons = _java_scores(candidates, references, options, base)
+    corpus, skipped = {**corpus, **values}, {**skipped, **reasons}
     clip, reason = _clip_scores(candidates, references, images, options.clip_model, device)
     more |= clip
     skipped |= {} if clip else {"CLIPScore": reason, "RefCLIPScore": reason}
-    for name in ("CLIPScore", "RefCLIPScore"):
-        corpus[name] = float(np.mean(clip[name])) if clip else None
+    corpus |= {"CLIPScore": None, "RefCLIPScore": None}
+    corpus |= {name: float(np.mean(found)) for name, found in clip.items()}
+    if options.objects:
+        words = ObjectWords(read_objects(options.objects), tokenize)
+        others = [tokenize(references[picture]) for picture in base.ids]
+        found = words.hallucination(captions, others)
+        more["CHAIRs"] = found.of_captions
+        corpus |= {"CHAIRs": float(np.mean(found.of_captions)), "CHAIRi": found.of_mentions}
     # METEOR of many pictures is no mean: it is made of counts that only its program knows.
     means = {name: values for name, values in more.items() if name != "METEOR"}
     known = None if training_captions is None else set(tokenize(list(training_captions)))
@@ -130,7 +142,8 @@ def score_everything(
             if corpus[name] is not None and len(base.ids) > 1
         },
         skipped=skipped,
-        diversity=describe_captions(tokenize(list(candidates.values())), known),
+        diversity=describe_captions(captions, known),
+        frequencies=_counted_on(path, frequencies),
     )
 
 
@@ -148,6 +161,42 @@ def _without_cider(pictures: int) -> str:
     return f"{rule}, and here the references of all pictures have the same ones"
 
 
+def _counted_on(path: str, frequencies: DocumentFrequencies | None) -> str:
+    if frequencies is None:
+        return ""
+    return f"{Path(path).name}, of {frequencies.pictures:,} pictures"
+
+
+def _java_scores(
+    candidates: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    options: ScoringOptions,
+    base: Scores,
+) -> tuple[dict[str, FloatArray], dict[str, float | None], dict[str, str]]:
+    """METEOR, SPICE and, where that runs, SPIDEr (Liu et al., 2017), the mean of SPICE and CIDEr:
+    of each picture, over all, and why there are none."""
+    of_each: dict[str, FloatArray] = {}
+    corpus: dict[str, float | None] = {}
+    skipped: dict[str, str] = {}
+    programs = {"METEOR": meteor, "SPICE": spice}
+    is_english = base.tokenizer == "ptb"
+    for name, program in programs.items():
+        if options.java and is_english:
+            result = program(candidates, references)
+        else:
+            reason = FOR_ENGLISH if options.java else "not asked for; leave out --no-java"
+            result = JavaScores(None, None, reason)
+        corpus[name] = result.corpus
+        if result.per_image is not None:
+            of_each[name] = result.per_image
+        else:
+            skipped[name] = (result.skipped or "").removeprefix(f"{name} did not run: ")
+    if "SPICE" in of_each and base.has_cider:
+        of_each["SPIDEr"] = (of_each["SPICE"] + base.per_image["CIDEr"]) / 2
+        corpus["SPIDEr"] = float(np.mean(of_each["SPIDEr"]))
+    return of_each, corpus, skipped
+
+
 def _clip_scores(
     candidates: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
@@ -155,7 +204,7 @@ def _clip_scores(
     clip_model: str,
     device: str,
 ) -> tuple[dict[str, FloatArray], str]:
-    """CLIPScore and RefCLIPScore, or nothing and the reason."""
+    """CLIPScore, RefCLIPScore and retrieval, or nothing and the reason."""
     if not clip_model:
         folder = "--image-dir FOLDER " if images is None else ""
         return {}, f"not asked for; add {folder}--clip-model openai/clip-vit-base-patch32"
@@ -170,4 +219,7 @@ def _clip_scores(
     scores = judge.score(
         images, list(candidates.values()), [references[picture] for picture in candidates]
     )
-    return {"CLIPScore": scores.clip_score, "RefCLIPScore": scores.ref_clip_score}, ""
+    found = {"CLIPScore": scores.clip_score, "RefCLIPScore": scores.ref_clip_score}
+    # Among so few pictures that all are found, it would say nothing.
+    recalls = {f"R@{best}": scores.recall(best) for best in RECALLS if best < len(images)}
+    return found | recalls, ""

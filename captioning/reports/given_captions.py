@@ -53,7 +53,7 @@ def evaluate_files(
             **pairs.protocol,
             "pictures": len(pairs.candidates),
             "references a picture": references_a_picture(pairs.references.values()),
-            "tokenizer": sheet.tokenizer,
+            **sheet.protocol,
         },
         warnings=(pairs.warning,) if pairs.warning else (),
     )

@@ -184,9 +184,11 @@ def _diversity_measures(diversity: Diversity | None) -> dict[str, object]:
         "distinct-2": diversity.distinct_2,
         "vocabulary": diversity.vocabulary_size,
         "tokens a caption": diversity.mean_length,
+        "shortest, longest": f"{diversity.shortest}, {diversity.longest}",
     }
     if diversity.share_in_training is not None:
         measures["also in training"] = f"{diversity.share_in_training:.1%}"
+        measures["novel captions"] = f"{diversity.share_novel:.1%}"
     return measures
 
 

@@ -112,7 +112,7 @@ def _evaluation(
             "split": split.folder.name,
             "pictures": len(records),
             "references a picture": references_a_picture(split.references.values()),
-            "tokenizer": sheet.tokenizer,
+            **sheet.protocol,
             **asked,
         },
         checkpoint=name,

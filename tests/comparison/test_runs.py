@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from captioning.comparison.runs import read_run
+from captioning.comparison.runs import _scores, read_run
 from captioning.system.errors import UserError
 
 CAPTIONS = (
@@ -118,3 +118,15 @@ def test_evaluations_of_before_models_were_described_are_to_be_made_again(tmp_pa
     (tmp_path / "metrics.json").write_text(json.dumps(numbers))
     with pytest.raises(UserError, match="remove it and give the same command again"):
         read_run(tmp_path, model="CLIP")
+
+
+def test_cider_of_other_document_frequencies_is_taken_as_it_was_written() -> None:
+    lines = [
+        {"caption": "a dog", "references": ["a dog runs"], "scores": {"CIDEr": 1.5}},
+        {"caption": "a cat", "references": ["the cat"], "scores": {"CIDEr": 0.5}},
+    ]
+    own = _scores({"protocol": {}}, lines, ["a", "b"])
+    fixed = _scores({"protocol": {"document frequencies": "coco.npz"}}, lines, ["a", "b"])
+    assert fixed.per_image["CIDEr"].tolist() == [1.5, 0.5]
+    assert fixed.corpus["CIDEr"] == 1.0 != own.corpus["CIDEr"]
+    assert fixed.corpus["BLEU-1"] == own.corpus["BLEU-1"]

@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from captioning.metrics.clip_score import ClipJudge
+from captioning.metrics.clip_score import ClipJudge, retrieval_ranks
 from captioning.system.errors import UserError
 
 WORDS = "<pad> <start> <end> <unknown> A photo depicts a dog cat red blue runs".split()
@@ -131,3 +131,24 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
     hf.BertConfig(hidden_size=8).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="'bert'; CLIPScore needs a CLIP"):
         ClipJudge.from_pretrained(str(tmp_path))
+
+
+def test_ranks_of_pictures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [1.0, 0.0]])
+    texts = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.8, -0.6]])
+    # The first and the fourth picture are the same: each is at 1 and 2 at once.
+    expected = [1.5, 2, 2, 1.5]
+    assert retrieval_ranks(texts, pictures).tolist() == expected
+    monkeypatch.setattr("captioning.metrics.clip_score.TEXTS_AT_ONCE", 3)
+    assert retrieval_ranks(texts, pictures).tolist() == expected
+
+
+def test_a_caption_looks_for_its_picture(folder: Path, tmp_path: Path) -> None:
+    judge = ClipJudge.from_pretrained(str(folder))
+    images = [tmp_path / f"{colour}.png" for colour in ("red", "blue")]
+    for path in images:
+        Image.new("RGB", (20, 16), path.stem).save(path)
+    scores = judge.score(images, CAPTIONS, REFERENCES)
+    assert set(scores.ranks) <= {1, 1.5, 2}
+    assert scores.recall(2).tolist() == [1, 1]
+    assert scores.recall(1).tolist() == [float(rank == 1) for rank in scores.ranks]

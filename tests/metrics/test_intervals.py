@@ -74,6 +74,8 @@ def test_variety_by_hand() -> None:
     assert diversity.vocabulary_size == 3
     assert diversity.mean_length == 5 / 3
     assert diversity.share_in_training == 1 / 3
+    assert diversity.share_novel == pytest.approx(2 / 3)
+    assert (diversity.shortest, diversity.longest) == (0, 3)
     assert diversity.warning is None
 
 

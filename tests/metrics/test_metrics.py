@@ -128,3 +128,22 @@ def test_no_metric_loads_torch_before_it_is_needed() -> None:
 def test_ids_that_do_not_match_are_named() -> None:
     with pytest.raises(UserError, match="'q'"):
         score_captions({"x": "a", "q": "b"}, {"x": ["a"]})
+
+
+def test_many_pictures_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(3)
+    words = "a dog cat runs sits on the red grass mat".split()
+
+    def text() -> str:
+        return " ".join(random.choice(words, random.integers(0, 9)))
+
+    references = {str(row): [text() for _ in range(1 + row % 3)] for row in range(23)}
+    candidates = {key: text() for key in references}
+    whole = score_captions(candidates, references)
+    for size in (1, 4, 22):
+        monkeypatch.setattr("captioning.metrics.coco.PICTURES_AT_ONCE", size)
+        parts = score_captions(candidates, references)
+        assert parts.corpus == pytest.approx(whole.corpus, rel=1e-12)
+        for name, values in whole.per_image.items():
+            np.testing.assert_allclose(parts.per_image[name], values, rtol=1e-12, atol=1e-15)
+        np.testing.assert_array_equal(parts.bleu_counts.matches, whole.bleu_counts.matches)

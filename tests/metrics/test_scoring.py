@@ -99,6 +99,18 @@ def test_java_scores_stand_where_java_could_run(monkeypatch: pytest.MonkeyPatch)
     assert (sheet.corpus["SPICE"], sheet.skipped["SPICE"]) == (None, "no models")
 
 
+def test_spider_is_the_mean_of_spice_and_cider(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = JavaScores(0.25, np.array([0.5, 0.25, 0.0]))
+    monkeypatch.setattr(scoring, "meteor", lambda *_: found)
+    monkeypatch.setattr(scoring, "spice", lambda *_: found)
+    sheet = score_everything(CANDIDATES, REFERENCES)
+    cider = sheet.per_image["CIDEr"]
+    assert sheet.per_image["SPIDEr"] == pytest.approx((cider + np.array([0.5, 0.25, 0.0])) / 2)
+    assert sheet.corpus["SPIDEr"] == pytest.approx((0.25 + cider.mean()) / 2)
+    assert "SPIDEr" in sheet.intervals
+    assert "SPIDEr" not in score_everything(CANDIDATES, REFERENCES, NO_JAVA).corpus
+
+
 def test_clip_scores_need_pictures_and_a_clip(tmp_path: Path) -> None:
     without = score_everything(
         CANDIDATES, REFERENCES, ScoringOptions(java=False, clip_model="some/clip")

@@ -136,4 +136,4 @@ def test_programs_of_english_do_not_run_on_other_languages() -> None:
     numbers = sheet.to_json()
     assert numbers["tokenizer"] == "script"
     assert numbers["diversity"]["mean_length"] > 5
-    assert "by script" in sheet.tokenizer
+    assert "by script" in sheet.protocol["tokenizer"]

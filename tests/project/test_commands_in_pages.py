@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from captioning.metrics.frequency_files import count_frequencies, save_frequencies
 from captioning.scenes import write_scenes
 from captioning.sources.records import read_records
 from captioning.system.errors import UserError
@@ -29,7 +30,8 @@ from tests.helpers.tiny_rivals import save_rival
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-BEGINNINGS = ("python ", "torchrun ", "make ", "sbatch ", "pip ")
+BEGINNINGS = ("python ", "torchrun ", "make ", "sbatch ", "pip ", "caption-scores ")
+INSTALLED = {"caption-scores": "captioning.reports.caption_scores"}
 
 PUT_IN_PLACE = {
     "google/vit-base-patch16-224-in21k": "tiny-vit",
@@ -118,7 +120,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 folder / shards / f"{number}.tar", range(10 * number, 10 * number + 10)
             )
     (folder / "mine.json").write_text('{"a": "a dog runs", "b": "a cat sits"}')
-    (folder / "theirs.json").write_text('{"a": ["a dog runs fast"], "b": ["the cat", "a cat"]}')
+    theirs = '{"a": ["a dog runs fast"], "b": ["the cat", "a cat"]}'
+    for name in ("theirs.json", "captions_val2014.json"):
+        (folder / name).write_text(theirs)
+    (folder / "objects.txt").write_text("dog, puppy\ncat\n")
+    frequencies = count_frequencies(json.loads(theirs))
+    save_frequencies(folder / "coco-val.npz", frequencies)
     for kind in ("blip", "git", "chat"):
         save_rival(folder, kind)
     rows = [
@@ -180,7 +187,9 @@ def words_of(command: str) -> tuple[str, list[str]]:
     """The program that a command starts, and its words with what is added and put in place."""
     for named, small in PUT_IN_PLACE.items():
         command = command.replace(named, small)
-    words = shlex.split(command)
+    words = shlex.split(command.partition(" > ")[0])
+    if words[0] in INSTALLED:
+        return INSTALLED[words[0]], [*words[1:], "--no-java"]
     script = next(number for number, word in enumerate(words) if word.endswith(".py"))
     program, words = words[script].removesuffix(".py"), words[script + 1 :]
     for name, value in ADDED[program].items():

@@ -45,7 +45,8 @@ def run_alone(installed: Path, program: str) -> None:
 
 def test_nothing_but_the_package_is_installed(installed: Path) -> None:
     names = {path.name for path in installed.iterdir() if path.suffix != ".dist-info"}
-    assert names == {"captioning"}
+    assert names == {"captioning", "bin"}
+    assert [path.name for path in (installed / "bin").iterdir()] == ["caption-scores"]
     for path in (ROOT / "captioning").rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:  # templates too
             assert (installed / path.relative_to(ROOT)).read_bytes() == path.read_bytes()

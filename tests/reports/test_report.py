@@ -132,7 +132,7 @@ def test_scores_stand_with_their_intervals_and_reasons(picture: Path) -> None:
     assert "SPICE was not computed: no reason was given" in text
     assert text.count("was not computed") == 2
     assert "distinct-1 0.75 distinct-2 1 vocabulary 3 tokens a caption 2 " in text
-    assert "also in training 50.0% pointed at 12,843 share 0.08124" in text
+    assert "also in training 50.0% novel captions 50.0% pointed at 12,843 share 0.08124" in text
     assert "CACHE_FEATURES yes LEARNING_RATE 0.0005" in text
 
 
