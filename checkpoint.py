@@ -50,7 +50,7 @@ from captioning.system.tensors import (
     save_tensors,
     tensor_shapes,
 )
-from captioning.tracking.provenance import data_fingerprint
+from captioning.tracking.provenance import PROVENANCE_NAME, data_fingerprint
 from captioning.training.sharding import full_tensor, part_like
 from captioning.training.train_state import (
     OLDER_NAME,
@@ -359,18 +359,30 @@ def with_data_of(folder: Path, config: Config, saved: Config, typed: Config) -> 
 
 def data_folder(name: str, config: Config) -> Path:
     """Where the prepared data sets of a checkpoint (its folder or repository) lie: as in training,
-    if the same data are there.
+    or in the usual place, wherever the data of training are.
 
     It may be somebody else's, so that it alone does not choose what is read. Raises `UserError`.
     """
+    usual = Path(Config.DATA_DIR)
     if config.DATA_DIR == Config.DATA_DIR or not Path(name).is_dir():
-        return Path(Config.DATA_DIR)
-    if read_manifest(Path(name)).get("data") != data_fingerprint(config.dataset_dir)["sha256"]:
-        raise UserError(
-            f"{name} names {config.dataset_dir}, which does not hold the data that it was trained "
-            f"on. If that is the folder that you mean, say so: --data-dir {config.DATA_DIR}"
-        )
-    return Path(config.DATA_DIR)
+        return usual
+    known = read_manifest(Path(name)).get("data") or _data_of_run(Path(name).parent)
+    for place in (Path(config.DATA_DIR), usual):
+        if known == data_fingerprint(place / config.dataset_name)["sha256"]:
+            return place
+    raise UserError(
+        f"{name} names {config.dataset_dir}, which does not hold the data that it was trained on, "
+        f"as far as can be told. If you mean that folder, say so: --data-dir {config.DATA_DIR}"
+    )
+
+
+def _data_of_run(run_dir: Path) -> object:
+    """The hash of a run's data, of which its checkpoints said nothing up to version 0.2.0."""
+    path = run_dir / PROVENANCE_NAME
+    try:
+        return read_json(path)["sessions"][-1]["data"]["sha256"] if path.is_file() else None
+    except (KeyError, TypeError, IndexError):
+        return None
 
 
 def refuse_changes(saved: Config, wanted: Config) -> None:

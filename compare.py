@@ -41,6 +41,7 @@ from captioning.system.errors import (
 from captioning.system.files import read_json, refuse_links, write_text
 from captioning.system.older_settings import BECAME
 from captioning.system.options import parse_options
+from captioning.system.privacy import mask_urls
 from captioning.system.rules import PER_RUN, SHARED
 from captioning.system.stopping import stopping_signals
 from captioning.system.toml_files import read_toml, with_values
@@ -144,7 +145,7 @@ class Plan:
         """What tells whether a result is that of this plan."""
         return {
             "seeds": list(self.seeds),
-            "models": {name: result_settings(config) for name, config in self.models.items()},
+            "models": {name: _settings_of(config) for name, config in self.models.items()},
         }
 
 
@@ -239,7 +240,7 @@ def refuse_others(plan: Plan) -> None:
         path = run.folder / "last" / "config.toml"
         if not path.is_file():
             continue
-        found, wanted = result_settings(load_config(path)), result_settings(run.config)
+        found, wanted = _settings_of(load_config(path)), _settings_of(run.config)
         changed = [
             f"{name} ({found[name]!r}, now {wanted[name]!r})"
             for name in wanted
@@ -303,7 +304,14 @@ def write_result(plan: Plan, runs: Sequence[PlannedRun]) -> None:
     from captioning.comparison.runs import read_run
 
     results = [
-        read_run(run.evaluation, model=run.model, seed=run.seed, run_dir=run.folder) for run in runs
+        read_run(
+            run.evaluation,
+            model=run.model,
+            seed=run.seed,
+            run_dir=run.folder,
+            pictures=run.config.dataset_dir,
+        )
+        for run in runs
     ]
     is_whole = len(runs) == len(plan.runs)
     write_comparison(
@@ -313,6 +321,14 @@ def write_result(plan: Plan, runs: Sequence[PlannedRun]) -> None:
         subtitle="" if is_whole else f"{len(runs)} of {len(plan.runs)} runs so far",
         more={"plan": plan.to_json() if is_whole else None},
     )
+
+
+def _settings_of(config: Config) -> dict[str, Any]:
+    """The settings that decide a run's result, as files and sentences show them."""
+    return {
+        name: mask_urls(value) if isinstance(value, str) else value
+        for name, value in result_settings(config).items()
+    }
 
 
 def _given(settings: Sequence[str]) -> dict[str, Any]:

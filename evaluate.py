@@ -165,6 +165,9 @@ def score_checkpoints(options: EvaluateOptions) -> int:
     ours: dict[str, object] = {}
     for name, label in labels.items():
         is_ours = name in checkpoints
+        folder = _output_folder(options.output, name, label if len(labels) > 1 else "", is_ours)
+        if not options.output:
+            refuse_links(folder)
         if is_ours:
             evaluation, data_dir = _evaluated_checkpoint(options, name)
             ours = ours or {**evaluation.settings, "DATA_DIR": str(data_dir)}
@@ -176,9 +179,6 @@ def score_checkpoints(options: EvaluateOptions) -> int:
                     raise
                 problems += error.problems  # the others are captioned all the same
                 continue
-        folder = _output_folder(options.output, name, label if len(labels) > 1 else "", is_ours)
-        if not options.output:
-            refuse_links(folder)
         folders[label] = folder
         if is_main_process():
             write_evaluation(evaluation, folder)

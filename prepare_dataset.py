@@ -36,6 +36,7 @@ from captioning.sources.records import SPLITS
 from captioning.streaming.held_out import held_out_source
 from captioning.streaming.shards import find_sources
 from captioning.system.errors import EXIT_DONE, UserError, run_command
+from captioning.system.privacy import mask_urls
 from captioning.system.processes import worker_count
 from captioning.system.progress import Progress
 from config import Config, parse_config, split_revision
@@ -127,7 +128,7 @@ def _settings(config: Config) -> dict[str, Any]:
     """What decides the content of a prepared data set, as prepared.json keeps it."""
     where, revision = _hub_place(config)
     captions = [] if config.CAPTIONS_FILE in SUFFIXES else captions_paths(config.CAPTIONS_FILE)
-    places = [config.IMAGE_DIR, config.CAPTIONS_FILE, where]
+    places = list(map(mask_urls, (config.IMAGE_DIR, config.CAPTIONS_FILE, where)))
     paths = [os.path.abspath(place) if os.path.exists(place) else place for place in places]
     columns = [column for column in (config.IMAGE_COLUMN, config.CAPTION_COLUMN) if column]
     fingerprint = files_fingerprint(config.IMAGE_DIR, *captions, where)

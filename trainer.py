@@ -23,7 +23,7 @@ from captioning.sharing.uploader import BestUploader
 from captioning.sources.records import CaptionedPicture
 from captioning.streaming.steps import StreamSteps
 from captioning.system.errors import EXIT_DONE, EXIT_SIGNAL, UserError
-from captioning.system.folders import UNFINISHED_SUFFIX
+from captioning.system.folders import UNFINISHED_SUFFIX, remove
 from captioning.system.stopping import Stopped, StopRequest
 from captioning.tracking.energy import EnergyMeter
 from captioning.tracking.provenance import finish, write_provenance
@@ -121,7 +121,7 @@ class RunFolder:
         best, kept = self._config.run_dir / "best", self._config.run_dir / KEPT_BEST
         if self._pipeline.runtime.is_main and best.exists() and not kept.exists():
             unfinished = kept.with_name(KEPT_BEST + UNFINISHED_SUFFIX)
-            shutil.rmtree(unfinished, ignore_errors=True)
+            remove(unfinished)
             shutil.copytree(best, unfinished)
             unfinished.rename(kept)
 

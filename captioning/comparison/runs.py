@@ -103,29 +103,26 @@ class RunResult:
 
 
 def read_run(
-    evaluation: Path, *, model: str, seed: int | None = None, run_dir: Path | None = None
+    evaluation: Path,
+    *,
+    model: str,
+    seed: int | None = None,
+    run_dir: Path | None = None,
+    pictures: Path | None = None,
 ) -> RunResult:
     """The run whose `best` was evaluated into a folder; `run_dir` has its log.
 
-    Raises `UserError` where a file is missing or is not as an evaluation writes it.
+    Raises `UserError` where a file is missing or is not as an evaluation writes it, or names other
+    pictures than those in `pictures`: they are to be shown, and the folder may be somebody else's.
     """
     numbers, lines = _read_numbers(evaluation / "metrics.json"), []
     path = evaluation / "captions.jsonl"
     try:
         lines = [json.loads(line) for line in _read(path).splitlines() if line]
         ids = [os.path.realpath(line["image"]) for line in lines]
+        _refuse_outside(ids, pictures, evaluation)
         scores = _scores(numbers, lines, ids)
         means = _means(numbers, lines)
-        captions = tuple(
-            CaptionedPicture(
-                image=Path(line["image"]),
-                caption=line["caption"],
-                references=tuple(line["references"]),
-                scores={"CIDEr": float(cider)},
-                correct=line.get("correct"),
-            )
-            for line, cider in zip(lines, scores.per_image["CIDEr"], strict=True)
-        )
         record = numbers["provenance"]
         curve, losses = _read_log(run_dir / "metrics.jsonl") if run_dir else ((), ())
         return RunResult(
@@ -142,7 +139,7 @@ def read_run(
             truth={
                 name: share for name, share in numbers.get("truth", {}).items() if share is not None
             },
-            captions=captions,
+            captions=_captions(lines, scores),
             cost=Cost(**numbers["model"]),
             protocol=numbers["protocol"],
             settings=record["settings"],
@@ -158,6 +155,28 @@ def read_run(
             f"{evaluation} is not what an evaluation of today writes ({error!r}); remove it and "
             "give the same command again."
         ) from None
+
+
+def _captions(lines: Sequence[Mapping[str, Any]], scores: Scores) -> tuple[CaptionedPicture, ...]:
+    return tuple(
+        CaptionedPicture(
+            image=Path(line["image"]),
+            caption=line["caption"],
+            references=tuple(line["references"]),
+            scores={"CIDEr": float(cider)},
+            correct=line.get("correct"),
+        )
+        for line, cider in zip(lines, scores.per_image["CIDEr"], strict=True)
+    )
+
+
+def _refuse_outside(images: Sequence[str], pictures: Path | None, evaluation: Path) -> None:
+    for image in images if pictures else ():
+        if not Path(image).is_relative_to(os.path.realpath(pictures or "")):
+            raise UserError(
+                f"{evaluation} is of {image}, which is no picture of {pictures}. Remove that "
+                "folder, and the run is evaluated anew."
+            )
 
 
 def _read(path: Path) -> str:

@@ -168,13 +168,16 @@ def _load(name: str, revision: str | None, device: str) -> tuple[Any, Any, Any]:
         AutoTokenizer,
     )
 
+    from captioning.vision.loading import check_weight_files, without_code
+
     place: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(name, **place)
+    check_weight_files(name, revision or "")
     if type(config) not in AutoModelForImageTextToText._model_mapping:
         raise UserError(f"{name} is a model of type {config.model_type!r}. {KINDS}")
     model, info = AutoModelForImageTextToText.from_pretrained(
         name,
-        config=config,
+        config=without_code(config),
         dtype=torch.float32 if device == "cpu" else "auto",
         use_safetensors=True,
         output_loading_info=True,

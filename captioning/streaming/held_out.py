@@ -15,6 +15,7 @@ from captioning.sources.picture_splits import HELD_OUT
 from captioning.sources.records import METADATA_NAME, read_records
 from captioning.streaming.shards import StreamedSample, StreamSource, read_samples
 from captioning.system.errors import UserError
+from captioning.system.privacy import mask_urls
 
 HELD_OUT_PICTURES = 1000
 """First pictures of a stream that are kept from training, half for validation, half for test."""
@@ -43,7 +44,8 @@ def held_out_source(sources: Sequence[StreamSource], fraction: float) -> Source:
         SourcePicture("", sample.captions, HELD_OUT[number % 2], partial(bytes, sample.data))
         for number, sample in enumerate(samples)
     ]
-    return Source(f"the first pictures of {', '.join(source.text for source in sources)}", pictures)
+    names = ", ".join(mask_urls(source.text) for source in sources)
+    return Source(f"the first pictures of {names}", pictures)
 
 
 def held_out_hashes(folder: Path) -> frozenset[bytes]:

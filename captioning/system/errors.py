@@ -54,6 +54,8 @@ def run_command(main: Callable[[], int], *, prints_results: bool = False) -> NoR
     """
     _speak_utf8()
     output = open_outputs(is_needed=prints_results)
+    # Colours of tracebacks (Python 3.13) would be shown, like all that a terminal obeys.
+    os.environ.setdefault("NO_COLOR", "1")
     try:
         if loss := told_loss(output):
             raise UserError(loss)

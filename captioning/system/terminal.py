@@ -9,6 +9,8 @@ import io
 import json
 import re
 
+from captioning.system.privacy import mask_urls
+
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 """What moves a cursor or ends a line."""
 BIDI = re.compile(r"[\u202a-\u202e\u2066-\u2069]+")
@@ -41,14 +43,15 @@ class PlainText(io.TextIOWrapper):
     """A text stream on which nothing that is printed moves the cursor, but progress bars."""
 
     def write(self, text: str) -> int:
-        """Write `text`, with what a terminal would obey made visible."""
+        """Write `text`, with what a terminal would obey made visible, and secrets masked."""
+        length, text = len(text), mask_urls(text)
         if IN_TEXT.search(text) and not BAR_MOVES.fullmatch(text):
             # A bar begins with a carriage return.
             start = "\r" if text.startswith("\r") else ""
             super().write(start + IN_TEXT.sub(_as_json, text[len(start) :]))
         else:
             super().write(text)
-        return len(text)
+        return length
 
 
 def _as_json(found: re.Match[str]) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from captioning.sources.records import CaptionedPicture
+from captioning.system.privacy import mask_urls
 from captioning.system.progress import Progress
 from captioning.system.terminal import one_line
 from captioning.tracking.events import Outcome, RunFacts, Validation, Values
@@ -242,7 +243,8 @@ def _objective(values: Values) -> str:
 
 def _data(config: "Config", facts: RunFacts) -> str:
     if config.STREAM:
-        return f"{config.STREAM}, {facts.train_captions:,} captions an epoch; {config.DATASET}"
+        stream = mask_urls(config.STREAM)
+        return f"{stream}, {facts.train_captions:,} captions an epoch; {config.DATASET}"
     return (
         f"{config.DATASET}: {facts.train_pictures:,} pictures with "
         f"{facts.train_captions:,} captions"

@@ -7,7 +7,6 @@ W&B and into reports.
 """
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.sources.records import METADATA_NAME, SPLITS
-from captioning.system.files import write_json
+from captioning.system.files import read_json, write_json
 from captioning.system.privacy import shareable, shareable_words
 
 PROVENANCE_NAME = "provenance.json"
@@ -73,10 +72,9 @@ def write_provenance(run_dir: Path, record: Mapping[str, Any], *, resumed: bool)
     Earlier sessions of a resumed run are kept.
     """
     path = run_dir / PROVENANCE_NAME
-    sessions: list[Any] = []
-    if path.exists():
-        sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
-    is_same = bool(sessions) and sessions[-1]["started"] == record["started"]
+    found = read_json(path).get("sessions") if path.exists() else []
+    sessions = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    is_same = bool(sessions) and sessions[-1].get("started") == record["started"]
     kept = sessions[:-1] if is_same else sessions if resumed else []
     run_dir.mkdir(parents=True, exist_ok=True)
     write_json(path, {"sessions": [*kept, record]})

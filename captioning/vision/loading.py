@@ -65,9 +65,22 @@ def load_config(name: str, *, revision: str = "", trust_remote_code: bool = Fals
         raise
     except Exception as error:  # of the Hub, or whatever the library stumbles over in a config
         raise _explained(name, error) from None
-    part = _vision_part(_without_code(config))
+    part = _vision_part(without_code(config))
     part._commit_hash = getattr(config, "_commit_hash", None)  # a part does not know it itself
     return part
+
+
+def without_code(config: Any) -> Any:
+    """A config, and those in it, without what would have kernels of the Hub fetched and run, or
+    other files read as weights."""
+    from transformers import PreTrainedConfig
+
+    for part in vars(config).values():
+        if isinstance(part, PreTrainedConfig):
+            without_code(part)
+    for key in vars(config).keys() & CODE_KEYS:
+        setattr(config, key, None)
+    return config
 
 
 def load_tower(
@@ -112,7 +125,7 @@ def build_tower(
     check_config(config_values, name)
     limits = nullcontext() if weights is None else built_within(weights, "model.safetensors")
     with in_words(name), torch.random.fork_rng(devices=[]), limits:
-        config = _vision_part(_without_code(CONFIG_MAPPING[model_type].from_dict(config_values)))
+        config = _vision_part(without_code(CONFIG_MAPPING[model_type].from_dict(config_values)))
         tower_class = find_class(config, f"{name} ({model_type})")
         torch.manual_seed(seed)
         tower: nn.Module = tower_class(config)
@@ -206,14 +219,21 @@ def _weight_shapes(name: str, revision: str) -> Shapes:
 
     files = [_found_file(name, "model.safetensors", revision)]
     if index := None if files[0] else _found_file(name, "model.safetensors.index.json", revision):
-        _check_shard_names(read_json(index).get("weight_map"), index)
+        _check_shard_names(index)
         shards, _ = get_checkpoint_shard_files(name, str(index), revision=revision or None)
         files = [Path(shard) for shard in shards]
     return {key: shape for file in files if file for key, shape in tensor_shapes(file).items()}
 
 
-def _check_shard_names(names: object, index: Path) -> None:
-    """Raise `UserError` where an index names anything but safetensors files beside itself."""
+def check_weight_files(name: str, revision: str = "") -> None:
+    """Raise `UserError` where the index of a folder or repository names other files than
+    safetensors beside itself."""
+    if index := _found_file(name, "model.safetensors.index.json", revision):
+        _check_shard_names(index)
+
+
+def _check_shard_names(index: Path) -> None:
+    names = read_json(index).get("weight_map")
     found = names.values() if isinstance(names, dict) else [names]
     for name in found:
         if not isinstance(name, str) or not name or Path(name).name != name or "\\" in name:
@@ -222,19 +242,6 @@ def _check_shard_names(names: object, index: Path) -> None:
             raise UserError(
                 f"{index} names {name!r}, which is no safetensors file; others are never opened."
             )
-
-
-def _without_code(config: Any) -> Any:
-    """A config, and those in it, without what would have kernels of the Hub fetched and run, or
-    other files read as weights."""
-    from transformers import PreTrainedConfig
-
-    for part in vars(config).values():
-        if isinstance(part, PreTrainedConfig):
-            _without_code(part)
-    for key in vars(config).keys() & CODE_KEYS:
-        setattr(config, key, None)
-    return config
 
 
 def _converted_revision(name: str, error: OSError) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import evaluate
 import train
 from captioning.system.errors import UserError
 from captioning.system.rules import TYPED
@@ -162,9 +163,32 @@ def test_evaluation_reads_the_data_of_the_training_or_what_is_typed(
 ) -> None:
     best = sent / "best"
     assert data_folder(str(best), read_checkpoint(best).config) == trained / "data"
+    manifest = json.loads((best / "checkpoint.json").read_text())
+    del manifest["data"]  # as an older version wrote it
+    (best / "checkpoint.json").write_text(json.dumps(manifest))
+    assert data_folder(str(best), read_checkpoint(best).config) == trained / "data"
+    (sent / "provenance.json").write_text("{}")
     private = write_data(tmp_path / "private", count=30)
     write_settings(best, {"DATA_DIR": str(private)})
     with pytest.raises(UserError, match=f"say so: --data-dir {private}"):
         data_folder(str(best), read_checkpoint(best).config)
     write_settings(best, {"DATA_DIR": "data"})
     assert data_folder(str(best), read_checkpoint(best).config) == Path("data")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_no_evaluation_is_written_through_links(
+    sent: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "captions.jsonl").write_text("mine")
+    if kind == "folder":
+        (sent / "evaluation").symlink_to(victim)
+    else:
+        (sent / "evaluation").mkdir()
+        (sent / "evaluation" / "captions.jsonl").symlink_to("../../../victim/captions.jsonl")
+    monkeypatch.setattr(evaluate, "evaluate_checkpoint", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(UserError, match="is a link to"):
+        evaluate.main(["--checkpoint", str(sent / "best")])
+    assert (victim / "captions.jsonl").read_text() == "mine"

@@ -58,6 +58,14 @@ def write_evaluation(folder: Path) -> dict[str, object]:
     return numbers
 
 
+def test_pictures_from_elsewhere_are_not_shown(tmp_path: Path) -> None:
+    write_evaluation(tmp_path)
+    assert read_run(tmp_path, model="CLIP", pictures=tmp_path).captions
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match=r"a\.jpg, which is no picture of .*data\. Remove"):
+        read_run(tmp_path, model="CLIP", pictures=tmp_path / "data")
+
+
 def test_a_run_is_read_with_its_scores_and_its_log(tmp_path: Path) -> None:
     write_evaluation(tmp_path)
     run = read_run(tmp_path, model="CLIP", seed=3, run_dir=tmp_path / "run")

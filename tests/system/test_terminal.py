@@ -75,7 +75,7 @@ from captioning.system.errors import UserError, run_command
 from captioning.system.progress import say
 
 def main():
-    print("out \\x1b]0;PWNED\\x07")
+    print("out \\x1b]0;PWNED\\x07 https://me:pw@host/")
     say("said \\x9b2J")
     sys.stderr.write("err \\u202e\\n")
     raise UserError("bad\\nerror: forged \\x1b[31m https://me:pw@host/?token=tok9", "two")
@@ -86,7 +86,7 @@ run_command(main)
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stdout == "out \\u001b]0;PWNED\\u0007\n"
+    assert done.stdout == "out \\u001b]0;PWNED\\u0007 https://***@host/\n"
     assert done.stderr == (
         "said \\u009b2J\nerr \\u202e\n"
         "error: bad\\nerror: forged \\u001b[31m https://***@host/?token=***\nerror: two\n"
