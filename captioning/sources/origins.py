@@ -28,6 +28,7 @@ from captioning.sources.caption_fields import (
 from captioning.sources.caption_fields import image_column as named_image_column
 from captioning.sources.caption_files import LARGEST_FILE_BYTES
 from captioning.sources.images import LARGEST_PICTURE_BYTES
+from captioning.sources.parquet_files import check_files
 from captioning.sources.picture_names import is_picture_name
 from captioning.sources.table_columns import Columns, choose_captions, known_split
 from captioning.system.errors import UserError
@@ -270,6 +271,8 @@ def _read_row(pictures: Any, index: int, column: str) -> bytes:
 def _load(name: str, revision: str) -> Any:
     import datasets
 
+    if Path(name).is_dir():
+        check_files(Path(name))
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     revision = "" if Path(name).is_dir() else revision

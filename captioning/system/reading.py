@@ -7,8 +7,8 @@ them are an `OSError` whose `strerror` ends the sentence "FILE cannot be read: .
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 SETTINGS_BYTES = 2**20
 """Most bytes of a file of settings."""
@@ -42,13 +42,13 @@ def check_regular(path: str | os.PathLike[str], *, most_bytes: int | None = None
     return status
 
 
-def open_regular(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> IO[bytes]:
+def open_regular(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> BufferedReader:
     """Open a regular file to be read. Raises `OSError` as `check_regular` does."""
     check_regular(path, most_bytes=most_bytes)
     return Path(path).open("rb")
 
 
-def read_regular(path: str | os.PathLike[str], *, most_bytes: int) -> bytes:
+def read_regular(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> bytes:
     """All of a regular file. Raises `OSError` as `check_regular` does."""
     with open_regular(path, most_bytes=most_bytes) as file:
-        return file.read(most_bytes)
+        return file.read(-1 if most_bytes is None else most_bytes)

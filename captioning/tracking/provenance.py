@@ -7,7 +7,6 @@ W&B and into reports.
 """
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -19,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from captioning.sources.records import METADATA_NAME, SPLITS
-from captioning.system.files import write_json
+from captioning.system.errors import UserError
+from captioning.system.files import read_json, write_json
 from captioning.system.privacy import shareable, shareable_words
+from captioning.system.reading import read_regular
 
 PROVENANCE_NAME = "provenance.json"
 PACKAGES = (
@@ -75,7 +76,9 @@ def write_provenance(run_dir: Path, record: Mapping[str, Any], *, resumed: bool)
     path = run_dir / PROVENANCE_NAME
     sessions: list[Any] = []
     if path.exists():
-        sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+        sessions = read_json(path).get("sessions", [])
+        if not (isinstance(sessions, list) and all("started" in one for one in sessions)):
+            raise UserError(f"{path} is damaged; move it away, and give the same command again.")
     is_same = bool(sessions) and sessions[-1]["started"] == record["started"]
     kept = sessions[:-1] if is_same else sessions if resumed else []
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -89,7 +92,7 @@ def data_fingerprint(dataset_dir: Path) -> dict[str, Any]:
     pictures = {}
     for split in SPLITS:
         path = dataset_dir / split / METADATA_NAME
-        content = path.read_bytes() if path.exists() else b""
+        content = read_regular(path) if path.exists() else b""
         digest.update(f"{split} {len(content)}\n".encode() + content)
         pictures[split] = sum(bool(line.strip()) for line in content.split(b"\n"))
     return {"name": dataset_dir.name, "sha256": digest.hexdigest(), "pictures": pictures}

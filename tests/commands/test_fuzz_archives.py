@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from captioning.sources.folder_source import files_source
-from captioning.sources.origins import READ_ERRORS
+from captioning.sources.origins import READ_ERRORS, hub_source
 from captioning.streaming.shards import read_samples
 from captioning.system.errors import UserError
 from tests.helpers.fuzzing import CASES, HOSTILE, little_memory, no_hang
@@ -195,6 +195,9 @@ def test_what_unpacks_without_end_is_refused(tmp_path: Path, bomb: Callable[...,
     path = bomb(tmp_path)
     with little_memory(), pytest.raises(UserError, match="cannot be read to its end: "):
         list(read_samples(str(path)))
+    if path.suffix == ".parquet":
+        with little_memory(), pytest.raises(UserError, match="bytes that unpack to"):
+            hub_source([str(tmp_path)])
 
 
 @functools.cache
