@@ -32,7 +32,7 @@ from captioning.sources.parquet_files import check_files
 from captioning.sources.picture_names import is_picture_name
 from captioning.sources.table_columns import Columns, choose_captions, known_split
 from captioning.system.errors import UserError
-from captioning.system.reading import check_regular
+from captioning.system.reading import check_regular, unpacks_too_far
 
 READ_ERRORS = (
     OSError,
@@ -333,7 +333,9 @@ def _zip_files(path: Path) -> Iterator[PictureFile]:
         name = str(PurePosixPath(member.filename.replace("\\", "/")))
         is_hidden = any(part.startswith(HIDDEN) for part in name.split("/"))
         if not member.is_dir() and not is_hidden and not stat.S_ISLNK(member.external_attr >> 16):
-            is_large = member.file_size > _largest(name)
+            is_large = member.file_size > _largest(name) or unpacks_too_far(
+                member.compress_size, member.file_size
+            )
             yield PictureFile(name, _too_large if is_large else partial(archive.read, member))
 
 

@@ -5,10 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.system.errors import UserError
-from captioning.system.reading import open_regular
-
-UNPACKED_BYTES, MOST_UNPACKED = 2**26, 100
-"""A column that unpacks to more bytes than these, and to so many times what it has, is refused."""
+from captioning.system.reading import open_regular, unpacks_too_far
 
 
 def check_files(folder: Path) -> None:
@@ -34,7 +31,7 @@ def check_unpacked(metadata: Any, columns: Collection[str] = ()) -> None:
             chunk = row_group.column(number)
             unpacked, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
             is_read = not columns or chunk.path_in_schema.split(".")[0] in columns
-            if is_read and unpacked > UNPACKED_BYTES and unpacked > MOST_UNPACKED * packed:
+            if is_read and unpacks_too_far(packed, unpacked):
                 raise ValueError(
                     f"its column {chunk.path_in_schema} has {packed:,} bytes that unpack to "
                     f"{unpacked:,}"

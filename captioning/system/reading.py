@@ -15,6 +15,9 @@ SETTINGS_BYTES = 2**20
 JSON_BYTES = 2**26
 """Most bytes of a JSON file that describes a model or a run."""
 
+UNPACKED_BYTES, MOST_UNPACKED = 2**26, 100
+"""What unpacks to more bytes than these, and to so many times what it has, is refused."""
+
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -52,3 +55,9 @@ def read_regular(path: str | os.PathLike[str], *, most_bytes: int | None = None)
     """All of a regular file. Raises `OSError` as `check_regular` does."""
     with open_regular(path, most_bytes=most_bytes) as file:
         return file.read(-1 if most_bytes is None else most_bytes)
+
+
+def unpacks_too_far(packed: int, unpacked: int) -> bool:
+    """Whether so many bytes are no pictures and no captions, which others have packed: pictures
+    hardly grow, and captions ten or twenty times."""
+    return unpacked > max(UNPACKED_BYTES, MOST_UNPACKED * packed)
