@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,16 +89,16 @@ def test_a_sample_does_not_depend_on_the_batches(
 
 @pytest.mark.parametrize("method", ["beam", "sample"])
 def test_many_beams_are_searched_of_few_pictures_at_a_time(
-    captioner: Captioner, pictures: list[Path], method: str, monkeypatch: pytest.MonkeyPatch
+    captioner: Captioner, pictures: list[Path], method: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = SearchOptions(method=method, beam_size=4, num_captions=4)  # type: ignore[arg-type]
+    options = SearchOptions(method=method, beam_size=4, num_captions=4)
     together = captioner.captions(pictures, options)
     monkeypatch.setattr("pipeline.MOST_ROWS", 8)
     searched = []
 
     def noted(*arguments: object, batch_size: int, **more: object) -> object:
         searched.append(batch_size)
-        return search(*arguments, batch_size=batch_size, **more)  # type: ignore[arg-type]
+        return search(*arguments, batch_size=batch_size, **more)
 
     monkeypatch.setattr("pipeline.search", noted)
     apart = captioner.captions(pictures, options)
