@@ -70,6 +70,8 @@ from tokenizer import CaptionTokenizer
 
 SPARE_NUMBERS = 10**6
 """More than a file holds may be asked of it, so that what is missing is told by name."""
+MOST_SCORE = 1e15
+METRICS_OF_TEXT = ("tokenizer",)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 ADAPTERS, AVERAGE = "adapters.safetensors", "average.safetensors"
@@ -168,9 +170,20 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         encoder_revision=encoder["revision"],
         encoder_fingerprint=encoder["fingerprint"],
         has_encoder=encoder["in_checkpoint"],
-        metrics=read_json(folder / "metrics.json"),
+        metrics=_read_metrics(folder / "metrics.json"),
         state=read_state(state_file) if state_file.exists() else None,
     )
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    """The scores of a checkpoint. Raises `UserError` where one is no number."""
+    metrics = read_json(path)
+    for name, value in metrics.items():
+        is_number = type(value) in (int, float) and not abs(value) > MOST_SCORE
+        is_text = name in METRICS_OF_TEXT and isinstance(value, str) and len(value) < 100
+        if not (value is None or is_number or is_text):
+            raise UserError(f"{path} is damaged: {name!r:.80} is {value!r:.80}.")
+    return metrics
 
 
 def load_encoder(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> VisionEncoder:

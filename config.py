@@ -130,7 +130,7 @@ class Config:
     """What alters training pictures, some of "crop,flip,colour"; a flip swaps left and right in
     their captions, and is left out where that cannot be done for certain. Needs pictures that are
     read each time (a trained encoder, a stream, or FEATURE_CACHE off) or FEATURE_VIEWS."""
-    NUM_WORKERS: Annotated[int, within(-1, 1_000), NO_EFFECT] = -1
+    NUM_WORKERS: Annotated[int, within(-1, 256), NO_EFFECT] = -1
     """Processes that decode pictures (-1 = one a core, 8 at most; 0 = in the main process)."""
 
     # Encoder
@@ -178,7 +178,7 @@ class Config:
     """Hidden width of a block's feed-forward network."""
     DECODER_DROPOUT: Annotated[float, between(0, 1)] = 0.1
     """Share of activations dropped in training."""
-    VOCAB_SIZE: Annotated[int, within(260, 1_000_000)] = 10_000
+    VOCAB_SIZE: Annotated[int, within(260, 500_000)] = 10_000
     """Entries of the BPE vocabulary at most (fewer where the captions hold fewer)."""
     MAX_SEQ_LEN: Annotated[int, within(3, 4_096), ON_CARD] = 64
     """Tokens of a caption at most, <START> and <END> counted."""

@@ -46,7 +46,7 @@ from captioning.sources.table_columns import (
     shown,
 )
 from captioning.system.errors import UserError
-from captioning.system.reading import read_regular
+from captioning.system.reading import read_regular, unpacks_too_far
 from captioning.system.terminal import CONTROL
 
 FORMATS = (
@@ -133,9 +133,12 @@ def decode_text(data: bytes, *, may_be_empty: bool = False) -> str:
     if data[:2] == b"\x1f\x8b":
         try:
             with gzip.open(io.BytesIO(data)) as file:
-                data = file.read(LARGEST_FILE_BYTES + 1)
+                unpacked = file.read(LARGEST_FILE_BYTES + 1)
         except (OSError, EOFError, zlib.error):
             raise FormatError("it is a damaged gzip file") from None
+        if unpacks_too_far(len(data), len(unpacked)):
+            raise FormatError(f"its {len(data):,} bytes unpack to {len(unpacked):,} or more")
+        data = unpacked
     if len(data) > LARGEST_FILE_BYTES:
         raise FormatError(f"it is larger than {LARGEST_FILE_BYTES >> 20} MiB")
     if data[:4] in _OTHER_FILES:

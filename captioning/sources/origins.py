@@ -28,10 +28,11 @@ from captioning.sources.caption_fields import (
 from captioning.sources.caption_fields import image_column as named_image_column
 from captioning.sources.caption_files import LARGEST_FILE_BYTES
 from captioning.sources.images import LARGEST_PICTURE_BYTES
+from captioning.sources.parquet_files import check_files
 from captioning.sources.picture_names import is_picture_name
 from captioning.sources.table_columns import Columns, choose_captions, known_split
 from captioning.system.errors import UserError
-from captioning.system.reading import check_regular
+from captioning.system.reading import check_regular, unpacks_too_far
 
 READ_ERRORS = (
     OSError,
@@ -270,6 +271,8 @@ def _read_row(pictures: Any, index: int, column: str) -> bytes:
 def _load(name: str, revision: str) -> Any:
     import datasets
 
+    if Path(name).is_dir():
+        check_files(Path(name))
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     revision = "" if Path(name).is_dir() else revision
@@ -330,7 +333,9 @@ def _zip_files(path: Path) -> Iterator[PictureFile]:
         name = str(PurePosixPath(member.filename.replace("\\", "/")))
         is_hidden = any(part.startswith(HIDDEN) for part in name.split("/"))
         if not member.is_dir() and not is_hidden and not stat.S_ISLNK(member.external_attr >> 16):
-            is_large = member.file_size > _largest(name)
+            is_large = member.file_size > _largest(name) or unpacks_too_far(
+                member.compress_size, member.file_size
+            )
             yield PictureFile(name, _too_large if is_large else partial(archive.read, member))
 
 

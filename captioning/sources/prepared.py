@@ -23,6 +23,7 @@ from captioning.sources.picture_splits import SplitRequest, assign_splits, find_
 from captioning.sources.records import METADATA_NAME, SPLITS, Record, read_records, write_records
 from captioning.system.errors import UserError
 from captioning.system.files import refuse_links, remove_leftovers, sha256_of, write_text
+from captioning.system.reading import JSON_BYTES, read_regular
 from captioning.system.terminal import one_line
 
 PREPARED_NAME = "prepared.json"
@@ -131,7 +132,7 @@ def _held(partial: Path) -> Iterator[None]:
 def read_marker(folder: Path) -> tuple[Summary, dict[str, Any]] | None:
     """The summary and the settings in prepared.json; None where the folder is not whole."""
     try:
-        content = json.loads((folder / PREPARED_NAME).read_text(encoding="utf-8"))
+        content = json.loads(read_regular(folder / PREPARED_NAME, most_bytes=JSON_BYTES))
         if content["format"] != FORMAT_VERSION:
             return None
         summary = Summary(**content["summary"])

@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from captioning.system.errors import UserError
 from captioning.system.files import own_file, refuse_links, write_text
+from captioning.system.reading import JSON_BYTES, read_regular
 
 FORMAT_VERSION = 1
 CHUNK_ROWS = 512
@@ -173,7 +174,7 @@ class StoreFiles:
         """Chunks that an unfinished build of `content` still lacks."""
         every = list(range(len(content.chunk_digests)))
         try:
-            noted = self._progress.read_bytes()
+            noted = read_regular(self._progress)
             is_ours = self.rows.stat().st_size == content.nbytes
         except OSError:
             return every
@@ -204,7 +205,7 @@ class StoreFiles:
     def _fault(self, content: StoreContent) -> str:
         """Why the store cannot be used, as the end of a sentence; "" if it can."""
         try:
-            found = json.loads(self._description.read_text(encoding="utf-8"))
+            found = json.loads(read_regular(self._description, most_bytes=JSON_BYTES))
             size = self.rows.stat().st_size
         except FileNotFoundError:
             return "is unfinished" if self.rows.exists() else "does not exist yet"

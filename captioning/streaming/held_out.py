@@ -6,7 +6,6 @@ They pass again in training, where they are known by the hash of their bytes and
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from captioning.sources.picture_splits import HELD_OUT
 from captioning.sources.records import METADATA_NAME, read_records
 from captioning.streaming.shards import StreamedSample, StreamSource, read_samples
 from captioning.system.errors import UserError
+from captioning.system.files import sha256_of
 from captioning.system.privacy import mask_urls
 
 HELD_OUT_PICTURES = 1000
@@ -51,7 +51,7 @@ def held_out_source(sources: Sequence[StreamSource], fraction: float) -> Source:
 def held_out_hashes(folder: Path) -> frozenset[bytes]:
     """SHA-256 of every validation and test picture of a prepared data set."""
     return frozenset(
-        sha256(record.image.read_bytes()).digest()
+        bytes.fromhex(sha256_of(record.image))
         for split in HELD_OUT
         if (folder / split / METADATA_NAME).exists()
         for record in read_records(folder / split)

@@ -33,15 +33,13 @@ from captioning.sources.caption_fields import (
 )
 from captioning.sources.images import LARGEST_PICTURE_BYTES
 from captioning.sources.origins import READ_ERRORS, stored_picture_column
+from captioning.sources.parquet_files import check_unpacked
 from captioning.sources.picture_names import PICTURE_SUFFIXES
 from captioning.system.errors import UserError
 from captioning.system.reading import open_regular
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet")
 LARGEST_CAPTIONS_BYTES = 2**20
-UNPACKED_BYTES, MOST_UNPACKED = 2**26, 100
-"""A column of a Parquet file that unpacks to more bytes than these, and to so many times what it
-has, is refused."""
 REMOTE = "://"
 LONG_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
@@ -403,7 +401,7 @@ def _read_parquet(
             "one of captions (captions, caption, text ...) are needed."
         )
     read = [image, *columns] if with_pictures else columns
-    _check_chunks(table.metadata, read)
+    check_unpacked(table.metadata, read)
     start = 0
     for group in range(table.num_row_groups):
         stop = start + table.metadata.row_group(group).num_rows
@@ -413,21 +411,6 @@ def _read_parquet(
                 name = f"{shard}: row {max(first, start) + number}"
                 yield _row_sample(name, row.get(image), [row[column] for column in columns])
         start = stop
-
-
-def _check_chunks(metadata: Any, columns: Sequence[str]) -> None:
-    """Raise `ValueError` where a column is far larger unpacked than packed, as no captions are."""
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        for number in range(row_group.num_columns):
-            chunk = row_group.column(number)
-            unpacked, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
-            is_read = chunk.path_in_schema.split(".")[0] in columns
-            if is_read and unpacked > UNPACKED_BYTES and unpacked > MOST_UNPACKED * packed:
-                raise ValueError(
-                    f"its column {chunk.path_in_schema} has {packed:,} bytes that unpack to "
-                    f"{unpacked:,}"
-                )
 
 
 def _rows(table: Any, group: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

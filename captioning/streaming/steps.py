@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePath
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ FEWEST_JUDGED = 1000
 DRAWS = 1024
 """Sources drawn at a time."""
 REMEMBERED_STEPS = 200
+MOST_COUNT = 2**62
 NOTED = frozenset(10**power for power in range(9))
 """Counts of bad pictures at which something is said."""
 
@@ -67,6 +68,40 @@ class _Standing:
     """Pictures taken of each source."""
 
 
+@dataclass(frozen=True)
+class _Saved:
+    """What `position` gave."""
+
+    lanes: list[list[Position]]
+    """Of each source."""
+    standings: list[_Standing]
+    """Of each process."""
+
+
+def _parsed(position: str, sources: int) -> _Saved:
+    """What `position` gave. Raises `UserError` for what it cannot have given."""
+    try:
+        values = json.loads(position)
+        saved = _Saved(
+            [[Position(*one) for one in lanes] for lanes in values["lanes"]],
+            [_Standing(**one | {"turns": tuple(one["turns"])}) for one in values["standings"]],
+        )
+        counts = [count for lanes in saved.lanes for lane in lanes for count in astuple(lane)]
+        for standing in saved.standings:
+            counts += [standing.drawn, standing.bad, *standing.turns]
+        turns = [len(standing.turns) for standing in saved.standings]
+        if not all(type(count) is int and 0 <= count < MOST_COUNT for count in counts):
+            raise ValueError("a count is none")
+        if {len(saved.lanes), *turns} != {sources} or not turns or not all(saved.lanes):
+            raise ValueError("it is of other sources")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"the checkpoint is damaged: its data_position is none ({str(error)[:80]}). Go on from "
+            "another one."
+        ) from None
+    return saved
+
+
 class StreamSteps(Generic[Step]):
     """The steps of a stream, from a position on."""
 
@@ -89,7 +124,7 @@ class StreamSteps(Generic[Step]):
         self._samples = 0
         weights = np.array([source.weight for source in sources])
         self._bounds = np.cumsum(weights / weights.sum())
-        saved = json.loads(position) if position else None
+        saved = _parsed(position, len(sources)) if position else None
         self._standing = self._own_standing(saved, len(sources))
         self._readers = [
             self._reader(number, source, saved, preprocess, held_out)
@@ -143,7 +178,7 @@ class StreamSteps(Generic[Step]):
         total = self._settings.batch_size
         return total * (rank + 1) // processes - total * rank // processes
 
-    def _own_standing(self, saved: Any, sources: int) -> _Standing:
+    def _own_standing(self, saved: "_Saved | None", sources: int) -> _Standing:
         """This process's standing of those that were saved, by as many processes or by others."""
         fresh = _Standing(turns=(0,) * sources)
         if self._settings.batch_size < self._runtime.world_size:
@@ -153,7 +188,7 @@ class StreamSteps(Generic[Step]):
             )
         if saved is None:
             return fresh
-        found = [_Standing(**one | {"turns": tuple(one["turns"])}) for one in saved["standings"]]
+        found = saved.standings
         if len(found) == self._runtime.world_size:
             return found[self._runtime.rank]
         if not self._runtime.is_main:
@@ -164,7 +199,7 @@ class StreamSteps(Generic[Step]):
         self,
         number: int,
         source: StreamSource,
-        saved: Any,
+        saved: "_Saved | None",
         preprocess: Preprocess,
         held_out: frozenset[bytes],
     ) -> StreamReader:
@@ -172,7 +207,7 @@ class StreamSteps(Generic[Step]):
         count = lane_count(source, self._runtime.world_size)
         positions = [Position()] * count
         if saved is not None:
-            positions = [Position(*one) for one in saved["lanes"][number]]
+            positions = saved.lanes[number]
             count = len(positions)
         if count < self._runtime.world_size:
             raise UserError(

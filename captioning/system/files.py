@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from captioning.system.errors import UserError
-from captioning.system.reading import JSON_BYTES, read_regular
+from captioning.system.reading import JSON_BYTES, open_regular, read_regular
 
 
 @contextmanager
@@ -97,5 +97,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

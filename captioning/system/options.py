@@ -89,6 +89,9 @@ def check_value(field: Field, value: object) -> Iterator[str]:
         text = f"one of {choices}" if choices else names.get(kind, "text")
         yield f"{_shown(field.name)} is {value!r:.80}; it must be {text}."
         return
+    if type(value) is int and abs(value) > MOST_WHOLE:
+        yield f"{_shown(field.name)} is a number that no computer counts with; write a smaller one."
+        return
     finite = not isinstance(value, float) or math.isfinite(value)
     for rule in notes_of(field, Rule):
         if not (finite and rule.holds(value)):

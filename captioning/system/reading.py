@@ -7,13 +7,16 @@ them are an `OSError` whose `strerror` ends the sentence "FILE cannot be read: .
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 SETTINGS_BYTES = 2**20
 """Most bytes of a file of settings."""
 JSON_BYTES = 2**26
 """Most bytes of a JSON file that describes a model or a run."""
+
+UNPACKED_BYTES, MOST_UNPACKED = 2**26, 100
+"""What unpacks to more bytes than these, and to so many times what it has, is refused."""
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -42,13 +45,19 @@ def check_regular(path: str | os.PathLike[str], *, most_bytes: int | None = None
     return status
 
 
-def open_regular(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> IO[bytes]:
+def open_regular(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> BufferedReader:
     """Open a regular file to be read. Raises `OSError` as `check_regular` does."""
     check_regular(path, most_bytes=most_bytes)
     return Path(path).open("rb")
 
 
-def read_regular(path: str | os.PathLike[str], *, most_bytes: int) -> bytes:
+def read_regular(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> bytes:
     """All of a regular file. Raises `OSError` as `check_regular` does."""
     with open_regular(path, most_bytes=most_bytes) as file:
-        return file.read(most_bytes)
+        return file.read(-1 if most_bytes is None else most_bytes)
+
+
+def unpacks_too_far(packed: int, unpacked: int) -> bool:
+    """Whether so many bytes are no pictures and no captions, which others have packed: pictures
+    hardly grow, and captions ten or twenty times."""
+    return unpacked > max(UNPACKED_BYTES, MOST_UNPACKED * packed)

@@ -20,6 +20,7 @@ from typing import Any
 from captioning.sources.records import METADATA_NAME, SPLITS
 from captioning.system.files import read_json, write_json
 from captioning.system.privacy import shareable, shareable_words
+from captioning.system.reading import read_regular
 
 PROVENANCE_NAME = "provenance.json"
 PACKAGES = (
@@ -87,7 +88,7 @@ def data_fingerprint(dataset_dir: Path) -> dict[str, Any]:
     pictures = {}
     for split in SPLITS:
         path = dataset_dir / split / METADATA_NAME
-        content = path.read_bytes() if path.exists() else b""
+        content = read_regular(path) if path.exists() else b""
         digest.update(f"{split} {len(content)}\n".encode() + content)
         pictures[split] = sum(bool(line.strip()) for line in content.split(b"\n"))
     return {"name": dataset_dir.name, "sha256": digest.hexdigest(), "pictures": pictures}

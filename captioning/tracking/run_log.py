@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from captioning.sources.records import CaptionedPicture
 from captioning.system.files import own_file, write_text
+from captioning.system.reading import read_regular
 from captioning.tracking.console import Console
 from captioning.tracking.curves import draw_curves
 from captioning.tracking.events import Outcome, RunFacts, Validation, Values
@@ -205,7 +206,7 @@ class JsonLines:
     def read(self) -> list[dict[str, Any]]:
         """All whole lines."""
         lines = []
-        for text in self._path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        for text in read_regular(self._path).decode("utf-8", "replace").split("\n"):
             try:
                 line = json.loads(text)
             except ValueError:

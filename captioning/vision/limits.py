@@ -35,7 +35,7 @@ def check_config(values: Mapping[str, Any], name: str) -> None:
         most = LARGEST_SIDE if key in SIDES else most
         if abs(value) > most:
             raise UserError(
-                f"{name}: its config has {key} {value:.6g}, and {most:,} is the most that is "
+                f"{name}: its config has {key} {value!r:.40}, and {most:,} is the most that is "
                 "believed. Take the config.json that belongs to the weights."
             )
 

@@ -36,7 +36,13 @@ import validation
 from captioning.decoding import search
 from captioning.store import rows as feature_store
 from captioning.system import tensors as tensor_files
-from captioning.system.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, EXIT_TERMINATED, UserError
+from captioning.system.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_PARTLY_DONE,
+    EXIT_SIGNAL,
+    EXIT_TERMINATED,
+    UserError,
+)
 from captioning.training.guards import locked
 from optimization import caption_loss, train_step
 from tests.helpers.processes import ROOT
@@ -607,6 +613,16 @@ def test_a_signal_at_any_moment_saves_all_and_the_run_goes_on(
     assert "--RESUME_CHECKPOINT_PATH auto" in capsys.readouterr().out
     monkeypatch.undo()
     assert equals_whole(place, go_on(place, run_name))
+
+
+def test_a_terminal_that_goes_saves_all(
+    place: Path, signals_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals_at(trainer, "train_step", 5, signal.SIGHUP)
+    code = train.main(arguments(place, RUN_NAME="hang-up", **SAVES))
+    assert code == EXIT_SIGNAL + signal.SIGHUP
+    monkeypatch.undo()
+    assert equals_whole(place, go_on(place, "hang-up"))
 
 
 def test_a_signal_ends_a_validation_at_once(

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from captioning.sources.caption_files import read_captions
 from captioning.sources.folder_source import files_source
-from captioning.sources.origins import READ_ERRORS
+from captioning.sources.origins import READ_ERRORS, hub_source
 from captioning.streaming.shards import read_samples
 from captioning.system.errors import UserError
 from tests.helpers.fuzzing import CASES, HOSTILE, little_memory, no_hang
@@ -195,6 +196,23 @@ def test_what_unpacks_without_end_is_refused(tmp_path: Path, bomb: Callable[...,
     path = bomb(tmp_path)
     with little_memory(), pytest.raises(UserError, match="cannot be read to its end: "):
         list(read_samples(str(path)))
+    if path.suffix == ".parquet":
+        with little_memory(), pytest.raises(UserError, match="bytes that unpack to"):
+            hub_source([str(tmp_path)])
+
+
+def test_captions_that_unpack_without_end_are_refused(tmp_path: Path) -> None:
+    content = b'{"0.png": ["' + b"a" * (80 << 20) + b'"]}'
+    path = tmp_path / "captions.json.gz"
+    path.write_bytes(gzip.compress(content, 1))
+    with little_memory(), pytest.raises(UserError, match="unpack to"):
+        read_captions(path)
+    path = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("0.png", picture(0))
+        archive.writestr("captions.json", content)
+    with little_memory(), pytest.raises(UserError, match="too large"):
+        files_source(str(path))
 
 
 @functools.cache

@@ -646,3 +646,10 @@ def test_hypotheses_are_plain_frozen_values() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         hypothesis.score = 0.0
     assert all(isinstance(token, int) for token in hypothesis.ids)
+
+
+@pytest.mark.parametrize("method", ["beam", "diverse", "sample"])
+def test_a_picture_has_a_thousand_beams_at_most(method: Any) -> None:
+    SearchOptions(method=method, beam_size=1_000, num_captions=1_000, groups=1)
+    with pytest.raises(UserError, match="at most 1,000"):
+        SearchOptions(method=method, beam_size=1_001, num_captions=1_001, groups=1)

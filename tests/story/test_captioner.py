@@ -2,13 +2,14 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from captioner import Caption, Captioner
-from captioning.decoding import SearchOptions, TokenRules
+from captioning.decoding import SearchOptions, TokenRules, search
 from captioning.sources.images import load_image
 from captioning.system.errors import UserError
 from tests.helpers.small_runs import run, write_data, write_encoder
@@ -84,6 +85,27 @@ def test_a_sample_does_not_depend_on_the_batches(
         assert [[str(one) for one in many] for many in found] == expected
     other = captioner.captions(pictures, SearchOptions(method="sample", num_captions=2, seed=4))
     assert [[str(one) for one in many] for many in other] != expected
+
+
+@pytest.mark.parametrize("method", ["beam", "sample"])
+def test_many_beams_are_searched_of_few_pictures_at_a_time(
+    captioner: Captioner, pictures: list[Path], method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SearchOptions(method=method, beam_size=4, num_captions=4)
+    together = captioner.captions(pictures, options)
+    monkeypatch.setattr("pipeline.MOST_ROWS", 8)
+    searched = []
+
+    def noted(*arguments: object, batch_size: int, **more: object) -> object:
+        searched.append(batch_size)
+        return search(*arguments, batch_size=batch_size, **more)
+
+    monkeypatch.setattr("pipeline.search", noted)
+    apart = captioner.captions(pictures, options)
+    assert searched == [2, 2, 1]
+    assert [[one.text for one in few] for few in apart] == [
+        [one.text for one in few] for few in together
+    ]
 
 
 def test_a_batch_too_large_for_memory_is_halved(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioning.system.errors import UserError
-from captioning.system.options import described_fields
+from captioning.system.options import check_value, described_fields, kind_of
 from captioning.system.rules import MAY_CHANGE, NO_EFFECT, PER_RUN
 from config import (
     Config,
@@ -75,6 +75,39 @@ def test_a_base_stands_below_preset_and_flags(tmp_path: Path) -> None:
     base = Config(NUM_EPOCHS=9, BATCH_SIZE=8)
     config = parse_config(["--config", str(preset)], base=base)
     assert (config.NUM_EPOCHS, config.BATCH_SIZE) == (3, 8)
+
+
+UNBOUNDED = {
+    "ENCODER_TRAINED_BLOCKS",
+    "ENCODER_START_EPOCH",
+    "RANDOM_SEED",
+    "CAPTIONS_PER_STEP",
+    "MICRO_BATCH_SIZE",
+    "WARMUP_STEPS",
+    "VALIDATION_INTERVAL",
+    "VALIDATION_IMAGES",
+    "KEEP_CHECKPOINTS",
+    "LOG_INTERVAL",
+}
+"""Whole numbers that are compared with others, and decide nothing that is built."""
+
+
+def test_what_decides_how_much_is_built_has_a_limit() -> None:
+    whole = [field for field in fields(Config) if kind_of(field) is int]
+    assert {field.name for field in whole if not [*check_value(field, 10**9 + 1)]} == UNBOUNDED
+    for field in whole:
+        for value in (2**63, 2**71, 10**400):
+            assert len([*check_value(field, value)]) == 1
+
+
+@pytest.mark.parametrize("value", ["9" * 400 + "m", "9" * 5000, "9" * 400 + "GB"])
+def test_text_that_is_a_number_is_no_number_without_end(tmp_path: Path, value: str) -> None:
+    for name in ("SAVE_INTERVAL", "FEATURE_CACHE"):
+        path = tmp_path / "settings.toml"
+        path.write_text(f'STREAM = "s"\n{name} = "{value}"\n')
+        with pytest.raises(UserError, match=f"{name} is") as caught:
+            load_config(path)
+        assert len(str(caught.value)) < 500
 
 
 @given(
