@@ -196,16 +196,14 @@ def plain(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def marks_of(row: Mapping[str, object]) -> str:
-    """Why a data set itself says that the caption of a row is none; "" where it does not."""
-    return next(
-        (
-            reason
-            for name, value in row.items()
-            if (reason := MARKS.get(plain(name))) and _is_true(value)
-        ),
-        "",
-    )
+def mark_columns(names: Iterable[str]) -> list[str]:
+    """Which of `names` say that a caption is none."""
+    return [name for name in names if plain(name) in MARKS]
+
+
+def mark_of(row: Mapping[str, object], columns: Iterable[str]) -> str:
+    """What a data set itself calls the caption of a row that is none; "" where it is one."""
+    return next((MARKS[plain(name)] for name in columns if _is_true(row.get(name))), "")
 
 
 def _is_true(value: object) -> bool:

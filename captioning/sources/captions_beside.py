@@ -217,6 +217,8 @@ def _beside(
         wrapped += len(captions) > 1 and suffixes != JSON_SUFFIXES
         pictures.append(CaptionedPicture(name, captions, None, problem=problem))
     if not any(caption for picture in pictures for caption in picture.captions):
+        if problems := [picture.problem for picture in pictures if picture.problem]:
+            raise UserError(f"The captions beside the pictures of {where} are {problems[0]}.")
         raise UserError(
             f"{where} holds no captions in {', '.join(suffixes)} files beside its pictures "
             f"(a{suffixes[0]} for a.jpg); name the captions file with --CAPTIONS_FILE."

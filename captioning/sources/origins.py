@@ -21,7 +21,8 @@ from typing import Any
 from captioning.sources.caption_fields import (
     FormatError,
     caption_columns,
-    marks_of,
+    mark_columns,
+    mark_of,
     split_column,
     split_name,
 )
@@ -193,7 +194,7 @@ def _hub_pictures(
     sample = [words[index] for index in range(0, len(words), -(-len(words) // 100) or 1)]
     captions = choose_captions(sample, texts, caption_column)
     split_key = split_column(sample, [text for text in texts if text not in captions])
-    columns = Columns(image, tuple(captions), split_key)
+    columns = Columns(image, tuple(captions), split_key, tuple(mark_columns(texts)))
     file_name = named_image_column(
         column
         for column in texts
@@ -204,7 +205,7 @@ def _hub_pictures(
     paths = fields["path"].to_pylist()
     for index, row in enumerate(words):
         own_name = str((row[file_name] if file_name else paths[index]) or "")
-        if reason := marks_of(row):
+        if reason := mark_of(row, columns.marks):
             kind = f"captions that the data set marks as {reason}"
             yield LeftOut(own_name or f"row {index}", kind)
             continue
