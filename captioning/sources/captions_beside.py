@@ -223,6 +223,12 @@ def _beside(
             f"{where} holds no captions in {', '.join(suffixes)} files beside its pictures "
             f"(a{suffixes[0]} for a.jpg); name the captions file with --CAPTIONS_FILE."
         )
+    said = [caption for picture in pictures for caption in picture.captions]
+    if not any(letter.isalpha() for caption in said for letter in caption):
+        raise UserError(
+            f"The text files beside the pictures of {where} hold no words ({said[0]!r:.60}), as "
+            "labels of boxes do; name the captions file with --CAPTIONS_FILE."
+        )
     lonely = [
         LeftOut(name, "text files that stand beside no picture")
         for name in files

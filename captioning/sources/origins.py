@@ -136,13 +136,18 @@ def files_fingerprint(*paths: str) -> str:
 
 
 def hub_source(
-    names: Sequence[str], revision: str = "", image_column: str = "", caption_column: str = ""
+    names: Sequence[str],
+    revision: str = "",
+    image_column: str = "",
+    caption_column: str = "",
+    *,
+    is_known: bool = False,
 ) -> Source:
     """Pictures and captions of data sets of the Hub, or of local folders of Parquet files.
 
     The picture column is found by its type, the captions column by its name, unless the user names
-    them. The split of a row is what its `split` column says, else the data set's own split where
-    there are several.
+    them; of a data set that `is_known` the likeliest holds them, whatever else may. The split of a
+    row is what its `split` column says, else the data set's own split where there are several.
     """
     parts = [(name, _load(name, revision)) for name in names]
     known = [split for _, splits in parts for split in splits if split_name(split)]
@@ -152,7 +157,9 @@ def hub_source(
         for split, rows in splits.items():
             try:
                 own = known_split(split, "its files") if has_splits else None
-                found += _hub_pictures(name, rows, own, image_column, caption_column)
+                likeliest = caption_columns(rows.features) if is_known else []
+                wanted = caption_column or ",".join(likeliest)
+                found += _hub_pictures(name, rows, own, image_column, wanted)
             except FormatError as error:
                 raise UserError(f"The data set {name} cannot be used: {error}.") from None
     return Source(

@@ -64,6 +64,12 @@ def test_what_is_odd_beside_pictures_is_said(tmp_path: Path) -> None:
     assert source.remarks == ("1 of them have several lines; each line was taken for a caption.",)
 
 
+def test_labels_of_boxes_are_no_captions(tmp_path: Path) -> None:
+    where = folder_of(tmp_path, "a.jpg b.jpg", {"a.txt": "0 0.5 0.5 0.1 0.2\n", "b.txt": ""})
+    with pytest.raises(UserError, match=r"hold no words \('0 0.5 0.5 0.1 0.2'\), as labels"):
+        files_source(where)
+
+
 def test_two_places_of_captions_are_a_question(tmp_path: Path) -> None:
     where = folder_of(tmp_path, "a.jpg", {"a.txt": "t", "a.caption": "c"})
     with pytest.raises(UserError, match=r"a.jpg has its captions in .*--CAPTIONS_FILE \.\w+"):
