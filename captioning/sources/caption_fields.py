@@ -52,6 +52,13 @@ MARKS = {
 TEXT_SUFFIXES = (".txt", ".text", ".caption", ".captions")
 """Files of captions beside a picture, a caption a line."""
 JSON_SUFFIXES = (".json", ".jsn")
+XMP_SUFFIXES = (".xmp",)
+"""Sidecars of photo programs, which hold a description."""
+
+RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
+LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
+"""Names of XMP, as ElementTree writes them."""
 
 _QUOTED = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\s*(,?)""", re.DOTALL)
 
@@ -124,6 +131,26 @@ def json_captions(data: bytes) -> list[str]:
         return captions_of(values) or []
     names = caption_columns(name for name in values if isinstance(name, str))
     return [text for name in names for text in captions_of(values[name]) or []]
+
+
+def xmp_captions(text: str) -> list[str]:
+    """The description in an XMP sidecar, in its default language; `ValueError` for what is none."""
+    from xml.etree import ElementTree
+
+    if "<!" in re.sub(r"(?s)<!--.*?-->", "", text):
+        raise ValueError("it is no XMP: it declares entities or types")
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"it is no XML: {error}") from None
+    found = [node.get(DESCRIPTION) for node in root.iter(f"{RDF}Description")]
+    texts = {
+        str(item.get(LANGUAGE)): item.text
+        for node in root.iter(DESCRIPTION)
+        for item in node.iter(f"{RDF}li")
+    }
+    found += [texts.get("x-default", next(iter(texts.values()), None))]
+    return [cleaned for text in found if text and (cleaned := clean_caption(text))]
 
 
 def caption_columns(names: Iterable[str]) -> list[str]:
