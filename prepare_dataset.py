@@ -149,7 +149,9 @@ def _published(config: Config, place: HubPlace) -> Source:
     where = os.path.expanduser(where)
     path = Path(where)
     if not where:
-        return hub_source(place.names, revision or place.revision, *_columns(config))
+        is_known = place in KNOWN.values()
+        revision = revision or place.revision
+        return hub_source(place.names, revision, *_columns(config), is_known=is_known)
     if path.is_dir() and holds_tables_of_pictures(path):
         return hub_source([where], "", *_columns(config))
     is_path = path.is_absolute() or where.startswith(".") or where.count("/") != 1

@@ -52,6 +52,13 @@ MARKS = {
 TEXT_SUFFIXES = (".txt", ".text", ".caption", ".captions")
 """Files of captions beside a picture, a caption a line."""
 JSON_SUFFIXES = (".json", ".jsn")
+XMP_SUFFIXES = (".xmp",)
+"""Sidecars of photo programs, which hold a description."""
+
+RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
+LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
+"""Names of XMP, as ElementTree writes them."""
 
 _QUOTED = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\s*(,?)""", re.DOTALL)
 
@@ -126,6 +133,26 @@ def json_captions(data: bytes) -> list[str]:
     return [text for name in names for text in captions_of(values[name]) or []]
 
 
+def xmp_captions(text: str) -> list[str]:
+    """The description in an XMP sidecar, in its default language; `ValueError` for what is none."""
+    from xml.etree import ElementTree
+
+    if "<!" in re.sub(r"(?s)<!--.*?-->", "", text):
+        raise ValueError("it is no XMP: it declares entities or types")
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"it is no XML: {error}") from None
+    found = [node.get(DESCRIPTION) for node in root.iter(f"{RDF}Description")]
+    texts = {
+        str(item.get(LANGUAGE)): item.text
+        for node in root.iter(DESCRIPTION)
+        for item in node.iter(f"{RDF}li")
+    }
+    found += [texts.get("x-default", next(iter(texts.values()), None))]
+    return [cleaned for text in found if text and (cleaned := clean_caption(text))]
+
+
 def caption_columns(names: Iterable[str]) -> list[str]:
     """Which of `names` hold captions: all of the likeliest family, numbered ones included."""
     return next(iter(caption_families(names)), [])
@@ -196,16 +223,14 @@ def plain(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def marks_of(row: Mapping[str, object]) -> str:
-    """Why a data set itself says that the caption of a row is none; "" where it does not."""
-    return next(
-        (
-            reason
-            for name, value in row.items()
-            if (reason := MARKS.get(plain(name))) and _is_true(value)
-        ),
-        "",
-    )
+def mark_columns(names: Iterable[str]) -> list[str]:
+    """Which of `names` say that a caption is none."""
+    return [name for name in names if plain(name) in MARKS]
+
+
+def mark_of(row: Mapping[str, object], columns: Iterable[str]) -> str:
+    """What a data set itself calls the caption of a row that is none; "" where it is one."""
+    return next((MARKS[plain(name)] for name in columns if _is_true(row.get(name))), "")
 
 
 def _is_true(value: object) -> bool:

@@ -21,7 +21,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from captioning.sources.caption_fields import (
     caption_columns,
     captions_of,
     image_column,
-    marks_of,
+    mark_columns,
+    mark_of,
     valid_unicode,
 )
 from captioning.sources.caption_tables import read_table
@@ -66,6 +67,8 @@ _OTHER_FILES = {
     b"%PDF": "a PDF; write the captions as CSV",
 }
 """What other files begin with, and what to do with them."""
+KEY = "(key)"
+"""What the keys of a JSON object are called as a column."""
 _NUMBERED_NAME = re.compile(r"(.+)#\d+")
 
 
@@ -212,9 +215,13 @@ def _parse_object(content: dict[str, Any], reading: TableReading) -> Iterator[Ca
         return _parse_rows(
             _numbered([dict(zip(names, row, strict=True)) for row in cells], "entry"), reading
         )
-    if all(isinstance(v, dict) and image_column(_texts(v)) for v in content.values()):
-        # A table whose keys are its rows' numbers or names: {"0": {"image": ..., "caption": ...}}.
-        return _parse_rows([(f"entry {key}", value) for key, value in content.items()], reading)
+    if content and all(isinstance(value, dict) for value in content.values()):
+        # A table whose keys name its rows or its pictures: {"0": {"image": ..., "caption": ...}}.
+        keys = dict.fromkeys(key for value in content.values() for key in value)
+        if caption_columns(keys) or asked & set(keys):
+            by_name = reading.find is None and image_column(keys) is None
+            rows = [(f"entry {key}", {KEY: key, **value}) for key, value in content.items()]
+            return _parse_rows(rows, replace(reading, image=KEY) if by_name else reading)
     reading.refuse_columns()
     return _parse_mapping(content)
 
@@ -272,6 +279,8 @@ def _parse_coco(content: dict[str, Any]) -> Iterator[CaptionedPicture]:
     captions: dict[str, list[str]] = {}
     marked: dict[str, list[str]] = {}
     names: dict[str, str] = {}
+    rows = [row for row in content["annotations"] if isinstance(row, dict)]
+    marks = mark_columns(dict.fromkeys(key for row in rows for key in row))
     for row in content["images"]:
         name = row.get("file_name") if isinstance(row, dict) else None
         if not isinstance(name, str):
@@ -293,7 +302,7 @@ def _parse_coco(content: dict[str, Any]) -> Iterator[CaptionedPicture]:
         key = str(row.get("image_id"))
         if key not in names:
             raise FormatError(f'it is COCO JSON whose "images" lack the id {shown(key)}')
-        if reason := marks_of(row):
+        if reason := mark_of(row, marks):
             marked[key] += [reason] * len(found)
         else:
             captions[key] += found
@@ -344,7 +353,7 @@ def _pictures(rows: Iterable[tuple[str, Row]], columns: Columns) -> Iterator[Cap
                 f"{place} names {len(names)} pictures and has {len(captions)} captions; give each "
                 "picture a row"
             )
-        split, reason = columns.split_of(row, place), marks_of(row)
+        split, reason = columns.split_of(row, place), mark_of(row, columns.marks)
         folder = row.get("filepath")
         for name in names:
             # COCO's Karpathy file keeps the folder apart: two folders may hold one name.

@@ -298,14 +298,14 @@ def _bar_rows(text: str, number: int) -> Iterator[tuple[int, list[str]]]:
         if is_framed:
             line = line[1:-1]
         if not (is_framed and re.fullmatch(r"[\s:|-]+", line)):
-            yield n, [_unquoted(field.strip()) for field in line.split("|")]
+            yield n, [_unquoted(field) for field in line.split("|")]
 
 
 def _unquoted(field: str) -> str:
-    inside = field[1:-1]
-    is_quoted = (
-        len(field) > 1 and field[0] == field[-1] == '"' and not inside.replace('""', "").count('"')
-    )
+    """A field without the quotation marks that enclose it, if they do."""
+    text = field.strip()
+    inside = text[1:-1]
+    is_quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inside.replace('""', "")
     return inside.replace('""', '"') if is_quoted else field
 
 

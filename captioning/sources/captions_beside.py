@@ -4,6 +4,7 @@
     annotations/captions_train2017.json, captions_val2017.json
     train/metadata.jsonl, test/metadata.jsonl         one a split, which its name or folder says
     a.jpg with a.txt or a.caption       a file beside each picture, a caption a line
+    a.jpg with a.json or a.xmp          what JSON names so; the description of a sidecar
 
 Split lists (Flickr_8k.trainImages.txt and its like, a picture's name a line) say the splits of
 captions that say none.
@@ -21,10 +22,12 @@ from pathlib import Path, PurePosixPath
 from captioning.sources.caption_fields import (
     JSON_SUFFIXES,
     TEXT_SUFFIXES,
+    XMP_SUFFIXES,
     clean_caption,
     json_captions,
     split_name,
     splits_in,
+    xmp_captions,
 )
 from captioning.sources.caption_files import (
     LARGEST_FILE_BYTES,
@@ -45,7 +48,7 @@ CAPTIONS_PATTERNS = (
 """How captions files are called, those with published splits first."""
 LESS_LIKELY_PATTERNS = ("*.json", "*.txt")
 
-SUFFIXES = (*TEXT_SUFFIXES, *JSON_SUFFIXES)
+SUFFIXES = (*TEXT_SUFFIXES, *JSON_SUFFIXES, *XMP_SUFFIXES)
 """Of files that may stand beside a picture."""
 
 Read = Callable[[], bytes]
@@ -113,9 +116,9 @@ def _parsed(name: str, read: Read, folder: str, reading: TableReading) -> Captio
 
 def _choose(files: Mapping[str, Read], where: str) -> tuple[list[str], tuple[str, ...]]:
     """The captions files among the files of a folder, or the suffixes of those beside pictures."""
-    texts, jsons = (
+    texts, jsons, xmps = (
         {name for pair in _pairs(files, suffixes).values() for name in pair}
-        for suffixes in (TEXT_SUFFIXES, JSON_SUFFIXES)
+        for suffixes in (TEXT_SUFFIXES, JSON_SUFFIXES, XMP_SUFFIXES)
     )
     names = [name for name in files if name not in texts and not is_picture_name(name)]
     likely = _first_called(names, CAPTIONS_PATTERNS)
@@ -126,8 +129,8 @@ def _choose(files: Mapping[str, Read], where: str) -> tuple[list[str], tuple[str
         )
     if texts:
         return [], TEXT_SUFFIXES
-    if jsons and not likely:
-        return [], JSON_SUFFIXES
+    if (jsons or xmps) and not likely:
+        return [], JSON_SUFFIXES if jsons else XMP_SUFFIXES
     found = likely or _first_called(names, LESS_LIKELY_PATTERNS)
     if len(found) > 1 and not _are_one_a_split(found):
         raise UserError(
@@ -214,18 +217,26 @@ def _beside(
         captions, problem = _captions_in(texts[0], files[texts[0]])
         if owners[texts[0]] > 1:
             problem = f"ambiguous: {texts[0]} stands beside several pictures of its name"
-        wrapped += len(captions) > 1 and suffixes != JSON_SUFFIXES
+        wrapped += len(captions) > 1 and suffixes[0] in TEXT_SUFFIXES
         pictures.append(CaptionedPicture(name, captions, None, problem=problem))
     if not any(caption for picture in pictures for caption in picture.captions):
+        if problems := [picture.problem for picture in pictures if picture.problem]:
+            raise UserError(f"The captions beside the pictures of {where} are {problems[0]}.")
         raise UserError(
             f"{where} holds no captions in {', '.join(suffixes)} files beside its pictures "
             f"(a{suffixes[0]} for a.jpg); name the captions file with --CAPTIONS_FILE."
+        )
+    said = [caption for picture in pictures for caption in picture.captions]
+    if not any(letter.isalpha() for caption in said for letter in caption):
+        raise UserError(
+            f"The text files beside the pictures of {where} hold no words ({said[0]!r:.60}), as "
+            "labels of boxes do; name the captions file with --CAPTIONS_FILE."
         )
     lonely = [
         LeftOut(name, "text files that stand beside no picture")
         for name in files
         if PurePosixPath(name).suffix.lower() in suffixes and name not in owners
-        if suffixes != JSON_SUFFIXES
+        if suffixes[0] not in JSON_SUFFIXES
     ]
     remarks = []
     beside = {text for texts in _pairs(files, JSON_SUFFIXES).values() for text in texts}
@@ -261,10 +272,13 @@ def _captions_in(name: str, read: Read) -> tuple[tuple[str, ...], str]:
     """The captions in a file beside a picture, and why they cannot be had."""
     try:
         data = read()
-        if PurePosixPath(name).suffix.lower() in JSON_SUFFIXES:
+        kind = PurePosixPath(name).suffix.lower()
+        if kind in JSON_SUFFIXES:
             return tuple(json_captions(data)), ""
         if not data.strip():
             return (), ""
+        if kind in XMP_SUFFIXES:
+            return tuple(xmp_captions(decode_text(data))), ""
         return tuple(filter(None, map(clean_caption, decode_text(data).split("\n")))), ""
     except READ_ERRORS as error:
         return (), f"unreadable: {name}: {error}"

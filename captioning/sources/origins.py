@@ -21,7 +21,8 @@ from typing import Any
 from captioning.sources.caption_fields import (
     FormatError,
     caption_columns,
-    marks_of,
+    mark_columns,
+    mark_of,
     split_column,
     split_name,
 )
@@ -136,13 +137,18 @@ def files_fingerprint(*paths: str) -> str:
 
 
 def hub_source(
-    names: Sequence[str], revision: str = "", image_column: str = "", caption_column: str = ""
+    names: Sequence[str],
+    revision: str = "",
+    image_column: str = "",
+    caption_column: str = "",
+    *,
+    is_known: bool = False,
 ) -> Source:
     """Pictures and captions of data sets of the Hub, or of local folders of Parquet files.
 
     The picture column is found by its type, the captions column by its name, unless the user names
-    them. The split of a row is what its `split` column says, else the data set's own split where
-    there are several.
+    them; of a data set that `is_known` the likeliest holds them, whatever else may. The split of a
+    row is what its `split` column says, else the data set's own split where there are several.
     """
     parts = [(name, _load(name, revision)) for name in names]
     known = [split for _, splits in parts for split in splits if split_name(split)]
@@ -152,7 +158,9 @@ def hub_source(
         for split, rows in splits.items():
             try:
                 own = known_split(split, "its files") if has_splits else None
-                found += _hub_pictures(name, rows, own, image_column, caption_column)
+                likeliest = caption_columns(rows.features) if is_known else []
+                wanted = caption_column or ",".join(likeliest)
+                found += _hub_pictures(name, rows, own, image_column, wanted)
             except FormatError as error:
                 raise UserError(f"The data set {name} cannot be used: {error}.") from None
     return Source(
@@ -194,7 +202,7 @@ def _hub_pictures(
     sample = [words[index] for index in range(0, len(words), -(-len(words) // 100) or 1)]
     captions = choose_captions(sample, texts, caption_column)
     split_key = split_column(sample, [text for text in texts if text not in captions])
-    columns = Columns(image, tuple(captions), split_key)
+    columns = Columns(image, tuple(captions), split_key, tuple(mark_columns(texts)))
     file_name = named_image_column(
         column
         for column in texts
@@ -205,7 +213,7 @@ def _hub_pictures(
     paths = fields["path"].to_pylist()
     for index, row in enumerate(words):
         own_name = str((row[file_name] if file_name else paths[index]) or "")
-        if reason := marks_of(row):
+        if reason := mark_of(row, columns.marks):
             kind = f"captions that the data set marks as {reason}"
             yield LeftOut(own_name or f"row {index}", kind)
             continue

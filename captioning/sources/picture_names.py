@@ -149,9 +149,11 @@ class PictureNames:
         return None not in splits and len(splits) > 1
 
     def _same_name_elsewhere(self, name: str) -> str:
-        """A file that is called as `name` is but lies in another folder; "" where none is."""
-        parts = path_parts(name)
-        found = self._index(2, False).get(_FORMS[2](parts[-1]), []) if parts else []
+        """A file that is called as `name` is but lies in another folder, or has another suffix; ""
+        where none is."""
+        last = path_parts(name)[-1:] or ("",)
+        found = self._index(2, False).get(_FORMS[2](last[0]), [])
+        found = found or self._index(2, True).get(_FORMS[2](PurePosixPath(last[0]).stem), [])
         return next(iter(found), "")
 
     def _ending(self, wanted: Path) -> list[str]:

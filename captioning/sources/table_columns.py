@@ -13,6 +13,7 @@ from captioning.sources.caption_fields import (
     caption_families,
     captions_of,
     image_column,
+    mark_columns,
     plain,
     speaks_of_pictures,
     split_column,
@@ -62,6 +63,8 @@ class Columns:
     image: str
     captions: tuple[str, ...]
     split: str | None
+    marks: tuple[str, ...] = ()
+    """Columns in which a data set says itself that a caption is none."""
 
     def split_of(self, row: Row, place: str) -> str | None:
         """The split of a row; `FormatError` for a name that is not known."""
@@ -145,7 +148,7 @@ def choose_columns(rows: Sequence[Row], names: Sequence[str], reading: TableRead
         image = _image_column(sample, others, reading) or ""
     if not image or not captions:
         raise FormatError(_needs(names, image, captions))
-    return Columns(image, tuple(captions), split)
+    return Columns(image, tuple(captions), split, tuple(mark_columns(names)))
 
 
 def shown(value: object) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from captioning.sources.origins import Source, SourcePicture
+from captioning.sources.origins import LeftOut, Source, SourcePicture
 from captioning.sources.picture_splits import HELD_OUT
 from captioning.sources.records import METADATA_NAME, read_records
 from captioning.streaming.shards import StreamedSample, StreamSource, read_samples
@@ -30,13 +30,14 @@ def held_out_source(sources: Sequence[StreamSource], fraction: float) -> Source:
 
     Of a source that has no more than its share, `fraction` is held out for each of the two.
     """
-    samples = []
+    samples: list[StreamedSample] = []
+    odd: list[LeftOut] = []
     for source, most in zip(sources, _shares(sources, HELD_OUT_PICTURES), strict=True):
-        found = list(islice(_usable(source.shards), most + 1))
+        found = list(islice(_usable(source.shards, odd), most + 1))
         samples += found[:most] if len(found) > most else found[: round(len(found) * 2 * fraction)]
     if len(samples) < 2:
         raise UserError(
-            f"STREAM: {', '.join(source.text for source in sources)} holds too few pictures with "
+            f"STREAM: {', '.join(mask_urls(source.text) for source in sources)} holds too few pictures with "
             f"captions: {len(samples)} would be held out, and validation and test need one each. "
             "Give more shards."
         )
@@ -45,7 +46,7 @@ def held_out_source(sources: Sequence[StreamSource], fraction: float) -> Source:
         for number, sample in enumerate(samples)
     ]
     names = ", ".join(mask_urls(source.text) for source in sources)
-    return Source(f"the first pictures of {names}", pictures)
+    return Source(f"the first pictures of {names}", pictures, left_out=tuple(odd))
 
 
 def held_out_hashes(folder: Path) -> frozenset[bytes]:
@@ -79,6 +80,12 @@ def _shares(sources: Sequence[StreamSource], count: int) -> list[int]:
     return [max(1, round(count * source.weight / total)) for source in sources]
 
 
-def _usable(shards: Sequence[str]) -> Iterator[StreamedSample]:
+def _usable(shards: Sequence[str], odd: list[LeftOut]) -> Iterator[StreamedSample]:
+    """The samples that can be used; the others are added to `odd`."""
     for shard in shards:
-        yield from (sample for sample in read_samples(shard) if not sample.problem)
+        for sample in read_samples(shard):
+            if sample.problem:
+                kind = "samples of the stream that cannot be used"
+                odd.append(LeftOut(sample.name, kind, sample.problem))
+            else:
+                yield sample

@@ -274,6 +274,11 @@ def test_a_number_at_the_start_of_a_caption_is_the_captions() -> None:
         assert captions_in(text) == {"a.jpg": ("3 dogs run",)}, text
 
 
+def test_bars_keep_what_stands_between_them() -> None:
+    text = 'image|caption\na.jpg|left | right\na.jpg| He said "sit" \n"a.jpg"|"A ""big"" dog"\n'
+    assert captions_in(text) == {"a.jpg": ("left | right", 'He said "sit"', 'A "big" dog')}
+
+
 def test_numbers_that_count_captions_are_none_of_them() -> None:
     text = "a.jpg,0,2 dogs, red\na.jpg,1,3 cats\nb.jpg,0,4 cows\nb.jpg,1,5 bees\n"
     assert captions_in(text) == {"a.jpg": ("2 dogs, red", "3 cats"), "b.jpg": ("4 cows", "5 bees")}

@@ -64,6 +64,42 @@ def test_what_is_odd_beside_pictures_is_said(tmp_path: Path) -> None:
     assert source.remarks == ("1 of them have several lines; each line was taken for a caption.",)
 
 
+def test_labels_of_boxes_are_no_captions(tmp_path: Path) -> None:
+    where = folder_of(tmp_path, "a.jpg b.jpg", {"a.txt": "0 0.5 0.5 0.1 0.2\n", "b.txt": ""})
+    with pytest.raises(UserError, match=r"hold no words \('0 0.5 0.5 0.1 0.2'\), as labels"):
+        files_source(where)
+
+
+XMP = """<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/" %s>%s</rdf:Description>
+</rdf:RDF></x:xmpmeta><?xpacket end="w"?>"""
+LANGUAGES = (
+    '<dc:description><rdf:Alt><rdf:li xml:lang="de">ein Hund</rdf:li>'
+    '<rdf:li xml:lang="x-default">a dog &amp; a cat</rdf:li></rdf:Alt></dc:description>'
+)
+
+
+def test_the_description_of_an_xmp_sidecar(tmp_path: Path) -> None:
+    texts = {
+        "a.xmp": XMP % ("", LANGUAGES),
+        "b.jpg.xmp": XMP % ('dc:description="a cow"', ""),
+        "c.xmp": XMP % ("", "<dc:subject/>"),
+        "d.xmp": '<!DOCTYPE x [<!ENTITY e "aaaa">]><x>&e;</x>',
+        "e.xmp": "<x>",
+    }
+    source = files_source(folder_of(tmp_path, "a.jpg b.jpg c.jpg d.jpg e.jpg", texts))
+    assert found_in(source) == {
+        "a.jpg": (("a dog & a cat",), None),
+        "b.jpg": (("a cow",), None),
+        "c.jpg": ((), None),
+    }
+    problems = [picture.problem for picture in source.pictures if picture.problem]
+    assert problems[0] == "unreadable: d.xmp: it is no XMP: it declares entities or types"
+    assert problems[1].startswith("unreadable: e.xmp: it is no XML: ")
+
+
 def test_two_places_of_captions_are_a_question(tmp_path: Path) -> None:
     where = folder_of(tmp_path, "a.jpg", {"a.txt": "t", "a.caption": "c"})
     with pytest.raises(UserError, match=r"a.jpg has its captions in .*--CAPTIONS_FILE \.\w+"):

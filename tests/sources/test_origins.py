@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from captioning.sources.origins import hub_source
 from captioning.system.errors import UserError
 from prepare_dataset import prepare_dataset
 from tests.helpers.sample_sources import (
@@ -274,6 +275,17 @@ def test_columns_of_the_hub_that_the_user_names(tmp_path: Path) -> None:
     assert splits_of(config)["test"] == {"1003.jpg": ("Wort 3",)}
     assert (config.dataset_dir / "test" / "1003.jpg").read_bytes() == picture_bytes(53)
     assert prepare_dataset(config) == summary
+
+
+@pytest.mark.usefixtures("private_cache")
+def test_a_data_set_that_is_known_may_have_further_columns_of_text(tmp_path: Path) -> None:
+    columns = flickr30k_columns()
+    columns["blip_caption"] = [f"What a model says of {i}" for i in range(6)]
+    write_parquet(tmp_path / "hub" / "0.parquet", columns)
+    found = hub_source([str(tmp_path / "hub")], is_known=True).pictures
+    assert found[0].captions == ("One 0", "Two 0")
+    with pytest.raises(UserError, match=r"caption, blip_caption may all hold captions"):
+        hub_source([str(tmp_path / "hub")])
 
 
 @pytest.mark.usefixtures("private_cache")

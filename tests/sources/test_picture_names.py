@@ -74,6 +74,15 @@ def test_the_writers_folder_is_told_where_it_is_called_otherwise() -> None:
     assert names.match_all(["0.jpg"], [None])[1] == []
 
 
+def test_what_is_missing_is_told_what_there_is() -> None:
+    found, _ = PictureNames(CLASSES).match_all(["birds/0.jpg", "cats/1.png", "x.jpg"], [None] * 3)
+    assert [match.problem for match in found] == [
+        "missing: there is cats/0.jpg",
+        "missing: there is cats/1.jpg",
+        "missing",
+    ]
+
+
 def test_a_split_stays_in_its_folder() -> None:
     names = PictureNames(["train2014/0.jpg", "val2014/0.jpg", "val2014/1.jpg"])
     found, _ = names.match_all(["0.jpg", "0.jpg", "1.jpg"], ["train", "validation", "train"])

@@ -43,6 +43,8 @@ def table(header: str, row: Callable[[int, int], str]) -> str:
         json.dumps(
             {n: {"image": f"{i}.jpg", "caption": f"Nr {i}"} for n, i in enumerate(ORDER)}
         ),
+        json.dumps({n: {"fn": f"{i}.jpg", "caption": f"Nr {i}"} for n, i in enumerate(ORDER)}),
+        json.dumps({f"{i}.jpg": {"id": n, "caption_1": f"Nr {i}"} for n, i in enumerate(ORDER)}),
         json.dumps(
             {"image": [f"{i}.jpg" for i in ORDER], "caption": [f"Nr {i}" for i in ORDER]}
         ),

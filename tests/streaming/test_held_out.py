@@ -31,11 +31,13 @@ def test_the_first_good_pictures_of_each_source_are_held_out_in_turn(
         {"0.png": picture(0), "1.png": picture(1), "1.txt": b"a dog", "2.txt": b"no picture"},
     )
     text = f"{write_shards(tmp_path / 'a', first=10)} = 3; {write_shards(tmp_path / 'b', first=90)}"
-    found = held_out_source(find_sources(text), 0.1).pictures
+    source = held_out_source(find_sources(text), 0.1)
+    found = source.pictures
     numbers = [1, 10, 11, 12, 13, 14, 90, 91]
     assert [one.read() for one in found] == [picture(number) for number in numbers]
     assert [one.captions for one in found[1:]] == [tuple(captions(n)) for n in numbers[1:]]
     assert [one.split for one in found] == ["test", "validation"] * 4
+    assert [out.detail for out in source.left_out] == ["it has no caption", "it has no picture"]
 
 
 def test_a_small_stream_is_not_held_out_whole(tmp_path: Path) -> None:
