@@ -35,17 +35,16 @@ def held_out_source(sources: Sequence[StreamSource], fraction: float) -> Source:
     for source, most in zip(sources, _shares(sources, HELD_OUT_PICTURES), strict=True):
         found = list(islice(_usable(source.shards, odd), most + 1))
         samples += found[:most] if len(found) > most else found[: round(len(found) * 2 * fraction)]
+    names = ", ".join(mask_urls(source.text) for source in sources)
     if len(samples) < 2:
         raise UserError(
-            f"STREAM: {', '.join(mask_urls(source.text) for source in sources)} holds too few pictures with "
-            f"captions: {len(samples)} would be held out, and validation and test need one each. "
-            "Give more shards."
+            f"STREAM: {names} holds too few pictures with captions: {len(samples)} would be held "
+            "out, and validation and test need one each. Give more shards."
         )
     pictures = [
         SourcePicture("", sample.captions, HELD_OUT[number % 2], partial(bytes, sample.data))
         for number, sample in enumerate(samples)
     ]
-    names = ", ".join(mask_urls(source.text) for source in sources)
     return Source(f"the first pictures of {names}", pictures, left_out=tuple(odd))
 
 
