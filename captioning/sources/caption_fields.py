@@ -67,6 +67,10 @@ class FormatError(ValueError):
     """The content is not captions; the text says what was seen."""
 
 
+class UncertainError(FormatError):
+    """The form is known, and what it says may be several things; the text says what settles it."""
+
+
 def clean_caption(text: str) -> str:
     """`text` without surrounding white space and marks that alter the direction of writing; runs of
     control characters become a space."""

@@ -28,6 +28,7 @@ from typing import Any
 from captioning.sources.caption_fields import (
     SPLIT_NAMES,
     FormatError,
+    UncertainError,
     caption_columns,
     captions_of,
     image_column,
@@ -116,6 +117,8 @@ def parse_captions(
             table = read_table(text, reading)
             rows = _pictures(((f"line {n}", row) for n, row in table.rows), table.columns)
         pictures = _collect(rows)
+    except UncertainError as problem:
+        raise UserError(f"The captions file {name} cannot be read: {problem}.") from None
     except (FormatError, RecursionError) as problem:
         if isinstance(problem, RecursionError):
             problem = FormatError("it is nested too deeply")

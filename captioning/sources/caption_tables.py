@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from captioning.sources.caption_fields import (
     FormatError,
+    UncertainError,
     caption_families,
     image_column,
     plain,
@@ -219,7 +220,7 @@ class _Fit:
     reading: TableReading
 
     def row(self, number: int, row: list[str]) -> dict[str, str]:
-        """A row by column; `FormatError` where fields cannot be told apart for certain."""
+        """A row by column; `UncertainError` where fields cannot be told apart for certain."""
         extra = len(row) - len(self.names)
         if extra < 0 and self.columns.split in self.names[len(row) :]:
             raise self._unfit(number, row)
@@ -248,8 +249,8 @@ class _Fit:
         is_number = re.fullmatch(r"[-+.\d]*", value) is not None
         return is_number or any(row[name].strip() == value for row in self.right)
 
-    def _unfit(self, number: int, row: list[str], extra: int = 0) -> FormatError:
-        return FormatError(
+    def _unfit(self, number: int, row: list[str], extra: int = 0) -> UncertainError:
+        return UncertainError(
             f"the row on line {number} has {len(row) + extra} fields, the header has "
             f"{len(self.names)}: {shown(self.delimiter.join(row))}; put captions with "
             f"{self.delimiter!r} in them into quotation marks"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from captioning.sources.caption_fields import (
     FormatError,
+    UncertainError,
     caption_families,
     captions_of,
     image_column,
@@ -44,9 +45,9 @@ class TableReading:
         return bool(self.image or self.caption)
 
     def refuse_columns(self) -> None:
-        """Raise `FormatError` where columns are named of what has none."""
+        """Raise `UncertainError` where columns are named of what has none."""
         if self.names_columns:
-            raise FormatError(
+            raise UncertainError(
                 "it has no columns or keys to choose from; leave out IMAGE_COLUMN and "
                 "CAPTION_COLUMN"
             )
@@ -67,7 +68,7 @@ class Columns:
     """Columns in which a data set says itself that a caption is none."""
 
     def split_of(self, row: Row, place: str) -> str | None:
-        """The split of a row; `FormatError` for a name that is not known."""
+        """The split of a row; `UncertainError` for a name that is not known."""
         value = row.get(self.split) if self.split else None
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
@@ -81,7 +82,9 @@ class Columns:
         for column in self.captions:
             texts = captions_of(row.get(column))
             if texts is None:
-                raise FormatError(f"{place}: {column} holds {shown(row.get(column))}, no captions")
+                raise UncertainError(
+                    f"{place}: {column} holds {shown(row.get(column))}, no captions"
+                )
             found += texts
         return found
 
@@ -89,7 +92,7 @@ class Columns:
 def choose_captions(sample: Sequence[Row], names: Sequence[str], wanted: str) -> list[str]:
     """The columns of the captions: those that the user names, else all of the likeliest family.
 
-    Raises `FormatError` where a column of another family may hold captions, too.
+    Raises `UncertainError` where a column of another family may hold captions, too.
     """
     if wanted:
         parts = [wanted] if wanted in names else wanted.split(",")
@@ -104,7 +107,7 @@ def choose_captions(sample: Sequence[Row], names: Sequence[str], wanted: str) ->
         and any(_says_more(row, name, chosen) for row in sample)
     ]
     if rivals:
-        raise FormatError(
+        raise UncertainError(
             f"its columns {_list([*chosen, *rivals])} may all hold captions; say which do with "
             f'--CAPTION_COLUMN {chosen[0]}, or several: --CAPTION_COLUMN "{chosen[0]},{rivals[0]}"'
         )
@@ -112,10 +115,10 @@ def choose_captions(sample: Sequence[Row], names: Sequence[str], wanted: str) ->
 
 
 def known_split(value: object, place: str) -> str:
-    """train, validation or test; `FormatError` for what is not known to mean one of them."""
+    """train, validation or test; `UncertainError` for what is not known to mean one of them."""
     split = split_name(value)
     if split is None:
-        raise FormatError(
+        raise UncertainError(
             f"{place}: the split {shown(value)} is not known; train (training, restval), "
             "validation (val, valid, dev, eval) and test (testing) are: call it one of these, or "
             "leave the column out to have splits drawn"
@@ -135,7 +138,7 @@ def names_in(value: object) -> list[str]:
 
 
 def choose_columns(rows: Sequence[Row], names: Sequence[str], reading: TableReading) -> Columns:
-    """The columns of a table. Raises `FormatError` where they cannot be told for certain."""
+    """The columns of a table. Raises `UncertainError` where they cannot be told for certain."""
     sample = rows[:: -(-len(rows) // SAMPLE_ROWS) or 1]
     captions = choose_captions(
         sample, [name for name in names if plain(name) != plain(reading.image)], reading.caption
@@ -147,7 +150,7 @@ def choose_columns(rows: Sequence[Row], names: Sequence[str], reading: TableRead
         others = [name for name in names if name not in captions and name != split]
         image = _image_column(sample, others, reading) or ""
     if not image or not captions:
-        raise FormatError(_needs(names, image, captions))
+        raise UncertainError(_needs(sample, names, image, captions))
     return Columns(image, tuple(captions), split, tuple(mark_columns(names)))
 
 
@@ -161,7 +164,7 @@ def _named(names: Sequence[str], wanted: str, setting: str) -> str:
     exact = [name for name in names if name == wanted]
     found = exact or [name for name in names if plain(name) == plain(wanted)]
     if len(found) != 1:
-        raise FormatError(f"it has no column {wanted} ({setting}); it has {_list(names)}")
+        raise UncertainError(f"it has no column {wanted} ({setting}); it has {_list(names)}")
     return found[0]
 
 
@@ -225,7 +228,7 @@ def _one_of(there: Sequence[str], sample: Sequence[Row], reading: TableReading) 
         )
     ]
     if rivals:
-        raise FormatError(
+        raise UncertainError(
             f"its columns {_list([first, *rivals])} all name pictures that are there, and not the "
             f"same ones; say which the captions are of with --IMAGE_COLUMN {first}"
         )
@@ -237,11 +240,17 @@ def _are_file_names(values: Sequence[object]) -> bool:
     return 2 * sum(is_picture_name(name.split("?")[0].split("#")[0]) for name in names) > len(names)
 
 
-def _needs(names: Sequence[str], image: str, captions: Sequence[str]) -> str:
+def _needs(sample: Sequence[Row], names: Sequence[str], image: str, captions: Sequence[str]) -> str:
     """What is said of a table whose columns are not understood."""
     missing = [] if image else ["the pictures' file names (--IMAGE_COLUMN NAME)"]
     missing += [] if captions else ["the captions (--CAPTION_COLUMN NAME)"]
-    return f"it has the columns {_list(names)}; say which holds {' and which '.join(missing)}"
+    told = f"it has the columns {_list(names)}; say which holds {' and which '.join(missing)}"
+    if not image and any("://" in str(value) for row in sample[:1] for value in row.values()):
+        told += (
+            ". Pictures that are given by addresses are not fetched here: download them first "
+            "(img2dataset does) and name the files"
+        )
+    return told
 
 
 def _list(names: Sequence[str]) -> str:

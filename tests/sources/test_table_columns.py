@@ -72,6 +72,7 @@ def test_the_column_of_pictures_is_the_one_whose_values_are_files(text: str) -> 
         (table("Nr;Bild;Text;Wort", lambda n, i: f"{n};{i}.jpg;Nr {i};x"), ""),
         (table("Nr;Bild;Worte", lambda n, i: f"{n};{i}.jpg;Nr {i}"), "--CAPTION_COLUMN NAME"),
         (table("image,caption,text", lambda n, i: f"{i}.jpg,a,b c"), "--CAPTION_COLUMN caption"),
+        ("url,caption\nhttps://x.org/a1,a dog\n", "given by addresses are not fetched here"),
         ("0,0.jpg,a dog\n1,1.jpg,a cat\n", "put a line with the columns' names above it"),
     ],
 )  # fmt: skip
