@@ -1,8 +1,10 @@
 """Checkpoints on the Hugging Face Hub: uploaded while a run trains, loaded by name.
 
-Open first `repository`: which files travel, in one commit, and what to do where the Hub refuses,
+Open first `repository`: how files travel, in one commit, and what to do where the Hub refuses,
 as one sentence. `resolve_checkpoint` gives the folder of a name, from the cache where the Hub
 cannot be reached.
+
+`published` is a checkpoint's files without what is of this machine alone.
 
 `uploader` uploads each new best checkpoint in the background, of those that wait only the newest;
 training never waits for it and never fails with it. `model_card` fills `templates/card.md`, the

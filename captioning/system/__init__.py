@@ -8,6 +8,9 @@ can be true of a field; `older_settings` reads settings as version 0.1 named the
 are locked; `folders` does it for folders, with a manifest that proves what is in them, and
 `tensors` reads and writes named tensors.
 
+What others wrote, or may read: `terminal` shows their text without obeying it, `markdown` has
+their names as letters, `privacy` takes secrets and places out of what is said or leaves.
+
 `runtime` is the device, the precision and this process's place among others, and the only module
 that knows of ranks; `processes` ends them together. `stopping` hears Ctrl-C and SIGTERM. `progress`
 shows how far a long piece of work is.
