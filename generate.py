@@ -2,13 +2,15 @@
 
     python generate.py --image photo.jpg                 # the caption, alone on standard output
     python generate.py --image holiday/ 'more/*.png'     # path<TAB>caption, a line a picture
+    find . -name '*.jpg' | python generate.py --image -  # paths on standard input, or a picture
     python generate.py --image photo.jpg --method sample --num-captions 5 --json
     python generate.py --image photo.jpg --attention words.png
     python generate.py --image photo.jpg --checkpoint user/repo
 
-Takes files, folders, globs and URLs. Everything but captions goes to standard error. A picture that
-cannot be read is reported, the others are captioned, and the exit code is 1. Several captions of a
-picture are several lines, best first.
+Takes files, folders, globs and URLs; a picture that is named alone prints its caption alone.
+Everything but captions goes to standard error. A picture that cannot be read and a name that means
+none are reported, the others are captioned, and the exit code is 1. Several captions of a picture
+are several lines, best first.
 """
 
 import io
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from captioner import Caption, Captioner
     from captioning.decoding import SearchOptions, TokenRules
     from captioning.sources.image_inputs import ImageInput
+    from captioning.sources.named_pictures import NamedPictures
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class GenerateOptions:
     """What to caption, and how."""
 
     image: tuple[str, ...]
-    """Pictures: files, folders, globs, URLs; several at once."""
+    """Pictures: files, folders, globs, URLs; several at once. - = paths on standard input, one a
+    line, or a picture."""
     checkpoint: str = ""
     """Checkpoint folder or Hub repository ("" = the newest `best` under output-dir)."""
     revision: str = ""
@@ -128,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Caption pictures with a trained model.",
     )
     check_options(options)
-    inputs = _inputs(options)
+    named = _inputs(options)
     search_options(options, Config())  # finds what does not fit before a model is loaded
     from captioner import Captioner
 
@@ -140,21 +144,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             precision=options.precision,
             trust_remote_code=options.trust_remote_code,
         )
-        broken = caption_all(captioner, inputs, options)
-        if broken and len(inputs) > 1 and is_main_process():
-            print(f"{broken} of {len(inputs)} pictures could not be captioned.", file=sys.stderr)
-    if broken == len(inputs):
+        count, broken = len(named.pictures), caption_all(captioner, named, options)
+        if broken and count > 1 and is_main_process():
+            print(f"{broken} of {count} pictures could not be captioned.", file=sys.stderr)
+    if broken == count:
         return EXIT_USER_ERROR
-    return EXIT_PARTLY_DONE if broken else EXIT_DONE
+    return EXIT_PARTLY_DONE if broken or named.problems else EXIT_DONE
 
 
-def caption_all(
-    captioner: "Captioner", inputs: Sequence["ImageInput"], options: GenerateOptions
-) -> int:
+def caption_all(captioner: "Captioner", named: "NamedPictures", options: GenerateOptions) -> int:
     """Caption and print pictures batch by batch; returns how many could not be read."""
     from pipeline import each_shared_batch
 
-    runtime = captioner.pipeline.runtime
+    inputs, runtime = named.pictures, captioner.pipeline.runtime
     search = search_options(options, captioner.config)
     rules = token_rules(options, captioner)
     newest: dict[int, Image.Image] = {}  # the pictures of the newest batch, by number
@@ -177,6 +179,7 @@ def caption_all(
 
     _keep_any_file_name()
     done = broken = 0
+    told = Shortcomings(options)
     is_drawn = not options.attention
     is_shown = runtime.is_main and len(inputs) > 1
     with Progress("captions", len(inputs), is_shown=is_shown, has_lines=False) as bar:
@@ -186,7 +189,8 @@ def caption_all(
             good = {n: one for n, one in enumerate(results, done) if not isinstance(one, str)}
             if runtime.is_main:
                 with bar.aside():
-                    _print_results(inputs, done, results, options)
+                    _print_results(named, done, results, options)
+                    told.note([inputs[done + n].name for n in range(len(results))], results)
                     if good and not is_drawn:
                         number, captions = next(iter(good.items()))
                         # Of several processes another one may have read it.
@@ -196,7 +200,43 @@ def caption_all(
             done += len(results)
             broken += len(results) - len(good)
             bar.advance(len(results))
+    told.tell()
     return broken
+
+
+class Shortcomings:
+    """What was asked for and not given: so many captions, and words in them."""
+
+    def __init__(self, options: GenerateOptions) -> None:
+        """What was asked for."""
+        self._wanted, self._words = options.num_captions, options.force
+        self._fewer: list[tuple[str, int]] = []
+        self._without: dict[str, int] = {}
+
+    def note(self, names: Sequence[str], results: Sequence["Sequence[Caption] | str"]) -> None:
+        """Look at what was found of some pictures."""
+        for name, captions in zip(names, results, strict=True):
+            if isinstance(captions, str):
+                continue
+            if len(captions) < self._wanted:
+                self._fewer.append((name, len(captions)))
+            for word in self._words:
+                lacking = sum(word not in caption.text for caption in captions)
+                self._without[word] = self._without.get(word, 0) + lacking
+
+    def tell(self) -> None:
+        """Say it on standard error."""
+        if self._fewer:
+            name, count = self._fewer[0]
+            many = f" and of {len(self._fewer) - 1:,} more pictures" if len(self._fewer) > 1 else ""
+            print(
+                f"Fewer captions than the {self._wanted} of --num-captions: {count} of {name}"
+                f"{many}. The search found no others; more beams may (--beam-size).",
+                file=sys.stderr,
+            )
+        for word, count in self._without.items():
+            if count:
+                print(f"{word!r} found no place in {count:,} captions.", file=sys.stderr)
 
 
 def check_options(options: GenerateOptions) -> None:
@@ -300,15 +340,20 @@ def token_rules(options: GenerateOptions, captioner: "Captioner") -> "TokenRules
     )
 
 
-def _inputs(options: GenerateOptions) -> list["ImageInput"]:
+def _inputs(options: GenerateOptions) -> "NamedPictures":
     """The pictures to caption; `UserError` where none of them exists."""
-    from captioning.sources.image_inputs import expand
+    from captioning.sources.named_pictures import find_named
 
-    inputs = expand(options.image)
-    inputs = inputs[: options.limit] if options.limit else inputs
-    if all(one.is_missing for one in inputs):
-        raise UserError(*(f"{one.name} is missing; check the path." for one in inputs))
-    return inputs
+    named = find_named(options.image)
+    if options.limit:
+        named.pictures = named.pictures[: options.limit]
+    if all(one.is_missing for one in named.pictures):
+        missing = [f"{one.name} is missing; check the path." for one in named.pictures]
+        raise UserError(*missing, *named.problems)
+    if is_main_process():
+        for text in (*(f"error: {problem}" for problem in named.problems), *named.notes):
+            print(text, file=sys.stderr)
+    return named
 
 
 def _read(
@@ -328,7 +373,7 @@ def _read(
 
 
 def _print_results(
-    inputs: Sequence["ImageInput"],
+    named: "NamedPictures",
     first: int,
     results: Sequence["Sequence[Caption] | str"],
     options: GenerateOptions,
@@ -337,9 +382,9 @@ def _print_results(
     for problem in results:
         if isinstance(problem, str):
             print(f"error: {one_line(problem)}", file=sys.stderr)
-    for one, captions in zip(inputs[first:], results, strict=False):
+    for one, captions in zip(named.pictures[first:], results, strict=False):
         if not isinstance(captions, str):
-            name = mask_urls(one.name) if len(inputs) > 1 or options.json else ""
+            name = "" if named.is_one and not options.json else mask_urls(one.name)
             print("\n".join(_lines(name, captions, as_json=options.json)))
     sys.stdout.flush()
 

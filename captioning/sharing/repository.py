@@ -16,6 +16,12 @@ from captioning.system.errors import UserError
 
 NEEDED_FILES = ("checkpoint.json", "config.toml", "model.safetensors", "tokenizer.json")
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ADDRESS = re.compile(
+    r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://(?:models/)?)"
+    r"(?P<name>[\w.-]+/[\w.-]+?)(?:\.git)?/?(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+)[^?#]*)?"
+    r"(?:[?#].*)?"
+)
+"""A repository's page, as people copy it from the browser."""
 REFUSALS = (400, 401, 403, 404, 413)
 """HTTP statuses that stay the same however often one asks."""
 MESSAGE_SCORES = ("CIDEr", "BLEU-4", "ROUGE-L", "METEOR", "validation_loss")
@@ -27,14 +33,16 @@ def resolve_checkpoint(name: str, *, revision: str = "") -> Path:
     Of a repository the newest state of `revision` (a branch, tag or commit; main by default) is
     fetched; where the Hub cannot be reached, the cached one is used. Raises `UserError`.
     """
-    if Path(name).is_dir():
+    if address := HUB_ADDRESS.fullmatch(name):
+        name, revision = address["name"], revision or address["revision"] or ""
+    if Path(name).is_dir() and not address:
         if revision:
             raise UserError(f"{name} is a folder and has no revision {revision!r}; leave it out.")
         return Path(name)
     if not REPO_ID.fullmatch(name):
         raise UserError(
-            f"{name} is neither a folder nor the name of a Hub repository (user/name). "
-            "Make a checkpoint with: python train.py"
+            f"{name} is neither a folder nor the name of a Hub repository (user/name, or its "
+            "address on huggingface.co). Make a checkpoint with: python train.py"
         )
     from huggingface_hub import snapshot_download
 

@@ -15,13 +15,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlsplit
 
 from PIL import Image
 
+from captioning.sources.images import reads_heic
 from captioning.system.errors import UserError
 
 MOST_URL_BYTES = 50 * 2**20
@@ -49,14 +50,18 @@ class ImageInput:
     """A picture as the user named it."""
 
     name: str
+    content: bytes = field(default=b"", repr=False)
+    """The picture itself, where it came from standard input."""
 
     @property
     def is_missing(self) -> bool:
         """Whether it is a file that does not exist."""
-        return not is_url(self.name) and not os.path.exists(self.name)
+        return not (self.content or is_url(self.name) or os.path.exists(self.name))
 
     def read(self) -> Path | bytes:
         """What `images.load_image` takes. Raises `UserError` where a URL gives nothing."""
+        if self.content:
+            return self.content
         return fetch(self.name) if is_url(self.name) else Path(self.name)
 
 
@@ -277,16 +282,27 @@ def _pictures(path: Path) -> list[ImageInput]:
     """A file itself; of a folder, the pictures in it and below it that are not hidden."""
     if not path.is_dir():
         return [ImageInput(str(path))]
-    Image.init()
-    formats = Image.OPEN.keys() - NO_PHOTOGRAPHS
-    endings = {ending for ending, kind in Image.EXTENSION.items() if kind in formats}
-    found = [
-        ImageInput(str(file))
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in endings
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        and file.is_file()
-    ]
+    endings = picture_endings()
+    files = visible_files(path)
+    found = [ImageInput(str(file)) for file in files if file.suffix.lower() in endings]
     if not found:
         raise UserError(f"{path} holds no pictures; name a folder that does, or files.")
     return found
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """The files in a folder and below it that are not hidden, sorted by name."""
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
+    ]
+
+
+def picture_endings() -> set[str]:
+    """Endings of files that can be read as pictures here."""
+    Image.init()
+    reads_heic()
+    formats = Image.OPEN.keys() - NO_PHOTOGRAPHS
+    return {ending for ending, kind in Image.EXTENSION.items() if kind in formats}

@@ -4,7 +4,9 @@ Reads files, bytes or open pictures; writes nothing. A picture that cannot be re
 that names it and says what is wrong with it. Only the first frame of an animation is used.
 """
 
+import functools
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from io import BytesIO
@@ -20,6 +22,9 @@ from captioning.system.reading import check_regular
 Source = str | os.PathLike[str] | bytes | Image.Image
 """Where a picture comes from: a file's path, a file's content, or a picture opened already."""
 
+HEIC_ENDINGS = (".heic", ".heif", ".hif")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""What stands in the head of a HEIC file, from its ninth byte on."""
 Box = tuple[int, int, int, int]
 LARGEST_PICTURE_BYTES = 2**28
 """Above this a picture's file is not read."""
@@ -36,7 +41,6 @@ ORIENTATIONS = {
 }
 """How to turn a picture upright, by the value of its EXIF orientation."""
 
-HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 DEPTHS = (255.0, 1_023.0, 4_095.0, 16_383.0, 65_535.0)
 """White of 8, 10, 12, 14 and 16 bits: cameras and scanners store fewer bits in files of 16."""
 WHITE_LEVELS = {"I": (*DEPTHS, 2.0**31 - 1), "F": (1.0, *DEPTHS)}
@@ -63,7 +67,7 @@ def load_image(source: Source, *, name: str = "") -> Image.Image:
         except FileNotFoundError:
             raise UserError(f"{name} is missing; check the path.") from None
         except Image.DecompressionBombError as error:
-            raise UserError(f"{name} is too large: {error} Shrink it first.") from None
+            raise UserError(f"{name} {_too_large(error)}") from None
         except UnidentifiedImageError:
             raise UserError(f"{name} is {_what_else(source)}.") from None
         except Exception as error:
@@ -78,10 +82,34 @@ def _decode(source: Source, name: str) -> Image.Image:
         return _to_rgb(_upright(source))
     if not isinstance(source, bytes):
         check_regular(source, most_bytes=LARGEST_PICTURE_BYTES)
-    with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
+    with _open(source) as picture:
         if picture.format == "EPS":
             raise UserError(f"{name} is PostScript, a program; convert it to PNG first.")
         return _to_rgb(_upright(picture))
+
+
+def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    try:
+        return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+    except UnidentifiedImageError:
+        if not (_is_heic(_start(source)) and reads_heic()):
+            raise
+        return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+
+
+@functools.cache
+def reads_heic() -> bool:
+    """Whether HEIC is read from now on: where `pillow-heif` is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _is_heic(start: bytes) -> bool:
+    return start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -142,20 +170,34 @@ def _name(source: Source) -> str:
     return os.fspath(source)
 
 
+def _too_large(error: Image.DecompressionBombError) -> str:
+    """What is said of a picture whose pixels would fill the memory."""
+    found = re.search(r"\((\d+) pixels\)", str(error))
+    pixels = f"{int(found[1]) / 1e6:,.0f}" if found else "too many"
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+    return (
+        f"is too large: it has {pixels} million pixels, and {most:,.0f} million at most are read, "
+        "for small files can hold pictures that fill the memory. Save it smaller first; models "
+        "look at far fewer."
+    )
+
+
 def _what_else(source: Source) -> str:
     """What a thing is that Pillow does not know, for a message."""
-    if isinstance(source, bytes):
-        start = source[:40]
-    elif isinstance(source, Image.Image):
-        start = b"\0"
-    else:
-        with open(source, "rb") as file:
-            start = file.read(40)
+    start = b"\0" if isinstance(source, Image.Image) else _start(source)
     if not start:
         return "empty"
-    if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS:
-        return "a HEIC picture, which Pillow does not read; convert it to JPEG or PNG first"
+    if _is_heic(start) and not reads_heic():
+        return "a HEIC picture, which Pillow reads after: pip install pillow-heif"
     text = start.decode("utf-8", errors="replace").rstrip("\ufffd")
     if sum(c.isprintable() or c.isspace() for c in text) == len(text):
         return f"text ({text.split(chr(10))[0][:30]!r} ...), no picture"
     return f"no picture that Pillow can read (it begins with {start[:8].hex(' ')})"
+
+
+def _start(source: str | os.PathLike[str] | bytes) -> bytes:
+    """The first bytes of a file or of its content."""
+    if isinstance(source, bytes):
+        return source[:40]
+    with open(source, "rb") as file:
+        return file.read(40)

@@ -93,6 +93,29 @@ def test_a_folder_and_a_limit(command: Command, pictures: list[str]) -> None:
     assert [line.split("\t")[0] for line in lines] == pictures[:3]
 
 
+def test_a_folder_of_one_picture_prints_its_path(
+    command: Command, pictures: list[str], tmp_path: Path
+) -> None:
+    copy = tmp_path / "a.jpg"
+    copy.write_bytes(Path(pictures[0]).read_bytes())
+    (caption,) = command("--image", str(copy))[1]
+    for place in (str(tmp_path), f"{tmp_path}/*"):
+        assert command("--image", place)[:2] == (0, [f"{copy}\t{caption}"])
+    (tmp_path / "b.CR2").write_bytes(b"")
+    code, lines, error = command("--image", str(tmp_path), f"{tmp_path}/*.bmp")
+    assert (code, len(lines)) == (1, 1)
+    assert "1 file passed over that cannot be read" in error
+    assert "*.bmp matches no file" in error
+
+
+def test_fewer_captions_than_asked_for_are_said(command: Command, pictures: list[str]) -> None:
+    many = ["--num-captions", "4", "--method", "diverse", "--groups", "2", "--diversity-penalty"]
+    code, lines, error = command("--image", pictures[0], *many, "0")
+    assert (code, len(lines)) == (0, 2)
+    assert f"Fewer captions than the 4 of --num-captions: 2 of {pictures[0]}" in error
+    assert "Fewer" not in command("--image", pictures[0], "--num-captions", "2")[2]
+
+
 def test_json_prints_a_line_a_picture(
     command: Command, captioner: Captioner, pictures: list[str]
 ) -> None:

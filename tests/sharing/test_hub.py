@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from captioning.sharing import repository
 from tests.helpers.fake_hub import OWNER_TOKEN, READER_TOKEN, FakeHub, Fault, running_hub
 from tests.helpers.small_runs import arguments, write_data, write_encoder
 
@@ -242,6 +243,31 @@ def test_only_checkpoints_are_taken(hub: FakeHub, tmp_path: Path, folder: Path) 
     assert result.returncode == 2
     assert "it has no model.safetensors" in result.stderr
     assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("address", "revision"),
+    [
+        ("https://huggingface.co/me/captioner", None),
+        ("https://huggingface.co/me/captioner/tree/v9?a=b", "v9"),
+        ("https://hf.co/me/captioner/", None),
+        ("hf://me/captioner", None),
+    ],
+)
+def test_the_address_of_a_repository_is_its_name(
+    address: str, revision: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def fetch(name: str, *, revision: str | None, **_: object) -> str:
+        asked.append((name, revision))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert repository.resolve_checkpoint(address) == folder
+    assert asked == [(REPO, revision)]
+    with pytest.raises(ValueError, match="user/name, or its address"):
+        repository.resolve_checkpoint("https://example.org/me/captioner")
 
 
 def test_a_folder_is_itself(folder: Path) -> None:
