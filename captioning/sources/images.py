@@ -188,7 +188,7 @@ def _what_else(source: Source) -> str:
     if not start:
         return "empty"
     if _is_heic(start) and not reads_heic():
-        return "a HEIC picture, which is read with one more package: pip install pillow-heif"
+        return "a HEIC picture, which Pillow reads after: pip install pillow-heif"
     text = start.decode("utf-8", errors="replace").rstrip("\ufffd")
     if sum(c.isprintable() or c.isspace() for c in text) == len(text):
         return f"text ({text.split(chr(10))[0][:30]!r} ...), no picture"
