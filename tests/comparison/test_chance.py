@@ -125,5 +125,5 @@ def test_equal_models_differ_in_five_percent_at_most(seeds: int, models: int, no
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_a_difference_of_twice_the_noise_is_found_as_often_as_theory_allows(seeds: int) -> None:
     found, theory = found_shares(Noise(0.3, 0.3), seeds=seeds, times=2.0, repeats=2000)
-    # Welch's test gives up some of Student's, which knows that both noises are equal.
-    assert theory - 0.09 <= found <= theory + 0.03
+    # Pictures take a little of it; three standard deviations of 2,000 repetitions are 0.03.
+    assert theory - 0.06 <= found <= theory + 0.03

@@ -195,3 +195,10 @@ def test_a_card_tells_nothing_of_the_machine() -> None:
         for secret in ("alice", "/home", "PW", "tok999"):
             assert secret not in card
     assert 'Captioner.from_pretrained("run/best")' in model_card(config, SCORES)
+
+
+def test_the_tokens_of_scores_are_said() -> None:
+    assert "raw values as coco-caption gives them" in model_card(FLICKR, SCORES)
+    text = model_card(FLICKR, {**SCORES, "tokenizer": "script"})
+    assert "coco-caption's formulas on other tokens, by script: characters where" in text
+    assert "raw values" not in text
