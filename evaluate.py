@@ -128,6 +128,7 @@ def score_files(options: EvaluateOptions) -> int:
     """Score captions of any model."""
     from captioning.reports.given_captions import evaluate_files
     from captioning.reports.results import print_evaluation, write_evaluation
+    from captioning.system.runtime import Runtime
 
     evaluation = evaluate_files(
         options.candidates,
@@ -135,7 +136,7 @@ def score_files(options: EvaluateOptions) -> int:
         _scoring(options),
         is_partial=options.partial,
         image_dir=options.image_dir,
-        device=_device(options.device) if options.clip_model else "cpu",
+        device=str(Runtime.create(options.device, "auto").device) if options.clip_model else "cpu",
     )
     print_evaluation(evaluation)
     if options.output:
@@ -145,21 +146,16 @@ def score_files(options: EvaluateOptions) -> int:
     return EXIT_DONE
 
 
-def _device(name: str) -> str:
-    from captioning.system.runtime import Runtime
-
-    return str(Runtime.create(name, "auto").device)
-
-
 def score_checkpoints(options: EvaluateOptions) -> int:
     """Caption a split with each checkpoint and other model, score, and write the results."""
+    from captioning.comparison.runs import short_names
     from captioning.reports.results import write_evaluation
     from checkpoint import newest_best
 
     checkpoints = options.checkpoint
     if not (checkpoints or (options.model and options.dataset)):
         checkpoints = (os.fspath(newest_best(Path(options.output_dir))),)
-    labels = _labels((*checkpoints, *options.model))
+    labels = short_names((*checkpoints, *options.model))
     folders: dict[str, Path] = {}
     problems: list[str] = []
     ours: dict[str, object] = {}
@@ -263,6 +259,7 @@ def evaluate_checkpoint(
     limit: int = 0,
 ) -> "Evaluation":
     """Caption a prepared split (its first `limit` pictures) and score the captions."""
+    from captioning.comparison.runs import run_of
     from captioning.decoding import SearchOptions
     from captioning.metrics.scoring import references_a_picture, score_everything
     from captioning.reports.results import Evaluation
@@ -296,7 +293,7 @@ def evaluate_checkpoint(
         vars(config), device=runtime.description, data=data_fingerprint(dataset_dir)
     )
     return Evaluation(
-        title=f"{_run_of(name)} on {dataset_dir.name}",
+        title=f"{run_of(name)} on {dataset_dir.name}",
         subtitle=f"{without_places(name)}, {record['started'][:10]}",
         pictures=_with_words(captioner, pictures, captions) if runtime.is_main else pictures,
         sheet=sheet,
@@ -478,11 +475,6 @@ def _check(options: EvaluateOptions) -> None:
         raise UserError(*problems)
 
 
-def _run_of(name: str) -> str:
-    """What a checkpoint's run is called: as its folder, whatever its settings say."""
-    return Path(name).absolute().parent.name if Path(name).is_dir() else name
-
-
 def _output_folder(output: str, name: str, label: str, is_ours: bool) -> Path:
     """Where results go; `label` tells the checkpoint from others, "" where it is alone."""
     if output:
@@ -491,17 +483,6 @@ def _output_folder(output: str, name: str, label: str, is_ours: bool) -> Path:
     if is_ours and checkpoint.is_dir():
         return checkpoint.parent / "evaluation"
     return Path("evaluation") / (label or checkpoint.name).replace("/", "--")
-
-
-def _labels(names: Sequence[str]) -> dict[str, str]:
-    """Each checkpoint's short name: run and folder, or more where two would be called the same."""
-    paths = {name: Path(name).absolute().parts for name in names if Path(name).is_dir()}
-    labels = {name: name for name in names}
-    for length in range(2, max(map(len, paths.values()), default=1) + 1):
-        short = {name: "/".join(parts[-length:]) for name, parts in paths.items()}
-        if len(set(short.values())) == len(short):
-            return labels | short
-    return labels
 
 
 if __name__ == "__main__":

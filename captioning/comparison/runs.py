@@ -240,3 +240,19 @@ def _read_log(path: Path) -> tuple[tuple[CurvePoint, ...], tuple[tuple[int, floa
     )
     losses = tuple((line["step"], line["loss"]) for line in lines if line.get("loss") is not None)
     return curve, losses
+
+
+def run_of(name: str) -> str:
+    """What a checkpoint's run is called: as its folder, whatever its settings say."""
+    return Path(name).absolute().parent.name if Path(name).is_dir() else name
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Each checkpoint's short name: run and folder, or more where two would be called the same."""
+    paths = {name: Path(name).absolute().parts for name in names if Path(name).is_dir()}
+    labels = {name: name for name in names}
+    for length in range(2, max(map(len, paths.values()), default=1) + 1):
+        short = {name: "/".join(parts[-length:]) for name, parts in paths.items()}
+        if len(set(short.values())) == len(short):
+            return labels | short
+    return labels

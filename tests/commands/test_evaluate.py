@@ -19,6 +19,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 import evaluate
 from captioner import Captioner
+from captioning.comparison.runs import short_names
 from captioning.metrics.scoring import ScoringOptions
 from captioning.sources.records import Record, read_records, write_records
 from captioning.system.errors import UserError
@@ -209,8 +210,8 @@ def test_checkpoints_of_one_name_keep_apart(tmp_path: Path) -> None:
     names = [str(tmp_path / place / "run" / "best") for place in ("one", "two")]
     for name in names:
         Path(name).mkdir(parents=True)
-    assert list(evaluate._labels(names).values()) == ["one/run/best", "two/run/best"]
-    assert list(evaluate._labels([*names[:1], "user/repo"]).values()) == ["run/best", "user/repo"]
+    assert list(short_names(names).values()) == ["one/run/best", "two/run/best"]
+    assert list(short_names([*names[:1], "user/repo"]).values()) == ["run/best", "user/repo"]
 
 
 def test_other_searches_and_splits(best: Path, tmp_path: Path) -> None:
