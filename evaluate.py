@@ -261,7 +261,7 @@ def evaluate_checkpoint(
     """Caption a prepared split (its first `limit` pictures) and score the captions."""
     from captioning.comparison.runs import run_of
     from captioning.decoding import SearchOptions
-    from captioning.metrics.scoring import references_a_picture, score_everything
+    from captioning.metrics.scoring import references_a_picture, score_split
     from captioning.reports.results import Evaluation
     from captioning.tracking.effort import Measuring
     from captioning.tracking.provenance import data_fingerprint, provenance
@@ -277,15 +277,9 @@ def evaluate_checkpoint(
     measuring = Measuring(runtime.device, runtime.gpu_uuids)
     captions = _captions(captioner, records, search)
     effort = measuring.finish(len(captions))
+    texts = [caption.text for caption in captions]
     sheet = runtime.on_main(
-        lambda: score_everything(
-            dict(zip(prepared.ids, (caption.text for caption in captions), strict=True)),
-            prepared.references,
-            scoring,
-            images=prepared.images,
-            training_captions=prepared.training_captions,
-            device=str(runtime.device),
-        )
+        lambda: score_split(prepared, texts, scoring, device=str(runtime.device))
     )
     truth, correct = _truth(captioner, records, captions)
     pictures = _pictures(records, captions, sheet, correct)

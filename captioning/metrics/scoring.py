@@ -18,6 +18,7 @@ from captioning.metrics.intervals import Diversity, Interval, bootstrap_interval
 from captioning.metrics.java import JavaScores, meteor, spice
 from captioning.metrics.ngrams import FloatArray
 from captioning.metrics.tokenizers import TOKENIZERS, TokenizerName
+from captioning.sources.records import PreparedSplit
 from captioning.system.errors import UserError
 
 RECALLS = (1, 5, 10)
@@ -144,6 +145,24 @@ def score_everything(
         skipped=skipped,
         diversity=describe_captions(captions, known),
         frequencies=_counted_on(path, frequencies),
+    )
+
+
+def score_split(
+    split: PreparedSplit,
+    captions: Sequence[str],
+    options: ScoringOptions | None = None,
+    *,
+    device: str = "cpu",
+) -> ScoreSheet:
+    """Score a caption of each picture of a prepared split, in its order."""
+    return score_everything(
+        dict(zip(split.ids, captions, strict=True)),
+        split.references,
+        options,
+        images=split.images,
+        training_captions=split.training_captions,
+        device=device,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from captioning.decoding import SearchOptions
 from captioning.metrics.score_files import NamedCaptions, read_candidates
 from captioning.metrics.score_pairs import pair
-from captioning.metrics.scoring import ScoringOptions, references_a_picture, score_everything
+from captioning.metrics.scoring import ScoringOptions, references_a_picture, score_split
 from captioning.reports.results import Evaluation
 from captioning.rivals.model import Rival
 from captioning.scenes.truth import check_records, right_shares
@@ -81,14 +81,7 @@ def _evaluation(
     runtime: Runtime,
 ) -> Evaluation:
     records = split.records
-    sheet = score_everything(
-        dict(zip(split.ids, captions, strict=True)),
-        split.references,
-        scoring,
-        images=split.images,
-        training_captions=split.training_captions,
-        device=str(runtime.device),
-    )
+    sheet = score_split(split, captions, scoring, device=str(runtime.device))
     truth, correct = _truth(records, captions)
     record = provenance({}, device=runtime.description, data=data_fingerprint(split.folder.parent))
     return Evaluation(

@@ -65,7 +65,8 @@ def evaluated(place: Path, best: Path) -> tuple[Path, str, str]:
 def test_numbers_are_written(evaluated: tuple[Path, str, str], place: Path, best: Path) -> None:
     numbers = json.loads((evaluated[0] / "metrics.json").read_text())
     records = read_records(place / "data" / "small" / "test")
-    assert list(numbers)[: len(NAMES) + 1] == [*NAMES, "num_images"]
+    recalls = ["R@1", "R@5"]  # of six pictures
+    assert list(numbers)[: len(NAMES) + 3] == [*NAMES, *recalls, "num_images"]
     assert numbers["num_images"] == len(records)
     assert {"SPICE"} <= set(numbers["skipped"]) <= {"METEOR", "SPICE"}  # METEOR where Java is
     for name in NAMES:
