@@ -228,3 +228,10 @@ def test_a_card_that_leaves_shows_what_was_measured_on_the_test_split(tmp_path: 
     assert shown.index("## Test scores") < shown.index("\n## Data\n")
     os.utime(evaluation / "metrics.json", (0, 0))  # of an older checkpoint in this place
     assert with_test_scores(card, best) == card
+
+
+def test_the_card_says_where_the_trainer_was_cloned_from() -> None:
+    code = {"commit": "c0ffee", "dirty": False, "repository": "https://example.org/me/trainer"}
+    card = model_card(DEMO, SCORES, training=Training(provenance={"code": code}))
+    assert "From a clone of the trainer, https://example.org/me/trainer, with" in card
+    assert "From a clone of the trainer, with" in model_card(DEMO, SCORES)
