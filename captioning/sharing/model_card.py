@@ -115,6 +115,30 @@ def model_card(
     )
 
 
+def with_test_scores(card: str, folder: Path) -> str:
+    """A checkpoint's card with what `evaluate.py` measured of it on the test split, if it did.
+
+    The evaluation lies beside the checkpoint, and is no older than it.
+    """
+    path = folder.parent / "evaluation" / "metrics.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        is_of_it = Path(found["checkpoint"]).resolve() == folder.resolve()
+        is_newer = path.stat().st_mtime >= (folder / "checkpoint.json").stat().st_mtime
+        protocol, pictures = found["protocol"], int(found["num_images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return card
+    scores = {name: found[name] for name in METRIC_TYPES if _is_number(found.get(name))}
+    if not (is_of_it and is_newer and protocol.get("split") == "test" and scores):
+        return card
+    tokens, decoding = _tokens(found.get("tokenizer", "ptb")), protocol.get("decoding", "")
+    text = f"## Test scores\n\n{pictures:,} pictures of the test split, {tokens}; {decoding}.\n\n"
+    text += "| metric | value |\n|---|---|\n"
+    text += "".join(f"| {name} | {value:.4f} |\n" for name, value in scores.items())
+    before, heading, after = card.partition("\n## Data\n")
+    return f"{before}\n{text}{heading}{after}" if heading else card
+
+
 def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES_DIR),

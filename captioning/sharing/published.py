@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from captioning.sharing.model_card import with_test_scores
 from captioning.system.errors import UserError
 from captioning.system.files import read_json
 from captioning.system.folders import MANIFEST
@@ -63,7 +64,8 @@ def published_files(
     if manifest is not None:
         files[MANIFEST] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
     if "README.md" in files:
-        files["README.md"] = _card(folder / "README.md", settings, repo_id).encode()
+        card = _card(folder / "README.md", settings, repo_id)
+        files["README.md"] = with_test_scores(card, folder).encode()
     return files
 
 

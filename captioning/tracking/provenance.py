@@ -9,6 +9,7 @@ W&B and into reports.
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ PACKAGES = (
     "wandb",
 )
 """Packages whose version can change a result."""
+PUBLIC_REPOSITORY = re.compile(r"https://[\w.-]+/[\w./-]+")
 
 
 def provenance(
@@ -95,7 +97,8 @@ def data_fingerprint(dataset_dir: Path) -> dict[str, Any]:
 
 
 def code_version(folder: Path) -> dict[str, Any] | None:
-    """Commit of the git repository whose root is `folder`, and whether files differ from it.
+    """Commit of the git repository whose root is `folder`, whether files differ from it, and where
+    it was cloned from, if that is a plain https address.
 
     None where the folder is no clone, or git is missing.
     """
@@ -104,7 +107,11 @@ def code_version(folder: Path) -> dict[str, Any] | None:
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     if root is None or commit is None or changes is None or not folder.samefile(root):
         return None
-    return {"commit": commit, "dirty": bool(changes)}
+    found: dict[str, Any] = {"commit": commit, "dirty": bool(changes)}
+    remote = _git(folder, "config", "--get", "remote.origin.url") or ""
+    if PUBLIC_REPOSITORY.fullmatch(remote):  # without a name or a token in it
+        found["repository"] = remote
+    return found
 
 
 def package_versions() -> dict[str, str]:

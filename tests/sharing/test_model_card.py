@@ -1,13 +1,16 @@
 """The model card: what the Hub reads of it, and that it says only what is known."""
 
 import ast
+import json
+import os
 import re
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
-from captioning.sharing.model_card import Example, Training, model_card
+from captioning.sharing.model_card import Example, Training, model_card, with_test_scores
 from captioning.tracking.provenance import provenance
 from config import Config
 
@@ -202,3 +205,33 @@ def test_the_tokens_of_scores_are_said() -> None:
     text = model_card(FLICKR, {**SCORES, "tokenizer": "script"})
     assert "coco-caption's formulas on other tokens, by script: characters where" in text
     assert "raw values" not in text
+
+
+def test_a_card_that_leaves_shows_what_was_measured_on_the_test_split(tmp_path: Path) -> None:
+    best, evaluation = tmp_path / "best", tmp_path / "evaluation"
+    best.mkdir()
+    evaluation.mkdir()
+    card = "# Name\n\n## Data\n\nmore\n"
+    assert with_test_scores(card, best) == card
+    (best / "checkpoint.json").write_text("{}")
+    found = {
+        "CIDEr": 0.5,
+        "METEOR": None,
+        "num_images": 300,
+        "checkpoint": str(best),
+        "protocol": {"split": "test", "decoding": "greedy"},
+    }
+    (evaluation / "metrics.json").write_text(json.dumps(found))
+    shown = with_test_scores(card, best)
+    assert "300 pictures of the test split" in shown
+    assert "| CIDEr | 0.5000 |" in shown
+    assert shown.index("## Test scores") < shown.index("\n## Data\n")
+    os.utime(evaluation / "metrics.json", (0, 0))  # of an older checkpoint in this place
+    assert with_test_scores(card, best) == card
+
+
+def test_the_card_says_where_the_trainer_was_cloned_from() -> None:
+    code = {"commit": "c0ffee", "dirty": False, "repository": "https://example.org/me/trainer"}
+    card = model_card(DEMO, SCORES, training=Training(provenance={"code": code}))
+    assert "From a clone of the trainer, https://example.org/me/trainer, with" in card
+    assert "From a clone of the trainer, with" in model_card(DEMO, SCORES)
