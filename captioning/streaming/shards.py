@@ -13,6 +13,7 @@ are read, the rest is stepped over, nothing is unpacked, and no name in it leads
 
 import glob
 import gzip
+import os
 import re
 import sys
 import tarfile
@@ -401,7 +402,7 @@ def _read_parquet(
             "one of captions (captions, caption, text ...) are needed."
         )
     read = [image, *columns] if with_pictures else columns
-    check_unpacked(table.metadata, read)
+    check_unpacked(table.metadata, file.seek(0, os.SEEK_END))
     start = 0
     for group in range(table.num_row_groups):
         stop = start + table.metadata.row_group(group).num_rows

@@ -182,9 +182,9 @@ def bomb_in_parquet(folder: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pictures = pa.array([bytes(100 << 20)], pa.binary()).take(pa.array([0] * 40))
+    pictures = pa.array([bytes(100 << 20)], pa.binary()).take(pa.array([0] * 20))
     path = folder / "shard.parquet"
-    table = pa.table({"image": pictures, "caption": ["a dog"] * 40})
+    table = pa.table({"image": pictures, "caption": ["a dog"] * 20})
     pq.write_table(table, path, compression="zstd", dictionary_pagesize_limit=2**30)
     return path
 
