@@ -51,6 +51,7 @@ LONG_HEADERS = (
 )
 """Members that describe the one after them, and are read whole."""
 LONGEST_HEADER = 2**20
+LARGEST_MEMBER = 2**33
 
 
 @dataclass(frozen=True)
@@ -319,6 +320,8 @@ def _members(archive: tarfile.TarFile, kinds: Sequence[str]) -> Iterator[_Member
     """The members of some kinds one after another; `tarfile` remembers none, however many there
     are. Left out are folders, links, devices and hidden files."""
     while (member := archive.next()) is not None:
+        if not 0 <= member.size <= LARGEST_MEMBER:  # it would be stepped over for hours
+            raise tarfile.ReadError(f"{member.name!r:.80} says that it has {member.size:,} bytes")
         path = PurePosixPath(member.name)
         kind = path.suffix.lower()
         is_file = member.isfile() and not member.issparse() and not path.name.startswith(".")

@@ -228,3 +228,12 @@ def test_headers_of_headers_end(tmp_path: Path) -> None:
     path.write_bytes(nested(5_000))
     with pytest.raises(UserError, match="cannot be read to its end: "):
         list(read_samples(str(path)))
+
+
+def test_a_member_without_end_is_not_stepped_over(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("0.bin")
+    member.size = 10**15
+    path = tmp_path / "shard.tar.gz"
+    path.write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(BLOCK)))
+    with no_hang(), pytest.raises(UserError, match=r"says that it has 1,000,000,000,000,000 bytes"):
+        list(read_samples(str(path)))
