@@ -13,6 +13,7 @@ are read, the rest is stepped over, nothing is unpacked, and no name in it leads
 
 import glob
 import gzip
+import os
 import re
 import sys
 import tarfile
@@ -50,6 +51,7 @@ LONG_HEADERS = (
 )
 """Members that describe the one after them, and are read whole."""
 LONGEST_HEADER = 2**20
+LARGEST_MEMBER = 2**33
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,8 @@ def _members(archive: tarfile.TarFile, kinds: Sequence[str]) -> Iterator[_Member
     """The members of some kinds one after another; `tarfile` remembers none, however many there
     are. Left out are folders, links, devices and hidden files."""
     while (member := archive.next()) is not None:
+        if not 0 <= member.size <= LARGEST_MEMBER:  # it would be stepped over for hours
+            raise tarfile.ReadError(f"{member.name!r:.80} says that it has {member.size:,} bytes")
         path = PurePosixPath(member.name)
         kind = path.suffix.lower()
         is_file = member.isfile() and not member.issparse() and not path.name.startswith(".")
@@ -401,7 +405,7 @@ def _read_parquet(
             "one of captions (captions, caption, text ...) are needed."
         )
     read = [image, *columns] if with_pictures else columns
-    check_unpacked(table.metadata, read)
+    check_unpacked(table.metadata, file.seek(0, os.SEEK_END))
     start = 0
     for group in range(table.num_row_groups):
         stop = start + table.metadata.row_group(group).num_rows

@@ -207,7 +207,8 @@ def test_what_is_no_file_is_never_waited_for(last: Path, name: str, kind: str) -
         with path.open("wb") as file:
             file.truncate(10**12)
     if name == UNCHECKED:
-        load_all(last)
+        with no_hang(), suppress(UserError):  # it is never read; a link that leads out is refused
+            load_all(last)
         return
     with no_hang(), pytest.raises(UserError, match=name):
         load_all(last)

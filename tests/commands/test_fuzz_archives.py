@@ -182,9 +182,9 @@ def bomb_in_parquet(folder: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pictures = pa.array([bytes(100 << 20)], pa.binary()).take(pa.array([0] * 40))
+    pictures = pa.array([bytes(100 << 20)], pa.binary()).take(pa.array([0] * 20))
     path = folder / "shard.parquet"
-    table = pa.table({"image": pictures, "caption": ["a dog"] * 40})
+    table = pa.table({"image": pictures, "caption": ["a dog"] * 20})
     pq.write_table(table, path, compression="zstd", dictionary_pagesize_limit=2**30)
     return path
 
@@ -227,4 +227,13 @@ def test_headers_of_headers_end(tmp_path: Path) -> None:
     path = tmp_path / "shard.tar"
     path.write_bytes(nested(5_000))
     with pytest.raises(UserError, match="cannot be read to its end: "):
+        list(read_samples(str(path)))
+
+
+def test_a_member_without_end_is_not_stepped_over(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("0.bin")
+    member.size = 10**15
+    path = tmp_path / "shard.tar.gz"
+    path.write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(BLOCK)))
+    with no_hang(), pytest.raises(UserError, match=r"says that it has 1,000,000,000,000,000 bytes"):
         list(read_samples(str(path)))
