@@ -313,7 +313,7 @@ def test_a_strip_that_cannot_be_written_is_the_user_s_to_mend(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--num-captions 0", "--num-captions is 0; it must be at least 1."),
+        ("--num-captions 0", "--num-captions is 0; it must be from 1 to 1,000."),
         ("--batch-size 0", "--batch-size is 0"),
         ("--beam-size -1", "--beam-size is -1"),
         ("--limit -1", "--limit is -1"),
