@@ -128,15 +128,19 @@ def score_files(options: EvaluateOptions) -> int:
     """Score captions of any model."""
     from captioning.reports.given_captions import evaluate_files
     from captioning.reports.results import print_evaluation, write_evaluation
-    from captioning.system.runtime import Runtime
 
+    device = "cpu"
+    if options.clip_model:  # else torch is not needed
+        from captioning.system.runtime import Runtime
+
+        device = str(Runtime.create(options.device, "auto").device)
     evaluation = evaluate_files(
         options.candidates,
         options.references,
         _scoring(options),
         is_partial=options.partial,
         image_dir=options.image_dir,
-        device=str(Runtime.create(options.device, "auto").device) if options.clip_model else "cpu",
+        device=device,
     )
     print_evaluation(evaluation)
     if options.output:

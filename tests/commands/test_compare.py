@@ -295,7 +295,7 @@ def test_a_changed_comparison_is_not_mixed_with_the_old(place: Path, done: Path)
         (["--seeds", "1", "1"], "each seed may stand once"),
         (["--models", "CLIPP"], "there is no model CLIPP; did you mean CLIP?"),
         (["--NUM_EPOCH", "3"], "there is no setting NUM_EPOCH; did you mean NUM_EPOCHS?"),
-        (["--NUM_EPOCHS", "0"], "NUM_EPOCHS is 0; it must be at least 1."),
+        (["--NUM_EPOCHS", "0"], "NUM_EPOCHS is 0; it must be from 1 to 1,000,000."),
     ],
 )
 def test_each_mistake_has_its_sentence(

@@ -107,7 +107,7 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         "[models.CLIP]: there is no setting ENCODER_NAME; did you mean ENCODER_",
         "[models.CLIP]: RANDOM_SEED is given to each run by the comparison; leave it out.",
         "[models.ViT]: DATASET must be the same for all models; move it to the top of the file.",
-        "[models.ViT]: NUM_EPOCHS is 0; it must be at least 1.",
+        "[models.ViT]: NUM_EPOCHS is 0; it must be from 1 to 1,000,000.",
         "there is no table [model]; did you mean [models]?",
         "the command line: DECODER_HEADS is 7; it must divide",
     ):

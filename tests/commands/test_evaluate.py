@@ -100,7 +100,7 @@ def test_each_caption_is_written_with_its_scores(
     assert [tuple(line["references"]) for line in lines] == [one.captions for one in records]
     for line, caption in zip(lines, captions, strict=True):
         assert line["confidence"] == pytest.approx(caption.confidence, rel=1e-4)
-        assert line["scores"].keys() == set(NAMES) - {"METEOR", "SPICE"}
+        assert line["scores"].keys() == {*NAMES, "R@1", "R@5"} - {"METEOR", "SPICE"}
         assert isinstance(line["correct"], bool)
 
 

@@ -28,6 +28,8 @@ NO_CLASS_TOKEN = {
     "swin",
     "swinv2",
     "convnext",
+    "efficientnet",
+    "mobilenet-v2",
     "resnet",
     "resnet-classifier",
 }
