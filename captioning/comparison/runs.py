@@ -19,6 +19,7 @@ from captioning.metrics import Scores, score_captions
 from captioning.metrics.ngrams import FloatArray
 from captioning.sources.records import CaptionedPicture
 from captioning.system.errors import UserError
+from captioning.system.reading import read_regular
 from captioning.tracking.effort import Effort
 
 MEASURED_BY_EVERYONE = ("CIDEr", "BLEU-4", "BLEU-3", "BLEU-2", "BLEU-1", "ROUGE-L")
@@ -181,7 +182,7 @@ def _refuse_outside(images: Sequence[str], pictures: Path | None, evaluation: Pa
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path).decode()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
 

@@ -251,4 +251,4 @@ def test_an_evaluation_that_is_killed_leaves_whole_files(tmp_path: Path) -> None
 
 def without_time(text: str) -> str:
     """What is written, but for when."""
-    return re.sub(r'"[^"]*(started|command|arguments|second)[^"]*": [^\n]*', "", text)
+    return re.sub(r'"[^"]*(started|command|arguments|second|memory)[^"]*": [^\n]*', "", text)
