@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from captioning.decoding import SearchOptions
 from captioning.sources.images import load_image
 from captioning.system.errors import UserError
+from captioning.vision.loading import check_weight_files, silenced, without_code
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,7 @@ class Rival:
         Raises `UserError` where it is none, cannot be had whole, or would need code of its own.
         """
         repository, revision = (name, "") if Path(name).exists() else _split(name)
-        with _silence(), _explained(name):
+        with silenced(), _explained(name):
             model, processor, tokenizer = _load(repository, revision or None, str(device))
         if prompt and model.config.model_type == ENCODER_DECODER:
             raise UserError(f"{name} writes captions of pictures alone; leave out --prompt.")
@@ -100,7 +101,7 @@ class Rival:
     def _caption(self, pictures: "Sequence[Image]", search: SearchOptions) -> list[str]:
         import torch
 
-        with _silence(), torch.inference_mode():
+        with silenced(), torch.inference_mode():
             inputs = self._inputs(pictures)
             inputs = {
                 name: value.to(self.device, self.model.dtype)
@@ -168,8 +169,6 @@ def _load(name: str, revision: str | None, device: str) -> tuple[Any, Any, Any]:
         AutoTokenizer,
     )
 
-    from captioning.vision.loading import check_weight_files, without_code
-
     place: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(name, **place)
     check_weight_files(name, revision or "")
@@ -221,19 +220,3 @@ def _explained(name: str) -> Iterator[None]:
         elif "safetensors" in str(error):
             reason = "it has no weights in safetensors, and others are never unpickled here."
         raise UserError(f"{name} cannot be loaded: {reason} {KINDS}") from None
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Without transformers' own bars and advice; what matters is checked here."""
-    from transformers.utils import logging
-
-    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if had_bars:
-            logging.enable_progress_bar()

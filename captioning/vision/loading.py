@@ -184,7 +184,7 @@ def _read_weights(
     # A pooler may be missing, which makes a small model no more than twice as large.
     spare = sum(map(math.prod, shapes.values())) + SPARE_NUMBERS
     limits = built_within(shapes, name, spare=spare) if shapes else nullcontext()
-    with _silence(), torch.random.fork_rng(devices=[]), limits:
+    with silenced(), torch.random.fork_rng(devices=[]), limits:
         model, info = tower_class.from_pretrained(
             name,
             config=config,
@@ -279,8 +279,8 @@ def _prefix(missing: set[str], unexpected: set[str]) -> str:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Without transformers' own table of weights and its bars: we check the weights ourselves."""
+def silenced() -> Iterator[None]:
+    """Without transformers' own bars, advice and table of weights: what matters is checked here."""
     from transformers.utils import logging
 
     level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -268,7 +268,7 @@ def become_text(picture: Path) -> None:
     "changes",
     [
         {},
-        {"NUM_WORKERS": 1},
+        pytest.param({"NUM_WORKERS": 1}, marks=pytest.mark.slow),
         pytest.param(LIVE, marks=pytest.mark.slow),
         pytest.param({**LIVE, "NUM_WORKERS": 1}, marks=pytest.mark.slow),
     ],
@@ -385,7 +385,7 @@ def write_pictures_of_all_kinds(folder: Path) -> set[str]:
     return set(broken) | {"vanished.jpg"}
 
 
-@pytest.mark.parametrize("changes", [{}, LIVE])
+@pytest.mark.parametrize("changes", [{}, pytest.param(LIVE, marks=pytest.mark.slow)])
 def test_pictures_of_all_kinds_go_all_the_way(
     place: Path, tmp_path: Path, changes: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:

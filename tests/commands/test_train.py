@@ -117,6 +117,7 @@ MODES: dict[str, dict[str, object]] = {
 SLOW = {
     *("several layers", "live in workers", "augmented pixels in workers", "two captions a step"),
     *("adapters from the second epoch on", "trained encoder", "class token", "augmented, live"),
+    *("layers at their own rates", "encoder from the second epoch on", "live"),
 }
 """Modes whose parts other modes hold too, and those that change features alone."""
 
@@ -362,7 +363,10 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
+)
 def test_a_signal_saves_and_says_how_to_go_on(
     place: Path, number: signal.Signals, code: int
 ) -> None:

@@ -492,6 +492,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path: Path) -> None:
     assert columns[-1] == ["picture", "people", "epoch 1", "epoch 2"]
 
 
+@pytest.mark.slow
 def test_wandb_that_is_down_makes_an_offline_run(tmp_path: Path) -> None:
     down = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     result = run_logged(tmp_path, 1, 1, mode="auto", run_id="abc123", **down)

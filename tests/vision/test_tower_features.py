@@ -149,7 +149,11 @@ def test_rollout_of_a_class_token_is_laid_over_the_tower_s_patches(tmp_path: Pat
     ("changes", "grid"),
     [
         ({"ENCODER_TOKENS": "cls"}, (1, 1)),
-        ({"ENCODER_LAYERS": "-1,-3", "ENCODER_TOKENS": "patches"}, (4, 4)),
+        pytest.param(
+            {"ENCODER_LAYERS": "-1,-3", "ENCODER_TOKENS": "patches"},
+            (4, 4),
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"ENCODER_IMAGE_SIZE": 48}, (6, 6), marks=pytest.mark.slow),
     ],
 )
