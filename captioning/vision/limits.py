@@ -21,23 +21,57 @@ MOST_ENTRIES = 50_000
 """The most entries of a list: classes of ImageNet-21k are 21,843."""
 MOST_TOKENS = 2**14
 """Patches of a picture at most."""
+MOST_WIDTH = 2**13
+"""The largest width of a token: that of ViT-22B is 6,144."""
+MOST_SIZE = 2**20
+"""The largest size of anything else, such as a feed-forward network or a vocabulary."""
 LARGEST_SIDE = 4_096
 """Side of the pictures that an encoder reads, in pixels."""
+WIDTHS = re.compile(r"hidden_sizes?|(embed|hidden)_dims?|d_model|width")
+SIZES = re.compile(r"\w*(_sizes?|_dims?|channels)")
 COUNTS = re.compile(r"num_|depth|layers|heads|groups|stages|registers")
 SIDES = ("image_size", "window_size", "patch_size", "stride", "patch_stride")
+PATCHES = "patches of a picture,"
 NO_PART = ("auto_map", "quantization_config")
 
 
 def check_config(values: Mapping[str, Any], name: str) -> None:
-    """Raise `UserError` where a config's numbers are beyond any encoder's."""
-    for key, value in _numbers(values):
-        most = MOST_COUNT if COUNTS.search(key) else MOST_NUMBER
-        most = LARGEST_SIDE if key in SIDES else most
+    """Raise `UserError` where a config's numbers are beyond any encoder's.
+
+    Widths and patches are limited because tables of their product are filled before they are
+    counted among the weights.
+    """
+    for key, value in (*_numbers(values), *_patches(values)):
+        most = _most(key)
         if abs(value) > most:
             raise UserError(
                 f"{name}: its config has {key} {value!r:.40}, and {most:,} is the most that is "
                 "believed. Take the config.json that belongs to the weights."
             )
+
+
+def _most(key: str) -> int:
+    """What a number of that name may be."""
+    if key in SIDES:
+        return LARGEST_SIDE
+    if key == PATCHES:
+        return MOST_TOKENS
+    if WIDTHS.fullmatch(key):
+        return MOST_WIDTH
+    if COUNTS.search(key):
+        return MOST_COUNT
+    return MOST_SIZE if SIZES.fullmatch(key) else MOST_NUMBER
+
+
+def _patches(value: Any) -> Iterator[tuple[str, int]]:
+    """The patches that parts of a config make of a picture."""
+    if not isinstance(value, dict):
+        return
+    for part in value.values():
+        yield from _patches(part)
+    sides, steps = ([*_numbers(value.get(key))] for key in ("image_size", "patch_size"))
+    if sides and steps and min(step for _, step in steps) >= 1:
+        yield PATCHES, int(max(side for _, side in sides) // min(step for _, step in steps)) ** 2
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
