@@ -340,7 +340,8 @@ def _zip_files(path: Path) -> Iterator[PictureFile]:
     for member in sorted(archive.infolist(), key=lambda member: member.filename):
         name = str(PurePosixPath(member.filename.replace("\\", "/")))
         is_hidden = any(part.startswith(HIDDEN) for part in name.split("/"))
-        if not member.is_dir() and not is_hidden and not stat.S_ISLNK(member.external_attr >> 16):
+        is_link = stat.S_ISLNK(member.external_attr >> 16)
+        if member.filename and not (member.is_dir() or is_hidden or is_link):
             is_large = member.file_size > _largest(name) or unpacks_too_far(
                 member.compress_size, member.file_size
             )

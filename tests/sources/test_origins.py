@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from captioning.sources.origins import hub_source
+from captioning.sources.origins import hub_source, list_files
 from captioning.system.errors import UserError
 from prepare_dataset import prepare_dataset
 from tests.helpers.sample_sources import (
@@ -317,3 +317,13 @@ def test_captions_file_in_a_zip_that_cannot_be_read(
     monkeypatch.setattr("captioning.sources.origins.LARGEST_FILE_BYTES", 1000)
     with pytest.raises(UserError, match=r"captions.json cannot be read: it is too large"):
         prepare_dataset(hub_config(tmp_path, archive, DATASET="flickr8k"))
+
+
+def test_a_member_of_a_zip_without_a_name_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jpg", picture_bytes(0))
+        nameless = zipfile.ZipInfo("b")
+        nameless.filename = "\0"  # which ends a name
+        archive.writestr(nameless, b"x")
+    assert [one.name for one in list_files(str(path))] == ["a.jpg"]
