@@ -216,6 +216,7 @@ class Trainer:
         self._waited_seconds = 0.0
         self._captions_since_log = 0
         self._newest: Step | None = None
+        """The step whose update has not been looked at yet."""
         self._enter(phase)
 
     def run(self) -> int:
@@ -366,6 +367,7 @@ class Trainer:
                 f"the weights are broken since step {self.state.step}: the loss is not a finite "
                 f"number any more. {DIVERGED}"
             )
+        self._newest = None  # nothing to be looked at until the next update
 
     def _finish_epoch(self) -> None:
         """Validate if it is time, keep `best` and `last`, and turn to the next epoch."""

@@ -1,35 +1,18 @@
 """The benchmark of the decoder's options: it trains each change, and goes on where it stopped."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks import decoder_options
 from captioning.system.errors import UserError
 from captioning.training.packing import Packing
 from config import Config
 from model import CaptionModel, DecoderState
 from tests.helpers.small_runs import run, write_data, write_encoder
-
-ROOT = Path(__file__).parents[2]
-
-
-def benchmark() -> ModuleType:
-    """`benchmarks/decoder_options.py`, which is no module of the project."""
-    path = ROOT / "benchmarks" / "decoder_options.py"
-    spec = importlib.util.spec_from_file_location("decoder_options", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-OPTIONS = benchmark()
 
 
 def test_it_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,22 +22,22 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixtu
     results = tmp_path / "results.json"
     words = ["--data", str(data), "--checkpoint", str(checkpoint), "--json", str(results)]
     words += ["--seeds", "0", "--limit", "1", "--vocabularies", "320 300"]
-    assert OPTIONS.main([*words, "--epochs", "1"]) == 0
+    assert decoder_options.main([*words, "--epochs", "1"]) == 0
     first = json.loads(results.read_text())["runs"]
     assert list(first) == ["defaults"]
-    assert OPTIONS.main([*words, "--epochs", "1"]) == 0
+    assert decoder_options.main([*words, "--epochs", "1"]) == 0
     second = json.loads(results.read_text())["runs"]
     assert second["defaults"] == first["defaults"]
     assert second["RMSNorm"]["0"]["end"]["loss"] != first["defaults"]["0"]["end"]["loss"]
     assert "RMSNorm" in capsys.readouterr().out
     with pytest.raises(UserError, match="made with other options"):
-        OPTIONS.main([*words, "--epochs", "2"])
+        decoder_options.main([*words, "--epochs", "2"])
 
 
-@pytest.mark.parametrize("name", list(OPTIONS.changes("320 300")))
+@pytest.mark.parametrize("name", list(decoder_options.changes("320 300")))
 def test_a_changed_model_decodes_as_it_trains(name: str) -> None:
-    change = OPTIONS.changes("320 300")[name]
-    config = Config(**(OPTIONS.SMALL | change.settings))
+    change = decoder_options.changes("320 300")[name]
+    config = Config(**(decoder_options.SMALL | change.settings))
     torch.manual_seed(0)
     model = CaptionModel.from_config(config, patches=4, feature_dim=8, vocab_size=50)
     change.swap(model)

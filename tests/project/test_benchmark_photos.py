@@ -1,39 +1,23 @@
 """The ladder: a rung of another search shares the training that it stands on, and nothing is done
 twice."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from benchmarks import photos
 from captioning.system.errors import UserError
 from tests.helpers.small_runs import SETTINGS
 
-ROOT = Path(__file__).parents[2]
-
-
-def benchmark() -> ModuleType:
-    """`benchmarks/photos.py`, which is no module of the project."""
-    spec = importlib.util.spec_from_file_location("photos", ROOT / "benchmarks" / "photos.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PHOTOS = benchmark()
-
 
 def test_rungs_stand_on_one_another() -> None:
-    assert PHOTOS.training_flags("with cross-entropy") == (
+    assert photos.training_flags("with cross-entropy") == (
         "--SCST_EPOCHS 2 --SCST_LEARNING_RATE 2e-5 --SCST_CROSS_ENTROPY 0.5".split()
     )
-    assert PHOTOS.training_flags("plain sums") == []
-    assert PHOTOS.last_of_each(["--A", "1", "--B", "2", "--A", "3"]) == ["--A", "3", "--B", "2"]
-    assert all(rung.on in PHOTOS.RUNGS for rung in PHOTOS.RUNGS.values() if rung.on)
+    assert photos.training_flags("plain sums") == []
+    assert photos.last_of_each(["--A", "1", "--B", "2", "--A", "3"]) == ["--A", "3", "--B", "2"]
+    assert all(rung.on in photos.RUNGS for rung in photos.RUNGS.values() if rung.on)
 
 
 def test_it_climbs_and_goes_on_where_it_stopped(
@@ -43,14 +27,14 @@ def test_it_climbs_and_goes_on_where_it_stopped(
     settings = " ".join(f"--{name} {value}" for name, value in {**own, "NUM_EPOCHS": "1"}.items())
     words = ["--data", str(place / "data" / "small"), "--encoder", str(place / "tiny-clip")]
     words += ["--output", str(place / "ladder"), f"--settings={settings}", "--no-java"]
-    assert PHOTOS.main([*words, "--rungs", "plain", "plain sums"]) == 0
+    assert photos.main([*words, "--rungs", "plain", "plain sums"]) == 0
     assert [path.name for path in (place / "ladder" / "runs").iterdir()] == ["plain 1"]
     numbers = json.loads((place / "ladder" / "plain sums 1.json").read_text())
     assert numbers["METEOR"] is None
     capsys.readouterr()
-    assert PHOTOS.main([*words, "--rungs", "plain", "plain sums"]) == 0
+    assert photos.main([*words, "--rungs", "plain", "plain sums"]) == 0
     printed = capsys.readouterr().out
     assert "plain sums" in printed
     assert "epoch" not in printed  # nothing was trained
     with pytest.raises(UserError, match="'plainer' is no rung"):
-        PHOTOS.main([*words, "--rungs", "plainer"])
+        photos.main([*words, "--rungs", "plainer"])
