@@ -9,16 +9,16 @@ read in either case, with dashes or underscores: `--BATCH_SIZE 64`, `--batch-siz
 What is true of a setting stands beside its type: what it must be, and its roles.
 """
 
-import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from captioning.system.combinations import combinations
 from captioning.system.errors import UserError
 from captioning.system.older_settings import BECAME, from_older
 from captioning.system.options import (
@@ -255,7 +255,7 @@ class Config:
             for field in fields(self)
             for problem in check_value(field, getattr(self, field.name))
         ]
-        problems += _combinations(self)
+        problems += combinations(self)
         if problems:
             raise UserError(*problems)
 
@@ -402,79 +402,3 @@ def _preset_advice() -> str:
     folder = Path(__file__).parent / "presets"
     names = ", ".join(sorted(f"presets/{path.name}" for path in folder.glob("*.toml")))
     return f" Presets: {names}." if names else ""
-
-
-def _combinations(config: Config) -> Iterator[str]:
-    yield from _encoder_combinations(config)
-    numbers = (config.DECODER_EMBED_DIM, config.DECODER_HEADS)
-    if all(isinstance(n, int) and n > 0 for n in numbers) and numbers[0] % numbers[1]:
-        yield (
-            f"DECODER_HEADS is {config.DECODER_HEADS}; it must divide DECODER_EMBED_DIM "
-            f"({config.DECODER_EMBED_DIM}). Try --DECODER_HEADS {math.gcd(*numbers)}."
-        )
-    if config.MEMORY_LAYERS > 0 and config.PROJECTION_DIM % max(config.DECODER_HEADS, 1):
-        yield (
-            f"MEMORY_LAYERS have the decoder's heads, and DECODER_HEADS {config.DECODER_HEADS} "
-            f"must divide PROJECTION_DIM ({config.PROJECTION_DIM}). Try --PROJECTION_DIM "
-            f"{config.DECODER_EMBED_DIM}."
-        )
-    if config.CAPTIONS_FILE and not config.IMAGE_DIR:
-        yield "CAPTIONS_FILE is of the pictures in IMAGE_DIR; add --IMAGE_DIR FOLDER."
-    for name in ("IMAGE_DIR", "IMAGE_COLUMN", "CAPTION_COLUMN"):
-        if config.STREAM and getattr(config, name):
-            yield f"STREAM and {name} both say what to train on; leave one out."
-    if config.feature_cache_bytes and not config.STREAM:
-        yield (
-            f"FEATURE_CACHE is {config.FEATURE_CACHE!r}, and a size is about a stream; write on, "
-            "or say which with --STREAM."
-        )
-    elif config.feature_cache_bytes and config.ENCODER_TRAINED_BLOCKS:
-        yield (
-            f"FEATURE_CACHE {config.FEATURE_CACHE} keeps features, which a trained encoder "
-            "(ENCODER_TRAINED_BLOCKS) changes; leave it out."
-        )
-    elif config.feature_cache_bytes and config.AUGMENTATION != "none":
-        yield (
-            f"AUGMENTATION is {config.AUGMENTATION!r}, and FEATURE_CACHE {config.FEATURE_CACHE} "
-            "keeps features of pictures as they are; leave one of them out."
-        )
-    if config.BEST_METRIC == "CIDEr" and config.VALIDATION_IMAGES == 0:
-        yield "BEST_METRIC CIDEr needs captions; add --VALIDATION_IMAGES 500 or --BEST_METRIC loss."
-    if config.HF_UPLOAD_BEST_CHECKPOINTS and not config.HF_REPO_ID:
-        yield "HF_UPLOAD_BEST_CHECKPOINTS needs a repository; add --HF_REPO_ID user/name."
-
-
-def _encoder_combinations(config: Config) -> Iterator[str]:
-    if config.ENCODER_TRAINED_BLOCKS == 0:
-        for field in fields(config):
-            is_of_it = field.name in settings_with(OF_TRAINED_ENCODER)
-            if is_of_it and getattr(config, field.name) != field.default:
-                yield (
-                    f"{field.name} is about a trained encoder, and ENCODER_TRAINED_BLOCKS is 0; "
-                    "leave it out, or add --ENCODER_TRAINED_BLOCKS -1."
-                )
-    for name in ("ENCODER_LORA_RANK", "EMA_DECAY"):
-        if config.SHARDING == "on" and getattr(config, name):
-            yield f"SHARDING cannot be combined with {name} yet; leave one of them out."
-    if config.ENCODER_TRAINED_BLOCKS and 0 < config.NUM_EPOCHS <= config.ENCODER_START_EPOCH:
-        yield (
-            f"ENCODER_START_EPOCH is {config.ENCODER_START_EPOCH}, and NUM_EPOCHS "
-            f"{config.NUM_EPOCHS}; the encoder would never be trained."
-        )
-    reads_cache = config.stores_features and not config.STREAM
-    if config.FEATURE_VIEWS > 1 and not reads_cache:
-        yield (
-            f"FEATURE_VIEWS is {config.FEATURE_VIEWS}; of a stream, and without cached features, "
-            "there are no views, and AUGMENTATION alters pictures each time that they are read. "
-            "Leave it out."
-        )
-    elif config.FEATURE_VIEWS > 1 and config.AUGMENTATION == "none":
-        yield (
-            f"FEATURE_VIEWS is {config.FEATURE_VIEWS}, and AUGMENTATION none; the views would be "
-            "the same. Add --AUGMENTATION crop,flip."
-        )
-    elif config.AUGMENTATION != "none" and config.FEATURE_VIEWS == 1 and reads_cache:
-        yield (
-            f"AUGMENTATION is {config.AUGMENTATION!r}, and features are read from a cache; add "
-            "--FEATURE_VIEWS 8 to keep that many views of a picture there, or --FEATURE_CACHE off."
-        )

@@ -2,7 +2,8 @@
 
 Open first `errors`: every command ends through `run_command`, and `UserError` is how any part says
 what the user can mend. `options` makes a command line of a dataclass, of which `rules` says what
-can be true of a field; `older_settings` reads settings as version 0.1 named them.
+can be true of a field and `combinations` of several; `older_settings` reads settings as version 0.1
+named them.
 
 `files` writes a file whole or not at all, for all but a stream's kept blocks, which grow while they
 are locked; `folders` does it for folders, with a manifest that proves what is in them, and
