@@ -304,7 +304,7 @@ def roll_out(encoder: VisionEncoder, pixels: Tensor) -> Floats | None:
     if encoder.feature_tokens is None:
         return None
     mean = torch.stack([after[place] for place in encoder.choice.places]).mean(0)
-    return mean[:, encoder.feature_tokens].cpu().numpy()
+    return encoder.averaged(mean[:, encoder.feature_tokens]).cpu().numpy()
 
 
 @contextmanager

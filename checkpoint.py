@@ -200,7 +200,7 @@ def load_encoder(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> 
             read_json(folder / "preprocessor_config.json"),
             name=checkpoint.encoder_name,
             weights={name.removeprefix(prefix): shape for name, shape in shapes.items()},
-            choice=FeatureChoice(config.ENCODER_LAYERS, config.ENCODER_TOKENS),
+            choice=FeatureChoice.from_settings(config),
             trained_blocks=config.ENCODER_TRAINED_BLOCKS,
         )
         load_weights(encoder, folder / MODEL, prefix="encoder.")

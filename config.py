@@ -145,6 +145,9 @@ class Config:
     ENCODER_TOKENS: Literal["all", "patches", "cls"] = "all"
     """all tokens of the encoder, its patches alone, or its class token alone (where it has none,
     its pooled vector)."""
+    ENCODER_POOLING: Annotated[int, within(1, 64)] = 1
+    """Side of squares of patches that become one token, their mean: 2 makes a quarter as many (1 =
+    as they are)."""
     ENCODER_TRAINED_BLOCKS: Annotated[int, at_least(-1)] = 0
     """Last blocks of the encoder that are trained too (0 = frozen, -1 = the whole encoder)."""
     ENCODER_LEARNING_RATE: Annotated[float, at_least(0), MAY_CHANGE] = 1e-5

@@ -58,7 +58,7 @@ class VisionEncoder(VisionTower):
             revision=revision if name else config.encoder[1],
             processor_name=config.IMAGE_PROCESSOR_NAME,
             image_size=config.ENCODER_IMAGE_SIZE,
-            choice=FeatureChoice(config.ENCODER_LAYERS, config.ENCODER_TOKENS),
+            choice=FeatureChoice.from_settings(config),
             trained_blocks=config.ENCODER_TRAINED_BLOCKS,
             seed=config.RANDOM_SEED,
             trust_remote_code=trust_remote_code,

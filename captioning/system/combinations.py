@@ -27,6 +27,11 @@ def combinations(config: "Config") -> Iterator[str]:
             f"must divide PROJECTION_DIM ({config.PROJECTION_DIM}). Try --PROJECTION_DIM "
             f"{config.DECODER_EMBED_DIM}."
         )
+    if config.ENCODER_POOLING > 1 and config.ENCODER_TOKENS == "cls":
+        yield (
+            f"ENCODER_POOLING is {config.ENCODER_POOLING}, and ENCODER_TOKENS cls, which leaves no "
+            "patches to average; leave one of them out."
+        )
     if config.CAPTIONS_FILE and not config.IMAGE_DIR:
         yield "CAPTIONS_FILE is of the pictures in IMAGE_DIR; add --IMAGE_DIR FOLDER."
     for name in ("IMAGE_DIR", "IMAGE_COLUMN", "CAPTION_COLUMN"):

@@ -17,7 +17,6 @@ config.json with random weights.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any, Self
 
 import torch
@@ -166,9 +165,14 @@ class VisionTower(nn.Module):
 
     @property
     def feature_tokens(self) -> slice | None:
-        """Which of the tower's tokens are the features; None for a pooled vector, which is none."""
+        """Which of the tower's tokens features are made of; None for a pooled vector, which is of
+        none."""
         is_pooled = self.choice.tokens == "cls" and not self.tower_shape.prefix
         return None if is_pooled else self._read.chosen(self.tower_shape.tokens)
+
+    def averaged(self, tokens: Tensor) -> Tensor:
+        """Of something (B, P, X) about each of `feature_tokens`, what is about each feature."""
+        return self._read.averaged(tokens, self.tower_shape.grid)
 
     def config_dict(self) -> dict[str, Any]:
         """The tower's config, for `from_config`; JSON values only."""
@@ -183,7 +187,7 @@ class VisionTower(nn.Module):
         digest = hashlib.sha256(self.preprocessor.behaviour())
         digest.update(json.dumps(self._config(whole=False), sort_keys=True).encode())
         if self.choice != FeatureChoice():
-            digest.update(json.dumps(asdict(self.choice)).encode())
+            digest.update(json.dumps(self.choice.description).encode())
         for key, value in sorted(self._weights().items()):
             if key not in self.unused:
                 digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())

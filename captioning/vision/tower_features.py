@@ -8,13 +8,17 @@ many for the grid of patches stand before it: class token, registers, pooled vec
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioning.system.errors import UserError
+
+if TYPE_CHECKING:
+    from config import Config
 
 MOST_PREFIX_TOKENS = 16
 """More tokens than these before the patches are something else, such as a detector's queries."""
@@ -28,6 +32,21 @@ class FeatureChoice:
     """`last`, or layers counted from the end, side by side: "-2", "-1,-4,-8"; -1 is the last."""
     tokens: str = "all"
     """`all`, `patches` alone, or `cls`: the class token or, without one, the pooled vector."""
+    pooling: int = 1
+    """Side of the squares of patches that are averaged to one token."""
+
+    @classmethod
+    def from_settings(cls, config: "Config") -> "FeatureChoice":
+        """What the settings choose."""
+        return cls(config.ENCODER_LAYERS, config.ENCODER_TOKENS, config.ENCODER_POOLING)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What fingerprints count: pooling only where there is any, as before it was there."""
+        values = asdict(self)
+        if self.pooling == 1:
+            del values["pooling"]
+        return values
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -70,17 +89,29 @@ class FeatureReader:
         """Features (B, P, F) of normalised pixels (B, 3, H, W)."""
         output = self._run(normalised)
         tokens = self._all_tokens(output)
-        return tokens[:, self.chosen(tokens.shape[1])] if self._has_own(tokens) else _pool(output)
+        if not self._has_own(tokens):
+            return _pool(output)
+        return self.averaged(tokens[:, self.chosen(tokens.shape[1])], self._grid(tokens.shape[1]))
+
+    def averaged(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, P, F) with each square of the patches of `grid`, which stand last, as its mean."""
+        side = self.choice.pooling
+        if side == 1:
+            return tokens
+        prefix, patches = tokens.tensor_split([tokens.shape[1] - math.prod(grid)], dim=1)
+        on_grid = patches.transpose(1, 2).unflatten(2, grid)  # (B, F, rows, columns)
+        pooled = F.avg_pool2d(on_grid, side).flatten(2).transpose(1, 2)
+        return torch.cat([prefix, pooled], dim=1)
 
     def measure(self, normalised: Tensor) -> tuple[FeatureShape, FeatureShape]:
         """The layout of features, and that of all tokens of the layers that they come from."""
         output = self._run(normalised)
         tokens = self._all_tokens(output)
         whole = FeatureShape(tokens.shape[1], tokens.shape[2], self._grid(tokens.shape[1]))
-        if self.choice.tokens == "all":
-            return whole, whole
-        if self.choice.tokens == "patches":
-            return FeatureShape(math.prod(whole.grid), whole.width, whole.grid), whole
+        if self.choice.tokens != "cls":
+            grid = self._averaged_grid(whole.grid)
+            prefix = whole.prefix if self.choice.tokens == "all" else 0
+            return FeatureShape(prefix + math.prod(grid), whole.width, grid), whole
         if self._has_own(tokens):
             return FeatureShape(1, whole.width, (1, 1)), whole
         if self.choice.places != (-1,) or getattr(output, "pooler_output", None) is None:
@@ -97,6 +128,16 @@ class FeatureReader:
             return slice(0, 1)
         is_whole = self.choice.tokens == "all"
         return slice(0 if is_whole else tokens - math.prod(self._grid(tokens)), tokens)
+
+    def _averaged_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        side = self.choice.pooling
+        if grid[0] % side or grid[1] % side:
+            fits = [n for n in range(2, min(grid) + 1) if not grid[0] % n and not grid[1] % n]
+            raise UserError(
+                f"ENCODER_POOLING is {side}; it must divide the {grid[0]} x {grid[1]} patches of "
+                f"{self._name}. Leave it out, or take {' or '.join(map(str, fits)) or 'none'}."
+            )
+        return grid[0] // side, grid[1] // side
 
     def _has_own(self, tokens: Tensor) -> bool:
         """Whether the chosen tokens are among the layer's; a pooled vector is not."""

@@ -35,6 +35,7 @@ INSTALLED = {"caption-scores": "captioning.reports.caption_scores"}
 
 PUT_IN_PLACE = {
     "google/vit-base-patch16-224-in21k": "tiny-vit",
+    "openai/clip-vit-base-patch16": "tiny-clip",
     "pixparse/cc12m-wds": "shards/*.tar",
     "Salesforce/blip-image-captioning-base": "tiny-blip",
     "microsoft/git-base-coco": "tiny-git",

@@ -145,9 +145,38 @@ def test_rollout_of_a_class_token_is_laid_over_the_tower_s_patches(tmp_path: Pat
     assert roll_out(pooled, some_pixels(32)) is None
 
 
+def test_squares_of_patches_become_their_mean(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "vit")
+    whole, fewer, patches = (
+        VisionEncoder.from_pretrained(folder, choice=choice)
+        for choice in (None, FeatureChoice(pooling=2), FeatureChoice("last", "patches", 2))
+    )
+    pixels = some_pixels(32)
+    features = whole(pixels)
+    cut = features[:, 1:].unflatten(1, (2, 2, 2, 2))  # rows, in them, columns, in them
+    means = cut.mean((2, 4)).flatten(1, 2)
+    torch.testing.assert_close(fewer(pixels), torch.cat([features[:, :1], means], 1))
+    torch.testing.assert_close(patches(pixels), means)
+    assert (fewer.num_tokens, fewer.shape.grid, patches.shape.prefix) == (5, (2, 2), 0)
+    assert len({one.fingerprint() for one in (whole, fewer, patches)}) == 3
+    through, all_of_it = roll_out(fewer, pixels), roll_out(whole, pixels)
+    assert through is not None
+    assert all_of_it is not None
+    squares = all_of_it[:, 1:].reshape(-1, 2, 2, 2, 2, 17).mean((2, 4)).reshape(-1, 4, 17)
+    np.testing.assert_allclose(through[:, 1:], squares, rtol=1e-5)
+    with pytest.raises(UserError, match=r"must divide the 4 x 4 patches of .*take 2 or 4"):
+        VisionEncoder.from_pretrained(folder, choice=FeatureChoice(pooling=3))
+
+
+def test_a_choice_without_pooling_is_named_as_before_there_was_any() -> None:
+    assert FeatureChoice("-2").description == {"layers": "-2", "tokens": "all"}
+    assert FeatureChoice(pooling=2).description["pooling"] == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "grid"),
     [
+        pytest.param({"ENCODER_POOLING": 2}, (2, 2), marks=pytest.mark.slow),
         ({"ENCODER_TOKENS": "cls"}, (1, 1)),
         pytest.param(
             {"ENCODER_LAYERS": "-1,-3", "ENCODER_TOKENS": "patches"},
