@@ -17,10 +17,8 @@ How a folder is kept whole is in `captioning.system.folders`. Nothing in it is p
 executed.
 """
 
-import os
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +38,6 @@ from captioning.system.folders import (
     written_whole,
 )
 from captioning.system.privacy import mask_urls
-from captioning.system.processes import is_main_process
-from captioning.system.rules import MAY_CHANGE, NO_EFFECT, PER_RUN, SHARED, TYPED
 from captioning.system.runtime import Runtime
 from captioning.system.tensors import (
     built_within,
@@ -62,7 +58,7 @@ from captioning.training.train_state import (
 from captioning.training.weight_average import WeightAverage
 from captioning.vision.tower import RANDOM_PREFIX
 from captioning.vision.tower_features import FeatureChoice
-from config import Config, dump_config, load_config, parse_config, settings_with
+from config import Config, dump_config, load_config
 from encoder import VisionEncoder
 from model import CaptionModel, DecoderState
 from pipeline import CaptionPipeline
@@ -313,63 +309,6 @@ def load_optimizer(
         }
 
 
-def resumed_config(folder: Path, typed: Config, argv: Sequence[str] | None) -> Config:
-    """The settings to go on with from a checkpoint: what the command line leaves open is as the run
-    had it, but for places and accounts.
-
-    These may be somebody else's: the run's folder is where the checkpoint lies, its data are there
-    or are the same bytes, and accounts have to be `typed`. Raises `UserError`.
-    """
-    saved = load_config(folder / "config.toml")
-    if saved.STREAM and not typed.STREAM:
-        raise UserError(
-            f"{folder} was trained on the stream {saved.STREAM}, and what a checkpoint names is "
-            "not opened by itself. Name it once more: --STREAM SHARDS"
-        )
-    own = {name: getattr(typed, name) for name in settings_with(TYPED)}
-    if saved.WANDB_MODE == "online":
-        own["WANDB_MODE"] = typed.WANDB_MODE
-    base = replace(saved, **own)
-    # "last" and "../last" say as little of the run's name as of its place.
-    here = (folder if folder.parent.name.strip(".") else Path(os.path.abspath(folder))).parent
-    if base.run_dir != here:
-        base = replace(base, OUTPUT_DIR=str(here.parent), RUN_NAME=here.name)
-    config = parse_config(argv, base=base)
-    refuse_changes(saved, config)
-    left = {
-        f"{name} {getattr(saved, name)}"
-        for name in settings_with(TYPED) - settings_with(SHARED, PER_RUN)
-        if getattr(saved, name) not in (getattr(config, name), getattr(Config, name))
-    }
-    if left and is_main_process():
-        print(
-            f"Accounts are not taken from a checkpoint. It names {', '.join(sorted(left))}; add "
-            "to the command what is yours."
-        )
-    return with_data_of(folder, config, saved, typed)
-
-
-def with_data_of(folder: Path, config: Config, saved: Config, typed: Config) -> Config:
-    """`config` with the DATA_DIR where the data of a checkpoint are: that of the command line, or
-    that of the run, if nothing else lies there. Raises `UserError` where they are nowhere, unless
-    the command line alone says what to prepare."""
-    fingerprint = read_state(folder / STATE).data_fingerprint
-    is_open = typed.DATA_DIR == Config.DATA_DIR
-    for place in (config.DATA_DIR, saved.DATA_DIR if is_open else config.DATA_DIR):
-        found = replace(config, DATA_DIR=place)
-        if fingerprint.startswith(fingerprint_of(found.dataset_dir)):
-            if place != config.DATA_DIR and is_main_process():
-                print(f"Reading {found.dataset_dir}, as before.")
-            return found
-    if typed.DATASET == saved.DATASET and not (is_open and saved.DATA_DIR != config.DATA_DIR):
-        return config
-    raise UserError(
-        f"{config.dataset_dir} is not the data that {folder} was trained on, or is not there, and "
-        f"DATA_DIR {saved.DATA_DIR}, which the checkpoint names, is not looked into further. Say "
-        f"where they are: --DATA_DIR FOLDER --DATASET {shlex.quote(saved.DATASET)}"
-    )
-
-
 def data_folder(name: str, config: Config) -> Path:
     """Where the prepared data sets of a checkpoint (its folder or repository) lie: as in training,
     or in the usual place, wherever the data of training are.
@@ -396,22 +335,6 @@ def _data_of_run(run_dir: Path) -> object:
         return read_json(path)["sessions"][-1]["data"]["sha256"] if path.is_file() else None
     except (KeyError, TypeError, IndexError):
         return None
-
-
-def refuse_changes(saved: Config, wanted: Config) -> None:
-    """Raise `UserError` naming each setting that a run cannot go on with."""
-    before, now = (
-        {name: mask_urls(one) if isinstance(one, str) else one for name, one in vars(of).items()}
-        for of in (saved, wanted)
-    )
-    changed = [
-        f"{name} was {before[name]!r} in the checkpoint and is {now[name]!r} "
-        "now; it cannot change within a run. Leave it out, or begin another run: --RUN_NAME NAME"
-        for name in sorted(before.keys() - settings_with(NO_EFFECT, MAY_CHANGE))
-        if before[name] != now[name]
-    ]
-    if changed:
-        raise UserError(*changed)
 
 
 def fingerprint_of(dataset_dir: Path) -> str:

@@ -22,7 +22,7 @@ from captioning.sources.records import Record, read_records
 from captioning.streaming.held_out import held_out_hashes, vocabulary_captions
 from captioning.streaming.shards import StreamSource, find_sources
 from captioning.system.errors import EXIT_DONE, UserError, run_command
-from captioning.system.processes import ending_together, is_main_process, worker_count
+from captioning.system.processes import ending_together, worker_count
 from captioning.system.rules import TYPED
 from captioning.tracking.energy import EnergyMeter
 from captioning.tracking.events import RunFacts
@@ -49,51 +49,12 @@ UPLOAD_SECONDS = 600.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the settings, then train."""
     config = parse_config(argv, description="Train a captioner on a pretrained vision encoder.")
+    from beginning import find_resumed, resumed_config
+
     resumed = find_resumed(config)
     if resumed is not None:
-        from checkpoint import resumed_config
-
         config = resumed_config(resumed, config, argv)
     return train(config, resumed)
-
-
-def find_resumed(config: Config) -> Path | None:
-    """The checkpoint folder to go on from, or None for a fresh start; says which."""
-    wanted = config.RESUME_CHECKPOINT_PATH
-    if not wanted:
-        if any(config.run_dir.glob("*/checkpoint.json")):
-            raise UserError(
-                f"{config.run_dir} holds a run already. Go on with it: "
-                "--RESUME_CHECKPOINT_PATH auto, or begin another: --RUN_NAME NAME"
-            )
-        return None
-    from checkpoint import newest_checkpoint, read_checkpoint
-
-    if wanted != "auto":
-        try:
-            state = read_checkpoint(Path(wanted)).state
-        except UserError as error:
-            whole, _ = newest_checkpoint(Path(wanted).parent)
-            advice = [f"Whole is {whole}: --RESUME_CHECKPOINT_PATH {whole}"] if whole else []
-            raise UserError(*error.problems, *advice) from None
-        if state is None:
-            raise UserError(
-                f"{wanted} cannot be trained on, it holds a model alone; name the `last` folder "
-                "beside it."
-            )
-        return Path(wanted)
-    folder, problems = newest_checkpoint(config.run_dir)
-    if problems and folder is None:
-        raise UserError(
-            *problems,
-            f"{config.run_dir} holds no whole checkpoint to go on from. Restore one, or begin "
-            "another run: --RUN_NAME NAME",
-        )
-    if is_main_process():
-        for problem in problems:
-            print(f"Passed over: {problem}")
-        print(f"Going on from {folder}." if folder else f"{config.run_dir} is new: a fresh start.")
-    return folder
 
 
 def train(config: Config, resumed: Path | None = None) -> int:
@@ -126,6 +87,7 @@ def train(config: Config, resumed: Path | None = None) -> int:
 
 def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = None) -> "Trainer":
     """All parts of a run, made from the settings or from the checkpoint that it goes on from."""
+    from beginning import starting_state
     from captioning.training.sharding import shard
     from checkpoint import read_checkpoint
     from trainer import RunFolder, Trainer
@@ -176,37 +138,6 @@ def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = Non
         log=log,
         state=state,
     )
-
-
-def starting_state(
-    config: Config, stream: Sequence[StreamSource], checkpoint: "Checkpoint | None"
-) -> TrainState:
-    """Where a run stands that begins, or goes on. Raises `UserError` where the data has changed."""
-    from captioning.streaming.steps import stream_fingerprint
-    from checkpoint import fingerprint_of
-
-    folder = config.dataset_dir
-    fingerprint = fingerprint_of(folder)
-    if stream:
-        fingerprint += stream_fingerprint(stream)
-    if checkpoint is None:
-        return TrainState(data_fingerprint=fingerprint)
-    state = checkpoint.state
-    if state is None:
-        raise UserError(f"{checkpoint.folder} cannot be trained on; name a `last` folder.")
-    first = checkpoint.config.NUM_EPOCHS
-    if first != config.NUM_EPOCHS and (state.epoch, state.step_in_epoch) > (first, 0):
-        raise UserError(
-            f"NUM_EPOCHS was {first} in the checkpoint, and self-critical training has begun; it "
-            "cannot change any more. Leave it out, or change SCST_EPOCHS."
-        )
-    if state.data_fingerprint != fingerprint:
-        raise UserError(
-            f"{config.STREAM or folder} is not the data that {checkpoint.folder} was trained on: "
-            "pictures, captions, shards or splits differ. Restore it, or begin another run: "
-            "--RUN_NAME NAME"
-        )
-    return state
 
 
 def read_splits(config: Config) -> Records:

@@ -28,7 +28,7 @@ from config import Config  # noqa: E402
 PAGES = ("README.md", "docs/settings.md", "docs/encoders.md")
 STORY = (
     "config prepare_dataset tokenizer encoder features dataset model optimization pipeline "
-    "checkpoint captioner validation trainer train generate evaluate compare hub"
+    "checkpoint captioner validation trainer beginning train generate evaluate compare hub"
 ).split()
 """The files at the root in reading order: each imports only those before it."""
 ROOMS = (

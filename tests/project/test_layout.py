@@ -21,7 +21,7 @@ ROOMS = (
     "streaming rivals comparison"
 ).split()
 """In their order: a room knows only rooms before it."""
-MOST_LINES, MOST_FUNCTION_LINES, MOST_STORY_FILES = 490, 60, 20
+MOST_LINES, MOST_FUNCTION_LINES, MOST_STORY_FILES = 490, 60, 21
 
 
 def name_of(path: Path) -> str:
