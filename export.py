@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from captioner import Captioner
+
+GRAPHS = ("onnx", "web")
+"""Formats that are made of ONNX graphs."""
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""What these need besides the project's own packages: the extra `export`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,12 @@ def check_options(options: ExportOptions) -> None:
             f"{output} is there and is no export, so nothing is put in its place. Move it away, or "
             "name another folder: --output FOLDER"
         )
+    missing = [name for name in PACKAGES if options.format in GRAPHS and find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--format {options.format} needs {', '.join(missing)}; install them with: "
+            "pip install -e '.[export]' -c constraints.txt"
+        )
 
 
 def about_export(captioner: "Captioner", folder: Path, options: ExportOptions) -> dict[str, Any]:
@@ -123,7 +135,22 @@ def speaker_of(captioner: "Captioner") -> Speaker:
 
 def write_onnx(captioner: "Captioner", folder: Path, options: ExportOptions) -> Speaker:
     """Graphs, vocabulary, settings and `caption.py`."""
-    raise UserError("--format onnx is not written yet.")
+    from captioning.export.folder import add_program, speaker_of_folder, write_captioner
+
+    pipeline, config = captioner.pipeline, captioner.config
+    tokenizer = pipeline.tokenizer
+    write_captioner(
+        folder,
+        encoder=pipeline.encoder,
+        model=pipeline.model,
+        tokenizer_json=tokenizer.to_json(),
+        rules=pipeline.rules(),
+        special_ids=(tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id, tokenizer.unk_id),
+        beam_size=config.BEAM_SIZE,
+        length_penalty=config.LENGTH_PENALTY,
+    )
+    add_program(folder)
+    return speaker_of_folder(folder)
 
 
 def write_web(captioner: "Captioner", folder: Path, options: ExportOptions) -> Speaker:
