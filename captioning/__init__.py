@@ -16,6 +16,7 @@ useful alone (docs/library.md): `captioning.metrics`, `captioning.decoding`, `ca
     reports      pages to look at
     streaming    pictures that pass, without end
     comparison   several models with several seeds
+    export       captioners as files that run elsewhere
 
 A room knows only rooms above it, and no file at the root.
 """

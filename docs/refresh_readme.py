@@ -28,12 +28,13 @@ from config import Config  # noqa: E402
 PAGES = ("README.md", "docs/settings.md", "docs/encoders.md")
 STORY = (
     "config prepare_dataset tokenizer encoder features dataset model optimization pipeline "
-    "checkpoint captioner validation trainer beginning train generate evaluate compare hub"
+    "checkpoint captioner validation trainer beginning train generate evaluate compare export "
+    "hub"
 ).split()
 """The files at the root in reading order: each imports only those before it."""
 ROOMS = (
     "system sources scenes metrics vision store streaming training decoding tracking sharing "
-    "reports rivals comparison"
+    "reports rivals comparison export"
 ).split()
 """The folders of `captioning/`, in the order in which the story enters them."""
 

@@ -1,8 +1,9 @@
 """Folders that are written whole or not at all, with a manifest that proves it.
 
-A folder is written beside its place, each file flushed to disk, `checkpoint.json` last; then it is
-renamed. The manifest names every file with its size and SHA-256, so a file that was cut short or
-changed is found by name before anything is read from it.
+A folder is written beside its place, each file flushed to disk, its manifest last
+(`checkpoint.json` of a checkpoint, `export.json` of an export); then it is renamed. The manifest
+names every file with its size and SHA-256, so a file that was cut short or changed is found by name
+before anything is read from it.
 """
 
 import errno
@@ -19,39 +20,50 @@ from captioning.system.reading import JSON_BYTES, check_regular
 
 FORMAT_VERSION = 1
 MANIFEST = "checkpoint.json"
+EXPORT_MANIFEST = "export.json"
 UNCHECKED = "README.md"  # the one file that people edit
 ENCODER_TYPES = {"name": str, "revision": str, "fingerprint": str, "in_checkpoint": bool}
 FILE_TYPES = {"size": int, "sha256": str}
 WEIGHTS_SUFFIX = ".safetensors"
-WRITTEN_SUFFIXES = {".safetensors", ".json", ".toml", ".md", ".png", ".tmp"}
-"""What the files of a checkpoint end with, unfinished ones too."""
+CHECKPOINT_SUFFIXES = {".safetensors", ".json", ".toml", ".md", ".png", ".tmp"}
+EXPORT_SUFFIXES = {".onnx", ".py", ".txt", ".html", ".css", ".js", ".mjs", ".wasm"}
+WRITTEN_SUFFIXES = {
+    MANIFEST: CHECKPOINT_SUFFIXES,
+    EXPORT_MANIFEST: CHECKPOINT_SUFFIXES | EXPORT_SUFFIXES,
+}
+"""What the files of such folders end with, unfinished ones too."""
 REPLACED_SUFFIX, UNFINISHED_SUFFIX = ".replaced", ".unfinished"
 
 
 @contextmanager
 def written_whole(
-    folder: Path, about: Mapping[str, Any], *, keep_replaced_as: Path | None = None
+    folder: Path,
+    about: Mapping[str, Any],
+    *,
+    keep_replaced_as: Path | None = None,
+    manifest: str = MANIFEST,
 ) -> Iterator[Path]:
     """Give a folder to fill; when the block ends well it takes the place of `folder`.
 
-    The manifest holds `about` besides the checksums. What stood in the place stays until then;
-    `keep_replaced_as` renames it instead of deleting it. After an error nothing has changed.
+    The `manifest` holds `about` besides the checksums; only a folder that has one of that name is
+    replaced. What stood in the place stays until then; `keep_replaced_as` renames it instead of
+    deleting it. After an error nothing has changed.
     """
-    if os.path.lexists(folder) and not is_ours(folder):
+    if os.path.lexists(folder) and not is_ours(folder, manifest):
         raise FileExistsError(errno.EEXIST, "it is there and is no checkpoint", str(folder))
     unfinished = folder.with_name(folder.name + UNFINISHED_SUFFIX)
-    remove(unfinished)
+    remove(unfinished, manifest)
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
-        _write_manifest(unfinished, about)
+        _write_manifest(unfinished, about, manifest)
     except BaseException:
-        remove(unfinished)
+        remove(unfinished, manifest)
         raise
-    _put_in_place(unfinished, folder, keep_replaced_as)
+    _put_in_place(unfinished, folder, keep_replaced_as, manifest)
 
 
-def is_ours(folder: Path) -> bool:
+def is_ours(folder: Path, manifest: str = MANIFEST) -> bool:
     """Whether a folder was written by `written_whole`, or begun by it: one that may be removed.
 
     No link is, and none that holds anything but files.
@@ -60,9 +72,9 @@ def is_ours(folder: Path) -> bool:
         return False
     paths = list(folder.iterdir())
     is_begun = folder.name.endswith(UNFINISHED_SUFFIX) and all(
-        path.suffix in WRITTEN_SUFFIXES for path in paths
+        path.suffix in WRITTEN_SUFFIXES[manifest] for path in paths
     )
-    return (is_begun or (folder / MANIFEST).is_file()) and all(
+    return (is_begun or (folder / manifest).is_file()) and all(
         path.is_symlink() or not path.is_dir() for path in paths
     )
 
@@ -76,9 +88,9 @@ def refuse_other(folder: Path) -> None:
         )
 
 
-def remove(folder: Path) -> None:
+def remove(folder: Path, manifest: str = MANIFEST) -> None:
     """Remove a folder that was written here; any other stays."""
-    if is_ours(folder):
+    if is_ours(folder, manifest):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -164,7 +176,7 @@ def _fits(entry: object, types: Mapping[str, type]) -> bool:
     )
 
 
-def _write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
+def _write_manifest(folder: Path, about: Mapping[str, Any], manifest: str) -> None:
     paths = sorted(folder.iterdir())
     files = {
         path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
@@ -173,19 +185,21 @@ def _write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
     }
     for path in paths:
         _flush(path)
-    write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, **about, "files": files})
+    write_json(folder / manifest, {"format_version": FORMAT_VERSION, **about, "files": files})
     _flush(folder)
 
 
-def _put_in_place(finished: Path, folder: Path, keep_replaced_as: Path | None) -> None:
+def _put_in_place(
+    finished: Path, folder: Path, keep_replaced_as: Path | None, manifest: str
+) -> None:
     """Swap folders. Killed between the two renames, the replaced one is still found by `auto`."""
     replaced = keep_replaced_as or folder.with_name(folder.name + REPLACED_SUFFIX)
     if folder.exists():
-        remove(replaced)
+        remove(replaced, manifest)
         os.rename(folder, replaced)
     os.rename(finished, folder)
     _flush(folder.parent)
-    remove(folder.with_name(folder.name + REPLACED_SUFFIX))
+    remove(folder.with_name(folder.name + REPLACED_SUFFIX), manifest)
 
 
 def _flush(path: Path) -> None:

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from captioning.system.errors import UserError
-from captioning.system.folders import is_ours, refuse_other, remove, written_whole
+from captioning.system.folders import (
+    EXPORT_MANIFEST,
+    is_ours,
+    refuse_other,
+    remove,
+    written_whole,
+)
 
 
 def write(folder: Path, text: str = "new", **keywords: Path) -> None:
@@ -78,3 +84,17 @@ def test_what_a_killed_run_has_begun_is_removed(tmp_path: Path) -> None:
         (tmp_path / "last.unfinished" / name).touch()
     write(tmp_path / "last")
     assert not list((tmp_path / "last").glob("*.safetensors"))
+
+
+def test_a_folder_with_another_manifest_is_not_replaced(tmp_path: Path) -> None:
+    with written_whole(tmp_path / "out", {}, manifest=EXPORT_MANIFEST) as unfinished:
+        (unfinished / "caption.py").write_text("")
+    assert is_ours(tmp_path / "out", EXPORT_MANIFEST)
+    assert not is_ours(tmp_path / "out")
+    write(tmp_path / "best")
+    with (
+        pytest.raises(FileExistsError),
+        written_whole(tmp_path / "best", {}, manifest=EXPORT_MANIFEST),
+    ):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "best"}
