@@ -3,6 +3,7 @@
 # make test    every test but the slow ones
 # make check   format, lint, types
 # make readme  the generated parts of the README and of docs/
+# make gpu     is it right and fast on this machine's CUDA device (8 minutes; benchmarks/gpu.py)
 # make audit   known vulnerabilities of the pinned packages (asks PyPI)
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 DEMO := --config presets/demo.toml
 DEMO_RUN := checkpoints/demo
 
-.PHONY: setup demo test test-slow check audit format readme readme-demo clean-demo
+.PHONY: setup demo test test-slow gpu check audit format readme readme-demo clean-demo
 
 setup: .venv/.ready
 
@@ -35,6 +36,10 @@ test: setup
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+# Also where nothing can be installed: with the python that is there, if .venv is not.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py --output gpu
 
 check: setup
 	$(BIN)/ruff format --check .

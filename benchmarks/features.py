@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -41,6 +41,25 @@ from captioning.system.runtime import Runtime
 from encoder import VisionEncoder
 from features import CPU_BATCH_SIZE, GPU_BATCH_SIZE
 
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "B/32": {},
+    "B/16": {"patch_size": 16},
+    "L/14-336": {
+        "patch_size": 14,
+        "image_size": 336,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    },
+    "tiny": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    },
+}
+"""What `CLIPVisionConfig` is told, whose own values are those of ViT-B/32 at 224 pixels."""
 SAMPLE = "flickr8k_sample/images"
 DRAWN_SIZE = (500, 375)
 
@@ -49,6 +68,8 @@ DRAWN_SIZE = (500, 375)
 class Options:
     """What to measure."""
 
+    encoder: Literal["B/32", "B/16", "L/14-336", "tiny"] = "B/32"
+    """Whose architecture: CLIP's of these names, or one of two small blocks."""
     images: str = ""
     """Folder with photographs ("" = CAPTION_TEST_DATA's sample, or drawn ones)."""
     pictures: int = 256
@@ -88,9 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(images: list[Path], folder: Path, runtime: Runtime, options: Options) -> dict[str, Any]:
     """Medians of all ratios and rates."""
-    processor = transformers.CLIPImageProcessorPil()
+    architecture = transformers.CLIPVisionConfig(**ARCHITECTURES[options.encoder])
+    side = architecture.image_size
+    processor = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    )
     encoder = VisionEncoder.from_config(
-        transformers.CLIPVisionConfig().to_dict(), processor.to_dict(), name="CLIP-B/32"
+        architecture.to_dict(), processor.to_dict(), name=f"CLIP-{options.encoder}"
     )
     maker = RowMaker(encoder.to(runtime.device), runtime)
     workers = worker_count(options.num_workers)
@@ -111,6 +136,7 @@ def measure(images: list[Path], folder: Path, runtime: Runtime, options: Options
     else:
         bound = min(1.0, decoding * max(workers, 1) / encoder_rate)
     return {
+        "encoder": options.encoder,
         "device": runtime.description,
         "pictures": len(images),
         "workers": workers,

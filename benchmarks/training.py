@@ -10,7 +10,8 @@ old     the encoder (CLIP ViT-B/32's architecture, random weights) runs for each
         read in each step
 plain   features are cached, captions padded to the longest of the batch, each pair on its own
 ours    `optimization.train_step` as `train.py` runs it
-compiled  the same under `torch.compile`, where asked for (`train.py` compiles on GPUs)
+compiled  the same under `torch.compile` where ours is not, or `eager` where it is (`train.py`
+        compiles on GPUs)
 
 Pairs are picture-caption pairs. The share of the ceiling is the arithmetic that our step needs
 (counted, see `flops`) over what the machine's own matrix product reaches in the same minutes.
@@ -20,12 +21,15 @@ Captions come from a CSV `image,caption`; without one their lengths are drawn.
 import csv
 import gzip
 import json
+import math
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -33,6 +37,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from captioning.sources.records import Record
 from captioning.system.errors import run_command
@@ -46,7 +51,9 @@ from model import CaptionModel
 from optimization import CrossEntropy, Gradients, build_optimizer, caption_loss, train_step
 from tokenizer import CaptionTokenizer, train_tokenizer
 
-PATCHES, FEATURES = 50, 768
+SHAPES = {"B/32": (50, 768), "B/16": (197, 768), "L/14-336": (577, 1024)}
+"""Tokens and width of CLIP's features of a picture."""
+PATCHES, FEATURES = SHAPES["B/32"]
 OLD_LENGTH, OLD_BATCH = 100, 32
 FLICKR30K_PAIRS = 145_000
 
@@ -67,19 +74,39 @@ class Options:
     """Pairs a step of plain and ours."""
     device: str = "auto"
     """Where to compute."""
+    encoder: Literal["B/32", "B/16", "L/14-336"] = "B/32"
+    """Whose features' shape."""
+    mapped: bool = False
+    """Features lie in a file, as the feature store maps it, instead of on the device."""
+    profile: bool = False
+    """Print where the time of our steps goes, kernel by kernel."""
     skip_old: bool = False
     """Leave the old way out."""
     compiled: bool = False
-    """Measure ours under torch.compile beside ours without."""
+    """Measure ours both with and without torch.compile."""
     json: str = ""
     """File for the numbers as JSON."""
 
 
 class DrawnRows:
-    """Features drawn at random, one row a picture, on the device."""
+    """Features drawn at random, one row a picture, on the device or in a file."""
 
-    def __init__(self, pictures: int, device: torch.device, dtype: torch.dtype) -> None:
-        self._rows = torch.randn(pictures, PATCHES, FEATURES, device=device, dtype=dtype)
+    def __init__(
+        self,
+        pictures: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        shape: tuple[int, int] = (PATCHES, FEATURES),
+        file: Path | None = None,
+    ) -> None:
+        if file is None:
+            self._rows = torch.randn(pictures, *shape, device=device, dtype=dtype)
+            return
+        size = (pictures, *shape)
+        mapped = torch.from_file(str(file), shared=True, size=math.prod(size), dtype=dtype)
+        self._rows = mapped.view(size)
+        for row in self._rows:
+            row.normal_()
 
     def rows(self, indices: Tensor) -> Tensor:
         """(B, P, F) of row numbers."""
@@ -114,11 +141,13 @@ def drawn_records(pictures: int) -> list[Record]:
     ]
 
 
-def make_model(config: Config, patches: int, vocabulary: int, device: torch.device) -> CaptionModel:
+def make_model(
+    config: Config, patches: int, vocabulary: int, device: torch.device, width: int = FEATURES
+) -> CaptionModel:
     """The default decoder with random weights."""
     torch.manual_seed(0)
     model = CaptionModel.from_config(
-        config, patches=patches, feature_dim=FEATURES, vocab_size=vocabulary
+        config, patches=patches, feature_dim=width, vocab_size=vocabulary
     )
     return model.to(device)
 
@@ -136,7 +165,7 @@ def make_optimizer(model: CaptionModel, config: Config) -> torch.optim.AdamW:
     )
 
 
-def flops(batches: Sequence[Batch], model: CaptionModel) -> float:
+def flops(batches: Sequence[Batch], model: CaptionModel, tokens: int = PATCHES) -> float:
     """Floating-point operations of a training step: two a weight and token it meets, times three.
 
     Counted: each linear layer once a true token, the projection and each layer's keys and values
@@ -152,9 +181,9 @@ def flops(batches: Sequence[Batch], model: CaptionModel) -> float:
         by_token += sum(p.numel() for p in block.parameters() if p.dim() == 2) - read
     total = 0.0
     for batch in batches:
-        patches = len(batch.picture_rows) * PATCHES
+        patches = len(batch.picture_rows) * tokens
         lengths = batch.positions.float() + 1
-        attended = float(lengths.sum()) + batch.num_tokens * PATCHES
+        attended = float(lengths.sum()) + batch.num_tokens * tokens
         total += 2 * (by_token * batch.num_tokens + by_patch * patches)
         total += 2 * 2 * dim * attended * len(decoder.blocks)
     return 3 * total
@@ -321,21 +350,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     records = read_records(options)
     tokenizer = train_tokenizer((c for r in records for c in r.captions), config.VOCAB_SIZE)
     dataset = CaptionDataset(records, tokenizer, config.MAX_SEQ_LEN)
-    rows = DrawnRows(
-        len(records), device, torch.bfloat16 if device.type == "cuda" else torch.float32
-    )
+    patches, width = SHAPES[options.encoder]
+    folder = tempfile.TemporaryDirectory()
+    file = Path(folder.name) / "rows" if options.mapped else None
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    rows = DrawnRows(len(records), device, dtype, (patches, width), file)
     steps = StepDataset(dataset, dataset.plan(config.BATCH_SIZE, seed=0), rows)
 
     def fresh() -> CaptionModel:
-        return make_model(config, PATCHES, len(tokenizer), device)
+        return make_model(config, patches, len(tokenizer), device, width)
 
     ours = OurWay(config, fresh(), steps, runtime, is_compiled=device.type == "cuda")
     sides: dict[str, Callable[[], int]] = {
         "plain": plain_way(config, fresh(), dataset, rows, runtime),
         "ours": ours,
     }
-    if options.compiled and device.type != "cuda":
-        sides["compiled"] = OurWay(config, fresh(), steps, runtime, is_compiled=True)
+    if options.compiled:
+        other = "eager" if device.type == "cuda" else "compiled"
+        sides[other] = OurWay(config, fresh(), steps, runtime, is_compiled=other == "compiled")
     if not options.skip_old:
         sides["old"] = old_way(config, tokenizer, records, device)
     warm_seconds = {}
@@ -351,7 +383,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ceilings.append(matmul_flops(runtime))
     medians = {side: statistics.median(values) for side, values in found.items()}
     sample = [step_of(steps, number).batches for number in range(max(1, min(len(steps) - 1, 20)))]
-    flops_per_pair = sum(flops(batches, ours.model) for batches in sample) / sum(
+    flops_per_pair = sum(flops(batches, ours.model, patches) for batches in sample) / sum(
         batch.num_captions for batches in sample for batch in batches
     )
     ceiling = statistics.median(ceilings)
@@ -366,13 +398,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         "epoch_seconds_of_145000_pairs": FLICKR30K_PAIRS / medians["ours"],
         "average_update_ms": 1e3 * average_update_seconds(ours.model, options.rounds * 3, device),
         "warm_up_seconds": warm_seconds,
+        "graphs_compiled": counters["stats"]["unique_graphs"],
+        "memory_mb": runtime.memory_bytes() / 1e6,
+        "features": f"{options.encoder}, {'mapped' if options.mapped else 'on the device'}",
         "batch_size": options.batch_size,
         "device": runtime.description,
     }
+    if options.profile:
+        results["profile"] = profile(ours, options.steps, device)
     show(results)
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=2) + "\n")
+    folder.cleanup()
     return 0
+
+
+def profile(step: Callable[[], int], count: int, device: torch.device) -> dict[str, float]:
+    """Milliseconds a step of what takes longest, kernel by kernel, and of all of them together."""
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    is_gpu = device.type == "cuda"
+    if is_gpu:
+        kinds.append(torch.profiler.ProfilerActivity.CUDA)
+    synchronize(device)
+    began = time.perf_counter()
+    with torch.profiler.profile(activities=kinds) as profiler:
+        for _ in range(count):
+            step()
+        synchronize(device)
+    wall = 1e3 * (time.perf_counter() - began) / count
+    name = "self_device_time_total" if is_gpu else "self_cpu_time_total"
+    times = {one.key: getattr(one, name) / 1e3 / count for one in profiler.key_averages()}
+    longest = sorted(times.items(), key=lambda item: -item[1])[:15]
+    return {"a step, profiled": wall, "all kernels": sum(times.values()), **dict(longest)}
 
 
 def padded_share(sample: Sequence[Sequence[Batch]]) -> float:
