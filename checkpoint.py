@@ -1,13 +1,14 @@
 """Self-contained checkpoint folders: safetensors, JSON and TOML, written whole or not at all.
 
     config.toml               the settings of the run
-    model.safetensors         projection and decoder; the encoder too where it was trained
+    model.safetensors         projection and decoder; the encoder too where it was trained, ever
     tokenizer.json            the vocabulary
     preprocessor_config.json  the image processor
     encoder_config.json       the encoder's architecture, where its weights are in the checkpoint
     metrics.json              the scores at that step
     README.md                 the model card
-    checkpoint.json           format version, the encoder's name and fingerprint, checksums
+    checkpoint.json           format version, the encoder's name and fingerprint, checksums, and
+                              which model the run began with
     optimizer.safetensors     to go on training: AdamW's moments   (`last` only)
     adapters.safetensors      to go on training: LoRA adapters     (`last` only)
     trainer_state.json        to go on training: step, order, best (`last` only)
@@ -17,6 +18,7 @@ How a folder is kept whole is in `captioning.system.folders`. Nothing in it is p
 executed.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,6 +48,7 @@ from captioning.system.tensors import (
     save_tensors,
     tensor_shapes,
 )
+from captioning.system.terminal import one_line
 from captioning.tracking.provenance import PROVENANCE_NAME, data_fingerprint
 from captioning.training.sharding import full_tensor, part_like
 from captioning.training.train_state import (
@@ -56,7 +59,6 @@ from captioning.training.train_state import (
     read_state,
 )
 from captioning.training.weight_average import WeightAverage
-from captioning.vision.tower import RANDOM_PREFIX
 from captioning.vision.tower_features import FeatureChoice
 from config import Config, dump_config, load_config
 from encoder import VisionEncoder
@@ -67,6 +69,8 @@ from tokenizer import CaptionTokenizer
 SPARE_NUMBERS = 10**6
 """More than a file holds may be asked of it, so that what is missing is told by name."""
 MOST_SCORE = 1e15
+LONGEST_NAME = 10_000
+"""Letters of a parent's name."""
 METRICS_OF_TEXT = ("tokenizer",)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
@@ -85,8 +89,12 @@ class Checkpoint:
     encoder_fingerprint: str
     has_encoder: bool
     """Whether the encoder's weights are in the checkpoint."""
+    sha256: str
+    """Of `model.safetensors`."""
     metrics: dict[str, Any] = field(default_factory=dict)
     state: TrainState | None = None
+    parent: dict[str, str] = field(default_factory=dict)
+    """Name and `sha256` of the model that its run began with; empty without any."""
 
 
 def save_checkpoint(
@@ -102,29 +110,29 @@ def save_checkpoint(
     state: TrainState | None = None,
     keep: int = 0,
     data: str = "",
+    parent: Mapping[str, str] | None = None,
 ) -> None:
     """Write a checkpoint to `folder`; what stood there stays until the new one is whole.
 
     All processes call it together; the main one writes. `examples` are pictures that the card
     shows, by the name that it gives them. The newest `keep` of the checkpoints that were replaced
-    stay beside it as `step-N`. `data` is the hash of the data set. Raises `OSError` where the disk
-    does not take the files; the old checkpoint is then still there.
+    stay beside it as `step-N`. `data` is the hash of the data set, `parent` as in `Checkpoint`.
+    Raises `OSError` where the disk does not take the files; the old checkpoint is then still there.
     """
     weights = {name: full_tensor(tensor) for name, tensor in _weights(pipeline).items()}
     moments = _optimizer_tensors(optimizer, pipeline) if optimizer is not None else {}
     if not pipeline.runtime.is_main:
         return
-    encoder, is_saved = pipeline.encoder, _is_saved(pipeline.encoder)
-    about = {
+    encoder, is_saved = pipeline.encoder, pipeline.encoder.is_own
+    about_encoder = {
         "name": encoder.name,
         "revision": encoder.revision,
         "fingerprint": "" if is_saved else encoder.fingerprint(),
         "in_checkpoint": is_saved,
     }
+    about = {"encoder": about_encoder, "data": data} | ({"parent": parent} if parent else {})
     older = older_name(folder) if keep else None
-    with written_whole(
-        folder, {"encoder": about, "data": data}, keep_replaced_as=older
-    ) as unfinished:
+    with written_whole(folder, about, keep_replaced_as=older) as unfinished:
         save_tensors(weights, unfinished / MODEL)
         if is_saved:
             write_json(unfinished / "encoder_config.json", encoder.config_dict())
@@ -166,9 +174,25 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         encoder_revision=encoder["revision"],
         encoder_fingerprint=encoder["fingerprint"],
         has_encoder=encoder["in_checkpoint"],
+        sha256=manifest["files"][MODEL]["sha256"],
         metrics=_read_metrics(folder / "metrics.json"),
         state=read_state(state_file) if state_file.exists() else None,
+        parent=_read_parent(manifest, folder),
     )
+
+
+def _read_parent(manifest: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """What a checkpoint says of the model that its run began with; it goes onto model cards."""
+    parent = manifest.get("parent", {})
+    if parent == {}:
+        return {}
+    name, sha256 = (
+        parent.get(key) if isinstance(parent, dict) else 0 for key in ("name", "sha256")
+    )
+    is_hash = isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)
+    if not (isinstance(name, str) and len(name) <= LONGEST_NAME and is_hash):
+        raise UserError(f"{folder / MANIFEST} is damaged: its parent is {parent!r:.80}.")
+    return {"name": one_line(name), "sha256": str(sha256)}
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
@@ -182,12 +206,15 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     return metrics
 
 
-def load_encoder(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> VisionEncoder:
+def load_encoder(
+    checkpoint: Checkpoint, *, training: Config | None = None, trust_remote_code: bool = False
+) -> VisionEncoder:
     """The encoder that a checkpoint was trained with, from the checkpoint or by its name.
 
+    `training` says which of its blocks are to be trained, else those that were.
     Raises `UserError` where the named encoder is not the one that it was trained with.
     """
-    folder, config = checkpoint.folder, checkpoint.config
+    folder, config = checkpoint.folder, training or checkpoint.config
     if checkpoint.has_encoder:
         prefix = "encoder.tower."
         shapes = tensor_shapes(folder / MODEL, prefix=prefix)
@@ -198,6 +225,7 @@ def load_encoder(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> 
             weights={name.removeprefix(prefix): shape for name, shape in shapes.items()},
             choice=FeatureChoice.from_settings(config),
             trained_blocks=config.ENCODER_TRAINED_BLOCKS,
+            is_own=True,
         )
         load_weights(encoder, folder / MODEL, prefix="encoder.")
         return encoder
@@ -227,26 +255,45 @@ def load_pipeline(
 
     `training` makes the encoder ready to be trained on, as those settings say.
     """
-    encoder = load_encoder(checkpoint, trust_remote_code=trust_remote_code)
+    encoder = load_encoder(checkpoint, training=training, trust_remote_code=trust_remote_code)
     if training is not None:
         encoder.prepare_training(training)
         _load_adapters(encoder, checkpoint.folder / ADAPTERS)
+    return load_model(checkpoint, encoder, runtime, training or checkpoint.config)
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    encoder: VisionEncoder,
+    runtime: Runtime,
+    config: Config,
+    *,
+    has_new_projection: bool = False,
+) -> CaptionPipeline:
+    """The model of a checkpoint behind an encoder, as `load_pipeline` gives it.
+
+    With another encoder than its own it has a projection with random weights.
+    """
     weights = checkpoint.folder / MODEL
-    with built_within(tensor_shapes(weights, prefix="model."), str(weights), spare=SPARE_NUMBERS):
+    spare, kept = SPARE_NUMBERS, ""
+    if has_new_projection:
+        spare += (encoder.num_tokens + encoder.feature_dim) * config.PROJECTION_DIM
+        kept = "model.projection."
+    with built_within(tensor_shapes(weights, prefix="model."), str(weights), spare=spare):
         model = CaptionModel.from_config(
-            checkpoint.config,
+            config,
             patches=encoder.num_tokens,
             feature_dim=encoder.feature_dim,
             vocab_size=len(checkpoint.tokenizer),
         )
-    load_weights(model, weights, prefix="model.")
+    load_weights(model, weights, prefix="model.", without=kept)
     _check_it_speaks(model.eval(), torch.zeros(1, encoder.num_tokens, encoder.feature_dim), weights)
     return CaptionPipeline(
         encoder.to(runtime.device).eval(),
         model.to(runtime.device).eval(),
         checkpoint.tokenizer,
         runtime,
-        checkpoint.config.MAX_SEQ_LEN,
+        config.MAX_SEQ_LEN,
     )
 
 
@@ -261,10 +308,11 @@ def _check_it_speaks(model: CaptionModel, features: Tensor, path: Path) -> None:
         )
 
 
-def load_weights(module: nn.Module, path: Path, *, prefix: str) -> None:
-    """Fill a module with the tensors under `prefix`; every name and shape must agree."""
-    tensors = module.state_dict()
-    fill_tensors({prefix + name: tensor for name, tensor in tensors.items()}, path, prefix=prefix)
+def load_weights(module: nn.Module, path: Path, *, prefix: str, without: str = "") -> None:
+    """Fill a module with the tensors under `prefix`; every name and shape must agree. Those whose
+    names begin with `without` stay as they are."""
+    tensors = {prefix + name: tensor for name, tensor in module.state_dict().items()}
+    fill_tensors(tensors, path, prefix=prefix, without=without)
 
 
 def _load_adapters(encoder: VisionEncoder, path: Path) -> None:
@@ -399,12 +447,7 @@ def _optimizer_tensors(
 
 def _weights(pipeline: CaptionPipeline) -> dict[str, Tensor]:
     tensors = {f"model.{name}": tensor for name, tensor in pipeline.model.state_dict().items()}
-    if _is_saved(pipeline.encoder):
+    if pipeline.encoder.is_own:
         encoder = pipeline.encoder.plain_state()
         tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.items()}
     return tensors
-
-
-def _is_saved(encoder: VisionEncoder) -> bool:
-    """A trained encoder, or one with random weights, can be had from nowhere else."""
-    return bool(encoder.trained_parameters()) or encoder.name.startswith(RANDOM_PREFIX)

@@ -20,7 +20,6 @@ one was stopped: runs that are done are not repeated.
 
 import difflib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -31,6 +30,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from captioning.comparison.comparison_file import (
+    COMPARE_TABLE,
+    MODELS_TABLE,
+    SEEDS,
+    check_seeds,
+    folder_name,
+    shape_problems,
+)
 from captioning.system.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -46,7 +53,6 @@ from captioning.system.rules import PER_RUN, SHARED
 from captioning.system.stopping import stopping_signals
 from captioning.system.toml_files import read_toml, with_values
 from config import (
-    COMPARE_TABLE,
     Config,
     dump_config,
     load_config,
@@ -55,8 +61,6 @@ from config import (
     settings_with,
 )
 
-MODELS_TABLE = "models"
-SEEDS = "SEEDS"
 RESULT = "comparison.json"
 EVALUATED = "metrics.json"
 """The file of an evaluation that says that there is one."""
@@ -197,7 +201,7 @@ def read_plan(path: str | os.PathLike[str], flags: Mapping[str, Any] | None = No
     compare, models = content.pop(COMPARE_TABLE, None), content.pop(MODELS_TABLE, None)
     tables = [name for name, value in content.items() if isinstance(value, dict)]
     settings = {name: value for name, value in content.items() if name not in tables}
-    problems = [f"{path}: {problem}" for problem in _shape_problems(tables, compare, models)]
+    problems = [f"{path}: {problem}" for problem in shape_problems(tables, compare, models)]
     common = _settings(Config(), settings, str(path), problems)
     common = _settings(common, flags or {}, "the command line", problems)
     if common.HF_UPLOAD_BEST_CHECKPOINTS:
@@ -212,7 +216,8 @@ def read_plan(path: str | os.PathLike[str], flags: Mapping[str, Any] | None = No
             continue
         place = f"{path}, [{MODELS_TABLE}.{name}]"
         problems += [f"{place}: {problem}" for problem in _misplaced(changes)]
-        configs[name] = _settings(common, changes, place, problems)
+        given = [*settings, *(flags or ()), *changes]
+        configs[name] = _begun(_settings(common, changes, place, problems), given, place, problems)
     if problems:
         raise UserError(*problems)
     assert isinstance(compare, dict)
@@ -406,59 +411,6 @@ def _heading(run: PlannedRun, number: int, runs: int, left: int, trained: int, b
     return f"{text} ==="
 
 
-def folder_name(model: str) -> str:
-    """A model's name as part of a folder's: "CLIP, frozen" -> "clip-frozen"."""
-    return re.sub(r"[^\w.]+", "-", model).strip("-.").lower()
-
-
-def check_seeds(seeds: object) -> list[str]:
-    """What is wrong with a list of seeds."""
-    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
-        return [f"{SEEDS} is {seeds!r}; it must be a list of whole numbers, such as [1, 2, 3]."]
-    if min(seeds) < 0 or max(seeds) >= 2**63:
-        return [f"{SEEDS} is {seeds!r}; each must be at least 0 and below 2**63."]
-    if len(set(seeds)) < len(seeds):
-        return [f"{SEEDS} is {seeds!r}; each seed may stand once."]
-    return []
-
-
-def _shape_problems(others: Sequence[str], compare: object, models: object) -> list[str]:
-    """What is wrong with the tables, `others` among them, whatever the settings in them are."""
-    problems = []
-    for name in others:
-        close = difflib.get_close_matches(name.lower(), (COMPARE_TABLE, MODELS_TABLE), 1, 0.6)
-        advice = f"did you mean [{close[0]}]?" if close else "the tables are [compare], [models.X]."
-        problems.append(f"there is no table [{name}]; {advice}")
-    if not isinstance(compare, dict):
-        problems.append(f"the table [{COMPARE_TABLE}] is missing; write below it: {SEEDS} = [1, 2]")
-    else:
-        unknown = sorted(compare.keys() - {SEEDS})
-        problems += [
-            f"[{COMPARE_TABLE}] has no {name}; it holds {SEEDS} alone." for name in unknown
-        ]
-        problems += check_seeds(compare.get(SEEDS))
-    if not isinstance(models, dict) or len(models) < 2:
-        problems.append(
-            f"a comparison needs two models at least; give each a table [{MODELS_TABLE}.NAME] with "
-            "the settings in which it differs, such as ENCODER_MODEL_NAME."
-        )
-        return problems
-    problems += [
-        f"{MODELS_TABLE}.{name} is {value!r}; it must be a table [{MODELS_TABLE}.{name}]."
-        for name, value in models.items()
-        if not isinstance(value, dict)
-    ]
-    by_folder: dict[str, list[str]] = {}
-    for name in models:
-        by_folder.setdefault(folder_name(name), []).append(name)
-    for folder, names in by_folder.items():
-        if not folder:
-            problems.append(f"[{MODELS_TABLE}.{names[0]!r}] needs a name with letters in it.")
-        elif len(names) > 1:
-            problems.append(f"the models {', '.join(names)} would share the folder {folder}-seed.")
-    return problems
-
-
 def _misplaced(changes: Mapping[str, Any]) -> list[str]:
     """Settings that no model may have to itself."""
     rules = (
@@ -476,6 +428,20 @@ def _settings(base: Config, values: Mapping[str, Any], place: str, problems: lis
     except UserError as error:
         problems += error.problems
         return base
+
+
+def _begun(config: Config, given: Sequence[str], place: str, problems: list[str]) -> Config:
+    """The settings of a run, of which `given` were written down; of one that begins with a model,
+    that decides others."""
+    if not config.INIT_CHECKPOINT_PATH:
+        return config
+    from beginning import with_model
+
+    try:
+        return with_model(config, given)
+    except UserError as error:
+        problems += [f"{place}: {problem}" for problem in error.problems]
+        return config
 
 
 def _unknown_model(name: str, known: Mapping[str, Any]) -> str:

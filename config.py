@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from captioning.comparison.comparison_file import COMPARE_TABLE
 from captioning.system.combinations import combinations
 from captioning.system.errors import UserError
 from captioning.system.older_settings import BECAME, from_older
@@ -27,6 +28,7 @@ from captioning.system.options import (
     parse_options,
 )
 from captioning.system.rules import (
+    ARCHITECTURE,
     CACHE,
     DATASET_NAME,
     EVEN,
@@ -39,6 +41,7 @@ from captioning.system.rules import (
     MOST_BEAMS,
     NO_EFFECT,
     NOT_EMPTY,
+    OF_ENCODER,
     OF_TRAINED_ENCODER,
     ON_CARD,
     PER_RUN,
@@ -57,9 +60,6 @@ from captioning.system.rules import (
 )
 from captioning.system.toml_files import read_toml, to_toml, with_values
 
-COMPARE_TABLE = "compare"
-"""A file with this table describes several runs (`compare.py`)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -73,11 +73,14 @@ class Config:
     """Folder or zip with your own pictures."""
     CAPTIONS_FILE: Annotated[str, MAY_CHANGE, SHARED, TYPED] = ""
     """Their captions, in any form of docs/data.md ("" = those that IMAGE_DIR holds)."""
-    ENCODER_MODEL_NAME: Annotated[str, NOT_EMPTY] = "openai/clip-vit-base-patch32"
+    ENCODER_MODEL_NAME: Annotated[str, NOT_EMPTY, OF_ENCODER] = "openai/clip-vit-base-patch32"
     """Vision model of the Hub (user/name or user/name@revision) or a local folder; "random:FOLDER"
     builds the config.json in FOLDER with random weights."""
     RUN_NAME: Annotated[str, FILE_NAME, NO_EFFECT, PER_RUN, TYPED] = ""
-    """Name of the run's folder ("" = data set and encoder)."""
+    """Name of the run's folder ("" = data set and encoder, or what the run begins with)."""
+    INIT_CHECKPOINT_PATH: Annotated[str, TYPED] = ""
+    """Checkpoint folder, or repository of the Hub, of a model that a new run begins with: its
+    weights, vocabulary, architecture and encoder. Data, optimizer and schedule are new."""
     RESUME_CHECKPOINT_PATH: Annotated[str, NO_EFFECT, PER_RUN, TYPED] = ""
     """Checkpoint folder to go on from; "auto" = the newest of this run, or a fresh start."""
     NUM_EPOCHS: Annotated[int, within(1, 1_000_000), MAY_CHANGE, ON_CARD] = 15
@@ -114,9 +117,10 @@ class Config:
     """Share of missing, unreadable or caption-less pictures above which preparation, or a
     stream, refuses."""
     STREAM: Annotated[str, SHARED] = ""
-    """Train on shards as they pass: "shards/*.tar", a folder, a Hub data set; several as
-    "a/*.tar = 3; b/*.parquet = 1" with their weights. DATASET then is what is validated on; where
-    it is not there yet, the first pictures of the stream become it."""
+    """Train on shards as they pass: "shards/*.tar", a folder, a Hub data set, or the training
+    pictures of a prepared data set ("data/flickr8k"); several as "a/*.tar = 3; data/mine = 1" with
+    their weights. DATASET then is what is validated on; where it is not there yet, the first
+    pictures of the stream become it."""
     STREAM_STEPS_PER_EPOCH: Annotated[int, within(1, 1_000_000_000), SHARED] = 1000
     """Steps of an epoch of a stream, which itself has no end."""
     FEATURE_CACHE: Annotated[str, CACHE] = "on"
@@ -134,15 +138,15 @@ class Config:
     """Processes that decode pictures (-1 = one a core, 8 at most; 0 = in the main process)."""
 
     # Encoder
-    IMAGE_PROCESSOR_NAME: str = ""
+    IMAGE_PROCESSOR_NAME: Annotated[str, OF_ENCODER] = ""
     """Image processor of the Hub or a local folder ("" = the encoder's own)."""
-    ENCODER_IMAGE_SIZE: Annotated[int, within(0, 4_096)] = 0
+    ENCODER_IMAGE_SIZE: Annotated[int, within(0, 4_096), OF_ENCODER] = 0
     """Side in pixels of the pictures that the encoder reads (0 = its image processor's own); its
     positions are interpolated."""
-    ENCODER_LAYERS: Annotated[str, LAYERS] = "last"
+    ENCODER_LAYERS: Annotated[str, LAYERS, OF_ENCODER] = "last"
     """Layers of the encoder whose outputs are the features: last, or places from the end, such as
     "-2"; several ("-1,-4") are put side by side."""
-    ENCODER_TOKENS: Literal["all", "patches", "cls"] = "all"
+    ENCODER_TOKENS: Annotated[Literal["all", "patches", "cls"], OF_ENCODER] = "all"
     """all tokens of the encoder, its patches alone, or its class token alone (where it has none,
     its pooled vector)."""
     ENCODER_POOLING: Annotated[int, within(1, 64)] = 1
@@ -166,22 +170,22 @@ class Config:
     """Share a trained encoder's weights, gradients and moments out over the processes (FSDP2)."""
 
     # Decoder
-    PROJECTION_DIM: Annotated[int, WIDTH, ON_CARD] = 512
+    PROJECTION_DIM: Annotated[int, WIDTH, ON_CARD, ARCHITECTURE] = 512
     """Width of the memory that cross-attention reads."""
-    MEMORY_LAYERS: Annotated[int, within(0, 1_000), ON_CARD] = 0
+    MEMORY_LAYERS: Annotated[int, within(0, 1_000), ON_CARD, ARCHITECTURE] = 0
     """Blocks of self-attention over a picture's tokens between projection and decoder, with the
     decoder's heads, feed-forward width and dropout."""
-    DECODER_EMBED_DIM: Annotated[int, EVEN, ON_CARD] = 512
+    DECODER_EMBED_DIM: Annotated[int, EVEN, ON_CARD, ARCHITECTURE] = 512
     """Width of the decoder."""
-    DECODER_LAYERS: Annotated[int, within(1, 1_000), ON_CARD] = 6
+    DECODER_LAYERS: Annotated[int, within(1, 1_000), ON_CARD, ARCHITECTURE] = 6
     """Blocks of the decoder."""
-    DECODER_HEADS: Annotated[int, WIDTH, ON_CARD] = 8
+    DECODER_HEADS: Annotated[int, WIDTH, ON_CARD, ARCHITECTURE] = 8
     """Attention heads of a block; divides DECODER_EMBED_DIM."""
-    DECODER_FF_DIM: Annotated[int, within(1, 4 * WIDEST), ON_CARD] = 2048
+    DECODER_FF_DIM: Annotated[int, within(1, 4 * WIDEST), ON_CARD, ARCHITECTURE] = 2048
     """Hidden width of a block's feed-forward network."""
     DECODER_DROPOUT: Annotated[float, between(0, 1)] = 0.1
     """Share of activations dropped in training."""
-    VOCAB_SIZE: Annotated[int, within(260, 500_000)] = 10_000
+    VOCAB_SIZE: Annotated[int, within(260, 500_000), ARCHITECTURE] = 10_000
     """Entries of the BPE vocabulary at most (fewer where the captions hold fewer)."""
     MAX_SEQ_LEN: Annotated[int, within(3, 4_096), ON_CARD] = 64
     """Tokens of a caption at most, <START> and <END> counted."""
@@ -264,9 +268,13 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """RUN_NAME, or a name made of the data set and the encoder."""
+        """RUN_NAME, or a name made of the data set and of the model that the run begins with, or of
+        the encoder."""
         if self.RUN_NAME:
             return self.RUN_NAME
+        if self.INIT_CHECKPOINT_PATH:
+            words = re.findall(r"[\w.-]*\w[\w.-]*", self.INIT_CHECKPOINT_PATH)
+            return "-".join([self.dataset_name, "from", *words[-2:]])
         encoder = self.encoder[0].rstrip("/").rsplit("/", 1)[-1].removeprefix("random:")
         return f"{self.dataset_name}-{encoder}"
 

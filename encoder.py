@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from captioning.vision.blocks import last_blocks, recompute_blocks
 from captioning.vision.lora import adapter_state, add_lora, load_adapter_state, plain_state
 from captioning.vision.preprocessing import ImagePreprocessor
-from captioning.vision.tower import VisionTower
+from captioning.vision.tower import RANDOM_PREFIX, VisionTower
 from captioning.vision.tower_features import FeatureChoice
 from config import Config
 
@@ -31,11 +31,15 @@ class VisionEncoder(VisionTower):
         preprocessor: ImagePreprocessor,
         *,
         trained_blocks: int = 0,
+        is_own: bool = False,
         **about: Any,
     ) -> None:
         """`trained_blocks` are the last so many, -1 the whole tower; `about` is as a `VisionTower`
         takes it."""
         super().__init__(tower, preprocessor, **about)
+        self.is_own = is_own or bool(trained_blocks) or self.name.startswith(RANDOM_PREFIX)
+        """Whether its weights can be had from nowhere else, so that checkpoints hold them: it is
+        trained, or was before the run, or is random."""
         self._trained = last_blocks(tower, trained_blocks, self.name, unused=self.unused)
         self._is_unfrozen, self._has_adapters = True, False
         unused = {id(tower.get_parameter(key)) for key in self.unused}

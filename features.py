@@ -148,6 +148,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse_config(argv, description="Encode each picture of a data set once.")
     if config.FEATURE_CACHE == "off":
         raise UserError("FEATURE_CACHE is off, which leaves nothing to build; leave it out.")
+    if config.INIT_CHECKPOINT_PATH:
+        raise UserError(
+            "INIT_CHECKPOINT_PATH names a model for train.py, which makes the features of its "
+            "encoder by itself; leave it out."
+        )
     mend = f"python prepare_dataset.py --DATASET {shlex.quote(config.DATASET)}"
     folder = config.dataset_dir
     splits = [split for split in SPLITS if (folder / split / METADATA_NAME).exists()] or SPLITS

@@ -4,6 +4,7 @@
     python train.py --config presets/demo.toml                  drawn scenes, minutes on two cores
     python train.py --DATASET mine --IMAGE_DIR pictures --CAPTIONS_FILE captions.csv
     python train.py --RESUME_CHECKPOINT_PATH auto               go on where the last run stopped
+    python train.py --INIT_CHECKPOINT_PATH checkpoints/old/best ...   begin with a trained model
 
 Reads a prepared data set (made if it is not there); writes OUTPUT_DIR/RUN_NAME/{best,last}, and
 beside them `metrics.jsonl`, `curves.png` and `provenance.json`.
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 Records = Mapping[str, Sequence[Record]]
 """The pictures and captions of each split."""
+COUNTED_PICTURES = 1_000
+"""Pictures by whose captions one tells how well a vocabulary fits."""
 UPLOAD_SECONDS = 600.0
 """How long a finished run waits for the last upload; a stopped one does not."""
 
@@ -49,11 +52,13 @@ UPLOAD_SECONDS = 600.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the settings, then train."""
     config = parse_config(argv, description="Train a captioner on a pretrained vision encoder.")
-    from beginning import find_resumed, resumed_config
+    from beginning import find_resumed, initial_config, resumed_config
 
     resumed = find_resumed(config)
     if resumed is not None:
         config = resumed_config(resumed, config, argv)
+    elif config.INIT_CHECKPOINT_PATH:
+        config = initial_config(config, argv)
     return train(config, resumed)
 
 
@@ -87,23 +92,30 @@ def train(config: Config, resumed: Path | None = None) -> int:
 
 def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = None) -> "Trainer":
     """All parts of a run, made from the settings or from the checkpoint that it goes on from."""
-    from beginning import starting_state
+    from beginning import initial_checkpoint, parent_of, starting_state
     from captioning.training.sharding import shard
     from checkpoint import read_checkpoint
     from trainer import RunFolder, Trainer
 
     checkpoint = read_checkpoint(resumed) if resumed else None
+    begun_with = None
+    if config.INIT_CHECKPOINT_PATH and checkpoint is None:
+        begun_with = initial_checkpoint(config)
     stream = find_sources(config.STREAM) if config.STREAM else []
     state = starting_state(config, stream, checkpoint)
     records = read_splits(config)
-    pipeline = build_pipeline(config, runtime, records, stream, checkpoint)
+    pipeline = build_pipeline(config, runtime, records, stream, checkpoint, begun_with)
     steps, validation = open_data(config, pipeline, records, stream, state)
     if config.SHARDING == "on":
         shard(pipeline.encoder, runtime)
     phase_of = partial(build_phase, config, pipeline, steps, records, stream)
     phase = phase_of(state, checkpoint)
+    parent = checkpoint.parent if checkpoint else {}
     record = provenance(
-        asdict(config), device=runtime.description, data=data_fingerprint(config.dataset_dir)
+        asdict(config),
+        device=runtime.description,
+        data=data_fingerprint(config.dataset_dir),
+        parent=parent_of(begun_with, config) if begun_with else parent,
     )
     log = RunLog(
         config.run_dir,
@@ -160,13 +172,18 @@ def build_pipeline(
     records: Records,
     stream: Sequence[StreamSource] = (),
     checkpoint: "Checkpoint | None" = None,
+    begun_with: "Checkpoint | None" = None,
 ) -> "CaptionPipeline":
-    """Encoder, model and tokenizer: those of the checkpoint, or new ones of the settings."""
+    """Encoder, model and tokenizer: those of the checkpoint that the run goes on from or is
+    `begun_with`, or new ones of the settings."""
+    from beginning import initial_pipeline
     from checkpoint import load_pipeline
     from pipeline import CaptionPipeline
 
     if checkpoint is not None:
         return load_pipeline(checkpoint, runtime, training=config)
+    if begun_with is not None:
+        return initial_pipeline(begun_with, config, runtime)
     captions = [text for texts in training_captions(records, stream) for text in texts]
     return CaptionPipeline.from_settings(config, runtime, captions)
 
@@ -398,6 +415,9 @@ def facts_of(
         validation_pictures=len(validation.records),
         scored_tokens="" if tokens.name == "ptb" else tokens.description,
         vocabulary=len(pipeline.tokenizer),
+        tokens_per_word=tokens_per_word(pipeline, train or validation.records)
+        if config.INIT_CHECKPOINT_PATH
+        else 0.0,
         cut_captions=cut.num_cut,
         longest_caption=cut.longest,
         steps_per_epoch=length,
@@ -406,6 +426,13 @@ def facts_of(
         epoch=state.epoch,
         step_in_epoch=state.step_in_epoch,
     )
+
+
+def tokens_per_word(pipeline: "CaptionPipeline", records: Sequence[Record]) -> float:
+    """Into how many tokens a word falls, by the captions of some pictures."""
+    captions = [text for one in records[:COUNTED_PICTURES] for text in one.captions]
+    ids = sum(map(len, pipeline.tokenizer.encode_all(captions))) - 2 * len(captions)
+    return ids / max(sum(len(text.split()) for text in captions), 1)
 
 
 if __name__ == "__main__":

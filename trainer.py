@@ -157,6 +157,7 @@ class RunFolder:
                 state=state if with_state else None,
                 keep=self._config.KEEP_CHECKPOINTS if with_state else 0,
                 data=self._provenance.get("data", {}).get("sha256", ""),
+                parent=self._provenance.get("parent"),
             )
         except OSError as error:
             if is_final:

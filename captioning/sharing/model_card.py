@@ -45,6 +45,7 @@ DATA_TERMS = {
     "coco": "COCO's captions are under CC BY 4.0; its pictures keep the terms of Flickr.",
 }
 ENGLISH_DATA = ("demo", "flickr8k", "flickr30k", "coco")
+HUB = "https://huggingface.co/"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -93,7 +94,7 @@ def model_card(
     return _template().render(
         config=config,
         name=_model_name(config),
-        front_matter=_front_matter(config, scores, split),
+        front_matter=_front_matter(config, scores, split, _parent_name(record)),
         encoder_state=encoder_states.get(blocks, f"its last {blocks} blocks trained"),
         examples=examples if config.dataset[0] == "demo" else (),
         checkpoint=checkpoint,
@@ -111,7 +112,7 @@ def model_card(
         code=record.get("code"),
         is_all_drawn=_is_all_drawn(config),
         terms=DATA_TERMS.get(config.dataset[0], "The training data's own terms apply."),
-        **{name: record.get(name) or {} for name in ("data", "hardware", "packages")},
+        **{name: record.get(name) or {} for name in ("data", "hardware", "packages", "parent")},
     )
 
 
@@ -152,7 +153,9 @@ def _template() -> Template:
     return environment.get_template("card.md")
 
 
-def _front_matter(config: "Config", scores: Mapping[str, float], split: str) -> str:
+def _front_matter(
+    config: "Config", scores: Mapping[str, float], split: str, parent: str = ""
+) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     dataset = _dataset_id(config)
@@ -176,7 +179,7 @@ def _front_matter(config: "Config", scores: Mapping[str, float], split: str) -> 
         pipeline_tag="image-to-text",
         tags=["image-captioning", "image-to-text", "pytorch"],
         datasets=[dataset] if dataset else None,
-        base_model=config.encoder[0] if _is_hub_id(config.encoder[0]) else None,
+        base_model=next(filter(_is_hub_id, (parent, config.encoder[0])), None),
         model_name=_model_name(config),
         eval_results=results or None,
     ).to_yaml()
@@ -198,6 +201,12 @@ def _dataset_id(config: "Config") -> str:
         return source if _is_hub_id(source) else ""
     known = HUB_DATASETS.get(config.dataset[0], config.dataset[0])
     return known if _is_hub_id(known) else ""
+
+
+def _parent_name(record: Mapping[str, Any]) -> str:
+    """The repository of the model that the run began with; "" for none, or a folder."""
+    name = str((record.get("parent") or {}).get("name", ""))
+    return name.removeprefix(HUB) if name.startswith(HUB) else ""
 
 
 def _is_hub_id(name: str) -> bool:

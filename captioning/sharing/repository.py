@@ -53,6 +53,13 @@ def resolve_checkpoint(name: str, *, revision: str = "") -> Path:
     return Path(folder)
 
 
+def repository_of(name: str) -> str:
+    """The repository that the name of a checkpoint means, user/name; "" for a folder."""
+    if address := HUB_ADDRESS.fullmatch(name):
+        return address["name"]
+    return "" if Path(name).is_dir() else name
+
+
 def upload_checkpoint(
     folder: Path,
     repo_id: str,

@@ -7,7 +7,8 @@
 
 Open `steps` first: which picture comes next, and where every process stands. Below it, `reader`
 decodes ahead of time, `lanes` gives shards their endless order, `shards` reads one tar or Parquet
-file; `cache` keeps features block by block, `held_out` says what is kept from training.
+file, `prepared_parts` a data set on disk; `cache` keeps features block by block, `held_out` says
+what is kept from training.
 
 Written here, because no library resumes a stream to the picture: webdataset has no such position,
 `datasets` fills its shuffle buffer anew, others want a format of their own.

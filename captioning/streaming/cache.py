@@ -30,6 +30,7 @@ from torch import Tensor
 
 from captioning.store.building import RowMaker, WritesBehind
 from captioning.streaming.lanes import BLOCK_BYTES, BLOCK_SAMPLES, Block, read_blocks
+from captioning.streaming.prepared_parts import file_of
 from captioning.streaming.shards import REMOTE, StreamedSample
 from captioning.system.errors import UserError
 from captioning.system.files import own_file, refuse_links
@@ -71,7 +72,7 @@ class KeptBlocks:
         marks = [shard, BLOCK_SAMPLES, BLOCK_BYTES, ENCODED_TOGETHER]
         if REMOTE not in shard:
             try:
-                status = os.stat(shard)
+                status = os.stat(file_of(shard))
             except OSError as error:
                 raise UserError(f"{shard} cannot be read: {error.strerror}.") from None
             marks += [status.st_size, status.st_mtime_ns]

@@ -3,6 +3,7 @@
     "shards/*.tar"                            files that a pattern names
     "user/name", "user/name@revision"         the training shards of a data set of the Hub
     "folder"                                  all shards in a folder
+    "data/flickr8k"                           the training pictures of a prepared data set
     "cc12m/*.tar = 3; coco/*.parquet = 1"     several, with the share of the pictures from each
 
 `datasets` finds a data set's shards and opens them where they lie, so nothing is downloaded whole.
@@ -36,6 +37,7 @@ from captioning.sources.images import LARGEST_PICTURE_BYTES
 from captioning.sources.origins import READ_ERRORS, stored_picture_column
 from captioning.sources.parquet_files import check_unpacked
 from captioning.sources.picture_names import PICTURE_SUFFIXES
+from captioning.streaming.prepared_parts import file_of, parts_of, read_part
 from captioning.system.errors import UserError
 from captioning.system.reading import open_regular
 
@@ -112,6 +114,10 @@ def read_samples(
     import pyarrow
 
     try:
+        if file_of(shard) != shard:
+            parts = read_part(shard, first, with_pictures=with_pictures)
+            yield from (_sample(*part) for part in parts)
+            return
         with _open(shard) as file:
             read = _read_parquet if shard.endswith(".parquet") else _read_tar
             yield from read(file, shard, first, with_pictures)
@@ -128,7 +134,8 @@ def _find_shards(where: str) -> list[str]:
     if REMOTE in where:
         return [where]
     if Path(where).is_dir():
-        found = [str(path) for path in Path(where).rglob("*") if _is_shard(path.name)]
+        found = parts_of(Path(where))
+        found = found or [str(path) for path in Path(where).rglob("*") if _is_shard(path.name)]
     else:
         found = [path for path in glob.glob(where, recursive=True) if _is_shard(path)]
     if not found and _is_hub_name(where):
@@ -136,7 +143,7 @@ def _find_shards(where: str) -> list[str]:
     if not found:
         raise UserError(
             f"STREAM: there are no shards ({', '.join(SHARD_SUFFIXES)}) at {where}; give a "
-            "pattern in quotes, a folder, or a data set of the Hub."
+            "pattern in quotes, a folder, a prepared data set, or a data set of the Hub."
         )
     return sorted(_with_pictures(found))
 
@@ -384,7 +391,7 @@ def _text(data: bytes) -> str:
     return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
 
 
-def _sample(name: str, data: bytes, captions: list[str], problem: str) -> StreamedSample:
+def _sample(name: str, data: bytes, captions: Iterable[str], problem: str) -> StreamedSample:
     texts = tuple(text for text in captions if text)
     problem = problem or ("" if texts else "it has no caption")
     return StreamedSample(name, data, texts, sha256(data).digest(), problem)

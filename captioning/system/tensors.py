@@ -83,12 +83,18 @@ def built_within(shapes: Shapes, name: str, *, spare: int = 0) -> Iterator[None]
         handle.remove()
 
 
-def fill_tensors(expected: Mapping[str, Tensor], path: Path, *, prefix: str = "") -> None:
-    """Fill tensors from a file, in which those under `prefix` must be these and no others.
+def fill_tensors(
+    expected: Mapping[str, Tensor], path: Path, *, prefix: str = "", without: str = ""
+) -> None:
+    """Fill tensors from a file, in which those under `prefix` must be these and no others, but for
+    those whose names begin with `without` (if given), which are passed over in both.
 
     Raises `UserError` where a name or a shape differs, a number is none, or the file is damaged.
     """
     found = tensor_shapes(path, prefix=prefix)
+    if without:
+        expected = {name: expected[name] for name in expected if not name.startswith(without)}
+        found = {name: found[name] for name in found if not name.startswith(without)}
     problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     problems += [f"{name} is unknown" for name in sorted(found.keys() - expected.keys())]
     for name in sorted(expected.keys() & found.keys()):

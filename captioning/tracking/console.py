@@ -60,10 +60,19 @@ class Console:
         self._print_table(
             (
                 ("encoder", _encoder(config)),
+                *((("begins with", _model(config)),) if config.INIT_CHECKPOINT_PATH else ()),
                 ("parameters", f"{count_text(facts.trained_parameters)} trained{frozen}"),
                 ("data", f"{_data(config, facts)}, {facts.validation_pictures:,} for validation"),
                 *((("tokens", f"scored {facts.scored_tokens}"),) if facts.scored_tokens else ()),
-                ("vocabulary", f"{facts.vocabulary:,} entries"),
+                (
+                    "vocabulary",
+                    f"{facts.vocabulary:,} entries"
+                    + (
+                        f" of that model, {facts.tokens_per_word:.2f} to a word of these captions"
+                        if facts.tokens_per_word
+                        else ""
+                    ),
+                ),
                 *_cut_captions(config, facts),
                 (
                     "schedule",
@@ -263,6 +272,10 @@ def _cut_captions(config: "Config", facts: RunFacts) -> list[tuple[str, str]]:
             f"lose their end; --MAX_SEQ_LEN {facts.longest_caption} holds the longest",
         )
     ]
+
+
+def _model(config: "Config") -> str:
+    return one_line(mask_urls(config.INIT_CHECKPOINT_PATH))
 
 
 def _encoder(config: "Config") -> str:

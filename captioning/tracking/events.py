@@ -28,6 +28,8 @@ class RunFacts:
     """By which tokens their captions are scored, in words; "" where they are coco-caption's."""
     vocabulary: int
     """Entries of the tokenizer."""
+    tokens_per_word: float = 0.0
+    """Of the captions, where the tokenizer was not made of them; else 0."""
     cut_captions: int = 0
     """Training captions (validation captions for a stream) longer than MAX_SEQ_LEN."""
     longest_caption: int = 0

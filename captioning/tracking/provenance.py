@@ -44,14 +44,16 @@ def provenance(
     *,
     device: str = "",
     data: Mapping[str, Any] | None = None,
+    parent: Mapping[str, str] | None = None,
     argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The record of what starts now; `finish` completes it. It can be written as JSON.
 
-    `device` is `Runtime.description`, `data` what `data_fingerprint` gives, `argv` `sys.argv` by
-    default.
+    `device` is `Runtime.description`, `data` what `data_fingerprint` gives, `parent` the model that
+    a run began with, if it did, and `argv` `sys.argv` by default.
     """
-    return {
+    begun_with = {"parent": dict(parent)} if parent else {}
+    return begun_with | {
         "started": _now(),
         "finished": None,
         "command": shareable_words(sys.argv if argv is None else argv),

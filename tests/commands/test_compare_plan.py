@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from captioning.comparison.comparing import differing_settings
+from captioning.comparison.comparison_file import folder_name
 from captioning.system.errors import UserError
 from captioning.system.rules import NO_EFFECT, PER_RUN, SHARED
-from compare import folder_name, read_plan
+from compare import read_plan
 from config import Config, result_settings, settings_with
 
 ROOT = Path(__file__).parents[2]

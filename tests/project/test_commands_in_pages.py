@@ -110,7 +110,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     shutil.copytree(ROOT / "presets", folder / "presets")
     write_scenes(folder / "data" / "demo", seed=0, count=20, size=32)
-    for name in ("flickr30k", "coco"):
+    for name in ("flickr30k", "coco", "holiday"):
         shutil.copytree(folder / "data" / "demo", folder / "data" / name)
     for family in ("clip", "vit"):
         write_encoder(folder, family)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from captioning.sources.records import Record, write_records
+from captioning.streaming.cache import KeptBlocks
 from captioning.streaming.shards import find_sources, parse_stream, read_samples
 from captioning.system.errors import UserError
 from tests.helpers.streams import (
@@ -316,3 +318,34 @@ def test_a_shard_far_away_is_read_as_it_passes(tmp_path: Path) -> None:
     (source,) = find_sources("memory://far/a.tar")
     found = list(read_samples(source.shards[0], first=5))
     assert [sample.data for sample in found] == [picture(n) for n in range(5, 12)]
+
+
+def test_a_prepared_data_set_is_a_source_and_every_training_picture_in_one_part(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "mine"
+    records = []
+    for number in range(50):
+        path = folder / "train" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(number))
+        records.append(Record(path, tuple(captions(number))))
+    write_records(folder / "train", records)
+    (source, other) = find_sources(f"{folder} = 2; {folder}/ = 1")
+    assert (source.weight, other.weight, len(source.shards)) == (2, 1, 3)
+    found = [sample for shard in source.shards for sample in read_samples(shard)]
+    assert {sample.data: sample.captions for sample in found} == {
+        record.image.read_bytes(): record.captions for record in records
+    }
+    assert len(found) == 50
+    shard = source.shards[1]
+    assert list(read_samples(shard, first=5)) == list(read_samples(shard))[5:]
+    alone = read_samples(shard, with_pictures=False)
+    assert [one.captions for one in alone] == [one.captions for one in read_samples(shard)]
+    kept = KeptBlocks(tmp_path, 1)
+    before = kept.path(shard, 0)
+    write_records(folder / "train", records[:-1])
+    assert kept.path(shard, 0) != before
+    (folder / "train" / "1.png").unlink()
+    lost = next(iter(read_samples(shard)))
+    assert lost.problem == "its picture cannot be read: No such file or directory"
