@@ -67,6 +67,6 @@ def learn(pipeline: CaptionPipeline, steps: int = 50) -> None:
         logits = pipeline.model(features, inputs, positions, Packing(len(rows), longest))
         loss = F.cross_entropy(logits, padded[:, 1:].flatten(), ignore_index=pad)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     pipeline.model.eval()
