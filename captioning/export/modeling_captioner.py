@@ -34,6 +34,8 @@ class CaptionerConfig(PreTrainedConfig):
         encoder_inputs: dict[str, Any] | None = None,
         encoder_layers: tuple[int, ...] = (-1,),
         encoder_tokens: tuple[int, int | None] | None = (0, None),
+        encoder_pooling: int = 1,
+        encoder_grid: tuple[int, int] = (1, 1),
         num_patches: int = 1,
         feature_size: int = 1,
         memory_size: int = 512,
@@ -51,7 +53,8 @@ class CaptionerConfig(PreTrainedConfig):
     ) -> None:
         """`encoder_layers` are the tower's layers put side by side (-1 is its output),
         `encoder_tokens` the first and the end of the tokens that are read, None for the pooled
-        vector; `encoder_inputs` is what the tower is told besides pixels."""
+        vector; squares of `encoder_pooling` patches of `encoder_grid` (rows, columns) become one.
+        `encoder_inputs` is what the tower is told besides pixels."""
         if not isinstance(encoder, PreTrainedConfig):
             encoder = AutoConfig.for_model(**(encoder or {"model_type": "vit"}))
         self.encoder = encoder
@@ -59,6 +62,7 @@ class CaptionerConfig(PreTrainedConfig):
         self.encoder_inputs = encoder_inputs or {}
         self.encoder_layers = list(encoder_layers)
         self.encoder_tokens = encoder_tokens
+        self.encoder_pooling, self.encoder_grid = encoder_pooling, encoder_grid
         self.num_patches, self.feature_size = num_patches, feature_size
         self.memory_size, self.memory_layers = memory_size, memory_layers
         self.memory_heads, self.memory_intermediate_size = memory_heads, memory_intermediate_size
@@ -99,7 +103,16 @@ class VisionEncoder(nn.Module):
             for place in layers
         ]
         start, stop = self.config.encoder_tokens
-        return BaseModelOutput(torch.cat(tokens, -1)[:, start:stop])
+        return BaseModelOutput(self.averaged(torch.cat(tokens, -1)[:, start:stop]))
+
+    def averaged(self, tokens: Tensor) -> Tensor:
+        """(B, P, F) with each square of the patches, which stand last, as its mean."""
+        side, (rows, columns) = self.config.encoder_pooling, self.config.encoder_grid
+        if side == 1:
+            return tokens
+        prefix, patches = tokens.tensor_split([tokens.shape[1] - rows * columns], dim=1)
+        on_grid = patches.transpose(1, 2).unflatten(2, (rows, columns))
+        return torch.cat([prefix, F.avg_pool2d(on_grid, side).flatten(2).transpose(1, 2)], dim=1)
 
 
 class Projection(nn.Module):

@@ -166,22 +166,24 @@ def test_each_family_gives_the_same_features(tmp_path: Path, family: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("family", "layers", "tokens", "size"),
+    ("family", "layers", "tokens", "pooling", "size"),
     [
-        ("clip", "-2", "all", 0),
-        ("clip", "-1,-3", "patches", 0),
-        ("clip", "last", "cls", 0),
-        ("vit", "last", "all", 48),
-        ("convnext", "last", "cls", 0),
-        ("convnext", "-1", "patches", 96),
+        ("clip", "-2", "all", 1, 0),
+        ("clip", "-1,-3", "patches", 1, 0),
+        ("clip", "last", "cls", 1, 0),
+        ("clip", "-2", "all", 2, 0),
+        ("clip", "last", "patches", 4, 0),
+        ("vit", "last", "all", 1, 48),
+        ("convnext", "last", "cls", 1, 0),
+        ("convnext", "-1", "patches", 1, 96),
     ],
 )
 def test_each_choice_gives_the_same_features(
-    tmp_path: Path, family: str, layers: str, tokens: str, size: int
+    tmp_path: Path, family: str, layers: str, tokens: str, pooling: int, size: int
 ) -> None:
     name = saved(tmp_path, family)
     encoder = OurEncoder.from_pretrained(
-        name, choice=FeatureChoice(layers, tokens), image_size=size
+        name, choice=FeatureChoice(layers, tokens, pooling), image_size=size
     )
     same_features(encoder, some_pixels(size or FAMILIES[family].side))
 
