@@ -3,6 +3,7 @@
     python export.py --checkpoint checkpoints/demo/best --output demo-onnx
     python export.py --checkpoint checkpoints/demo/best --output demo-int8 --int8
     python export.py --checkpoint checkpoints/demo/best --output demo-web --format web
+    python export.py --checkpoint checkpoints/demo/best --output demo-hf --format transformers
     python demo-onnx/caption.py photo.jpg                # no torch, nothing of this project
 
 `onnx` is two graphs, the vocabulary and a program, `caption.py`, that needs onnxruntime,
@@ -50,8 +51,9 @@ class ExportOptions:
     """Branch, tag or commit of the Hub repository."""
     output_dir: str = "checkpoints"
     """Where to look for the newest `best`."""
-    format: Literal["onnx", "web"] = "onnx"
-    """onnx: graphs and caption.py; web: a page that captions in the browser."""
+    format: Literal["onnx", "web", "transformers"] = "onnx"
+    """onnx: graphs and caption.py; web: a page that captions in the browser; transformers: a folder
+    that `AutoModel.from_pretrained` opens."""
     int8: bool = False
     """Weights of 8 bits: a quarter of the size; captions may differ a little."""
     pictures: str = ""
@@ -93,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check_options(options: ExportOptions) -> None:
     """Raise `UserError` for what can be told before a model is loaded."""
+    if options.int8 and options.format == "transformers":
+        raise UserError(
+            "--int8 is of the formats onnx and web; transformers makes weights smaller when it "
+            "loads them. Leave it out."
+        )
     output = Path(options.output)
     if os.path.lexists(output) and not is_ours(output, EXPORT_MANIFEST):
         raise UserError(
@@ -158,9 +165,28 @@ def write_web(captioner: "Captioner", folder: Path, options: ExportOptions) -> S
     raise UserError("--format web is not written yet.")
 
 
+def write_transformers(captioner: "Captioner", folder: Path, options: ExportOptions) -> Speaker:
+    """A folder that `AutoModel.from_pretrained` opens, with the one file of code that it takes."""
+    from captioning.export.transformers_folder import transformers_speaker, write_transformers
+
+    pipeline, config = captioner.pipeline, captioner.config
+    write_transformers(
+        folder,
+        pipeline.model,
+        pipeline.encoder,
+        pipeline.encoder.plain_state(),
+        pipeline.tokenizer.to_json(),
+        max_length=pipeline.max_length,
+        beam_size=config.BEAM_SIZE,
+        length_penalty=config.LENGTH_PENALTY,
+    )
+    return transformers_speaker(folder, config.LENGTH_PENALTY)
+
+
 FORMATS: dict[str, Callable[["Captioner", Path, ExportOptions], Speaker]] = {
     "onnx": write_onnx,
     "web": write_web,
+    "transformers": write_transformers,
 }
 """What writes each format into an unfinished folder, and gives how to caption with it."""
 

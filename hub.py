@@ -1,10 +1,12 @@
 """Upload a checkpoint to the Hugging Face Hub by hand.
 
     python hub.py upload checkpoints/my-run/best user/my-captioner [--private]
+    python hub.py upload checkpoints/my-run/best user/my-captioner --add my-hf --add my-onnx
 
-Only the files of a checkpoint travel, without places and accounts; the optimizer never does. The
-token is the one of `hf auth login` or HF_TOKEN. `train.py --HF_UPLOAD_BEST_CHECKPOINTS` uploads
-while it trains.
+Only the files of a checkpoint travel, without places and accounts; the optimizer never does.
+`--add` puts what `export.py` made of it beside it, and the card says how each is used. The token is
+the one of `hf auth login` or HF_TOKEN. `train.py --HF_UPLOAD_BEST_CHECKPOINTS` uploads while it
+trains.
 """
 
 import argparse
@@ -24,6 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     upload = commands.add_parser("upload", help="upload a checkpoint folder in one commit")
     upload.add_argument("folder", type=Path, help="such as checkpoints/my-run/best")
     upload.add_argument("repo", help="such as user/my-captioner; made if it is missing")
+    upload.add_argument(
+        "--add",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="of export.py, made of this checkpoint (transformers or onnx); may come twice",
+    )
+    upload.add_argument("--data-license", default="", help="of the pictures, for the card")
     upload.add_argument("--private", action="store_true", help="if it has to be made")
     upload.add_argument("--message", default="", help="of the commit (its scores by default)")
     options = parser.parse_args(argv)
@@ -32,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.folder,
             options.repo,
             left_out=settings_with(TYPED),
+            added=options.add,
+            data_license=options.data_license,
             private=options.private,
             message=options.message,
         )

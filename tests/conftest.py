@@ -1,6 +1,7 @@
 """Offline, quiet and deterministic surroundings for every test."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+CODE_OF_MODELS = tempfile.TemporaryDirectory()
+os.environ["HF_MODULES_CACHE"] = CODE_OF_MODELS.name
+"""Where transformers copies what `trust_remote_code` runs."""
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ Open first `repository`: how files travel, in one commit, and what to do where t
 as one sentence. `resolve_checkpoint` gives the folder of a name, from the cache where the Hub
 cannot be reached.
 
-`published` is a checkpoint's files without what is of this machine alone.
+`published` is a checkpoint's files without what is of this machine alone, `published_card` its
+card, `added_forms` what `export.py` made of it.
 
 `uploader` uploads each new best checkpoint in the background, of those that wait only the newest;
 training never waits for it and never fails with it. `model_card` fills `templates/card.md`, the

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from config import Config
 
 TEMPLATES_DIR = Path(__file__).parent / "templates"
-LIBRARY_NAME = "image-captioning-trainer"
+LIBRARY_NAME = "pytorch"
+"""A name that the Hub knows, and can filter by."""
+TASK = {"type": "image-to-text", "name": "Image captioning"}
 HUB_DATASETS = {"flickr30k": "nlphuji/flickr30k"}
 """Where data sets that are known by a short name come from."""
 METRIC_TYPES = {
@@ -86,7 +88,7 @@ def model_card(
     """
     training = training or Training()
     record = training.provenance or {}
-    scores = {name: metrics[name] for name in METRIC_TYPES if _is_number(metrics.get(name))}
+    scores = {name: metrics[name] for name in METRIC_TYPES if is_number(metrics.get(name))}
     loss = metrics.get("validation_loss")
     encoder_states = {0: "frozen", -1: "trained along"}
     blocks = config.ENCODER_TRAINED_BLOCKS
@@ -101,10 +103,10 @@ def model_card(
         command=f"python generate.py --checkpoint {shlex.quote(checkpoint)} --image photo.jpg",
         encoder=without_places(config.ENCODER_MODEL_NAME),
         stream=without_places(mask_urls(config.STREAM)),
-        scores={**scores, "loss per token": loss} if _is_number(loss) else scores,
+        scores={**scores, "loss per token": loss} if is_number(loss) else scores,
         pictures=metrics.get("num_images"),
         split=split,
-        tokens=_tokens(metrics.get("tokenizer", "ptb")),
+        tokens=tokens_in_words(metrics.get("tokenizer", "ptb")),
         dataset=_dataset_id(config),
         training=training,
         settings=config.on_card,
@@ -114,30 +116,6 @@ def model_card(
         terms=DATA_TERMS.get(config.dataset[0], "The training data's own terms apply."),
         **{name: record.get(name) or {} for name in ("data", "hardware", "packages", "parent")},
     )
-
-
-def with_test_scores(card: str, folder: Path) -> str:
-    """A checkpoint's card with what `evaluate.py` measured of it on the test split, if it did.
-
-    The evaluation lies beside the checkpoint, and is no older than it.
-    """
-    path = folder.parent / "evaluation" / "metrics.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        is_of_it = Path(found["checkpoint"]).resolve() == folder.resolve()
-        is_newer = path.stat().st_mtime >= (folder / "checkpoint.json").stat().st_mtime
-        protocol, pictures = found["protocol"], int(found["num_images"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return card
-    scores = {name: found[name] for name in METRIC_TYPES if _is_number(found.get(name))}
-    if not (is_of_it and is_newer and protocol.get("split") == "test" and scores):
-        return card
-    tokens, decoding = _tokens(found.get("tokenizer", "ptb")), protocol.get("decoding", "")
-    text = f"## Test scores\n\n{pictures:,} pictures of the test split, {tokens}; {decoding}.\n\n"
-    text += "| metric | value |\n|---|---|\n"
-    text += "".join(f"| {name} | {value:.4f} |\n" for name, value in scores.items())
-    before, heading, after = card.partition("\n## Data\n")
-    return f"{before}\n{text}{heading}{after}" if heading else card
 
 
 def _template() -> Template:
@@ -161,8 +139,8 @@ def _front_matter(
     dataset = _dataset_id(config)
     results = [
         EvalResult(
-            task_type="image-to-text",
-            task_name="Image captioning",
+            task_type=TASK["type"],
+            task_name=TASK["name"],
             dataset_type=dataset or config.dataset_name,
             dataset_name=config.DATASET,
             dataset_split=split,
@@ -177,7 +155,7 @@ def _front_matter(
         license="apache-2.0" if _is_all_drawn(config) else "other",
         library_name=LIBRARY_NAME,
         pipeline_tag="image-to-text",
-        tags=["image-captioning", "image-to-text", "pytorch"],
+        tags=["image-captioning", "image-to-text", "pytorch", "safetensors"],
         datasets=[dataset] if dataset else None,
         base_model=next(filter(_is_hub_id, (parent, config.encoder[0])), None),
         model_name=_model_name(config),
@@ -185,7 +163,7 @@ def _front_matter(
     ).to_yaml()
 
 
-def _tokens(tokenizer: str) -> str:
+def tokens_in_words(tokenizer: str) -> str:
     """What scores are comparable with."""
     if tokenizer == "ptb":
         return "raw values as coco-caption gives them"
@@ -222,5 +200,6 @@ def _model_name(config: "Config") -> str:
     return config.HF_REPO_ID.rpartition("/")[2] or config.run_name
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a score was measured: a number, and none that is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -1,21 +1,21 @@
 """A checkpoint's files as they are published: without what is of this machine alone.
 
 Of `config.toml` places and accounts are left out, and of any other absolute path the last part is
-kept; the card names the repository instead of a folder here; `checkpoint.json` has the sizes and
-hashes of what is published. The folder itself stays as it is.
+kept; the card tells what is known when it leaves (`published_card`); `checkpoint.json` has the
+sizes and hashes of what is published. The folder itself stays as it is.
 """
 
 import hashlib
 import json
-import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from captioning.sharing.model_card import with_test_scores
+from captioning.sharing.added_forms import form_files
+from captioning.sharing.published_card import published_card
 from captioning.system.errors import UserError
-from captioning.system.files import read_json
+from captioning.system.files import read_json, sha256_of
 from captioning.system.folders import MANIFEST
 from captioning.system.privacy import mask_urls, without_places
 from captioning.system.toml_files import to_toml
@@ -42,17 +42,27 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def published_files(
-    folder: Path, repo_id: str, *, left_out: Collection[str]
+    folder: Path,
+    repo_id: str,
+    *,
+    left_out: Collection[str],
+    added: Sequence[Path] = (),
+    data_license: str = "",
 ) -> dict[str, Path | bytes]:
     """Name and content of each file for a repository; `left_out` are settings that stay here.
 
-    Raises `UserError` for a file that is a link, which may lead to anything of this machine.
+    `added` are folders of `export.py`, `data_license` is that of the pictures. Raises `UserError`
+    for a file that is a link, which may lead to anything of this machine.
     """
-    files: dict[str, Path | bytes] = {}
-    for path in checkpoint_files(folder):
-        if path.is_symlink():
+    files: dict[str, Path | bytes] = {path.name: path for path in checkpoint_files(folder)}
+    manifest, forms = read_json(folder / MANIFEST), []
+    for export in added:
+        form, more = form_files(export, folder, manifest)
+        files |= more
+        forms.append(form)
+    for path in files.values():
+        if isinstance(path, Path) and path.is_symlink():
             raise UserError(f"{path} is a link; only files are uploaded. Put the file there.")
-        files[path.name] = path
     settings = _read_settings(folder / "config.toml")
     kept = {
         name: _shareable(value) for name, value in settings.items() if name.upper() not in left_out
@@ -60,12 +70,19 @@ def published_files(
     if kept != settings:
         lines = (f"{name} = {to_toml(value)}\n" for name, value in kept.items())
         files["config.toml"] = "".join(lines).encode()
-    manifest = _manifest(read_json(folder / MANIFEST), files)
-    if manifest is not None:
-        files[MANIFEST] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+    changed = _manifest(manifest, folder, files)
+    if changed is not None:
+        files[MANIFEST] = (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()
     if "README.md" in files:
-        card = _card(folder / "README.md", settings, repo_id)
-        files["README.md"] = with_test_scores(card, folder).encode()
+        card = published_card(
+            _card(folder / "README.md", settings),
+            folder,
+            repo_id,
+            dataset=str(kept.get("DATASET", "")),
+            forms=forms,
+            data_license=data_license,
+        )
+        files["README.md"] = card.encode()
     return files
 
 
@@ -80,31 +97,38 @@ def _shareable(value: Any) -> Any:
     return without_places(mask_urls(value)) if isinstance(value, str) else value
 
 
-def _manifest(manifest: dict[str, Any], files: Mapping[str, Path | bytes]) -> dict[str, Any] | None:
+def _manifest(
+    manifest: dict[str, Any], folder: Path, files: Mapping[str, Path | bytes]
+) -> dict[str, Any] | None:
     """The manifest of the published files; None where it is that of the folder."""
     changed = {
-        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in files.items()
-        if isinstance(content, bytes) and name in manifest.get("files", {})
+        name: _size_and_hash(files[name])
+        for name in manifest.get("files", {})
+        if files.get(name, folder / name) != folder / name
     }
-    encoder = manifest.get("encoder", {})
-    if not changed and encoder.get("name") == _shareable(encoder.get("name")):
+    about = {
+        part: {**manifest[part], "name": _shareable(manifest[part].get("name"))}
+        for part in ("encoder", "parent")
+        if isinstance(manifest.get(part), dict)
+    }
+    published = {**manifest, **about}
+    if not changed and published == manifest:
         return None
-    return {
-        **manifest,
-        "encoder": {**encoder, "name": _shareable(encoder.get("name"))},
-        "files": {**manifest["files"], **changed},
-    }
+    return {**published, "files": {**manifest.get("files", {}), **changed}}
 
 
-def _card(path: Path, settings: Mapping[str, Any], repo_id: str) -> str:
-    """The card with the repository's name where it tells how the model is loaded."""
+def _size_and_hash(content: Path | bytes) -> dict[str, Any]:
+    if isinstance(content, Path):
+        return {"size": content.stat().st_size, "sha256": sha256_of(content)}
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _card(path: Path, settings: Mapping[str, Any]) -> str:
+    """The card without places and secrets of the settings."""
     try:
         text = path.read_bytes().decode()
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
-    text = re.sub(r'(Captioner\.from_pretrained\(")[^"]*', rf"\g<1>{repo_id}", text)
-    text = re.sub(r"(generate\.py --checkpoint )('[^']*'|\S+)", rf"\g<1>{repo_id}", text)
     for value in settings.values():
         if isinstance(value, str) and _shareable(value) != value:
             text = text.replace(value, _shareable(value))

@@ -6,7 +6,7 @@ checkpoint travel; the optimizer never does. The token is the one of `hf auth lo
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,20 +65,24 @@ def upload_checkpoint(
     repo_id: str,
     *,
     left_out: Collection[str],
+    added: Sequence[Path] = (),
+    data_license: str = "",
     private: bool = False,
     message: str = "",
 ) -> str:
     """Make the repository if it is missing and upload a checkpoint in one commit.
 
-    `left_out` are settings that are nobody else's concern. `private` counts only where the
-    repository is made. Returns its URL. Raises `UserError`.
+    `left_out`, `added` and `data_license` are as `published_files` takes them. `private` counts
+    only where the repository is made. Returns its URL. Raises `UserError`.
     """
     _check_folder(folder, str(folder))
     check_token(repo_id)
+    files = published_files(
+        folder, repo_id, left_out=left_out, added=added, data_license=data_license
+    )
     with _user_errors(repo_id):
         make_repository(repo_id, private=private)
-        message = message or commit_message(_metrics(folder))
-        return commit_checkpoint(folder, repo_id, message, left_out=left_out)
+        return commit_files(files, repo_id, message or commit_message(_metrics(folder)))
 
 
 def check_token(repo_id: str) -> None:
@@ -101,18 +105,14 @@ def make_repository(repo_id: str, *, private: bool = False) -> str:
     return str(HfApi().create_repo(repo_id, private=private, exist_ok=True))
 
 
-def commit_checkpoint(
-    folder: Path, repo_id: str, message: str, *, left_out: Collection[str]
-) -> str:
-    """Upload a checkpoint's files as they are published in one commit; returns the repository's
-    URL.
+def commit_files(files: Mapping[str, Path | bytes], repo_id: str, message: str) -> str:
+    """Upload files of `published_files` in one commit; returns the repository's URL.
 
     Raises the client's errors. Not `upload_folder`, which may spread a folder over several commits
     and so leave new weights beside old settings.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    files = published_files(folder, repo_id, left_out=left_out)
     commit = HfApi().create_commit(
         repo_id,
         [CommitOperationAdd(name, content) for name, content in files.items()],

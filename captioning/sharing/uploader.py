@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioning.sharing.published import checkpoint_files
+from captioning.sharing.published import checkpoint_files, published_files
 from captioning.sharing.repository import (
     check_token,
-    commit_checkpoint,
+    commit_files,
     commit_message,
     explain,
     is_refusal,
@@ -136,9 +136,8 @@ class BestUploader:
         for delay_seconds in (*self._retry_delays_seconds, None):
             try:
                 make_repository(self._repo_id)
-                self.url = commit_checkpoint(
-                    upload.staged, self._repo_id, upload.message, left_out=self._left_out
-                )
+                files = published_files(upload.staged, self._repo_id, left_out=self._left_out)
+                self.url = commit_files(files, self._repo_id, upload.message)
                 self._has_failed = False
                 return None
             except Exception as error:

@@ -83,7 +83,7 @@ class FeatureReader:
         """`size` is the height and width of the pixels, `name` the encoder's, for messages."""
         self.choice = choice
         self._tower, self._size, self._name = tower, size, name
-        self._inputs = _input_maker(tower, size)
+        self._inputs = input_maker(tower, size)
 
     def __call__(self, normalised: Tensor) -> Tensor:
         """Features (B, P, F) of normalised pixels (B, 3, H, W)."""
@@ -221,7 +221,7 @@ def _pool(output: Any) -> Tensor:
     return pooled.flatten(1).unsqueeze(1)
 
 
-def _input_maker(tower: nn.Module, size: tuple[int, int]) -> Callable[[Tensor], dict[str, Any]]:
+def input_maker(tower: nn.Module, size: tuple[int, int]) -> Callable[[Tensor], dict[str, Any]]:
     """What turns normalised pixels (B, 3, H, W) into the arguments of a tower's `forward`."""
     config: Any = tower.config
     accepted = inspect.signature(tower.forward).parameters
