@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from captioning.sharing.model_card import HUB
-from captioning.sharing.repository import repository_of, resolve_checkpoint
+from captioning.sharing.repository import full_name, repository_of, resolve_checkpoint
 from captioning.streaming.shards import StreamSource
 from captioning.streaming.steps import stream_fingerprint
 from captioning.system.errors import UserError
@@ -198,7 +198,7 @@ def starting_state(
 def initial_checkpoint(config: Config) -> Checkpoint:
     """The model that INIT_CHECKPOINT_PATH names, a folder or a repository of the Hub."""
     name, revision = split_revision(config.INIT_CHECKPOINT_PATH)
-    return read_checkpoint(resolve_checkpoint(name, revision=revision))
+    return read_checkpoint(resolve_checkpoint(name, revision=revision), full_name(name, revision))
 
 
 def initial_config(typed: Config, argv: Sequence[str] | None = None) -> Config:
@@ -273,4 +273,5 @@ def parent_of(checkpoint: Checkpoint, config: Config) -> dict[str, str]:
     name, _ = split_revision(config.INIT_CHECKPOINT_PATH)
     repository = repository_of(name)
     shown = f"{HUB}{repository}" if repository else without_places(mask_urls(name))
-    return {"name": shown, "sha256": checkpoint.sha256}
+    captioner = checkpoint.vit_gpt2
+    return {"name": shown, "sha256": captioner.sha256() if captioner else checkpoint.sha256}

@@ -21,8 +21,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -33,9 +32,10 @@ from torch import Tensor
 
 from captioning.decoding import SearchOptions, TokenRules
 from captioning.reports.strips import draw_strip, tile_size
-from captioning.sharing.repository import resolve_checkpoint
+from captioning.sharing.repository import full_name, resolve_checkpoint
 from captioning.sources.images import load_image
 from captioning.sources.records import WordHeat
+from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
 from captioning.training.packing import Packing
 from captioning.vision.preprocessing import Region
@@ -107,9 +107,10 @@ class WordAttention:
 class Captioner:
     """A checkpoint, ready to caption."""
 
-    def __init__(self, pipeline: CaptionPipeline, config: Config) -> None:
-        """Wrap an evaluated `pipeline`; `config` holds the settings that it was trained with."""
-        self.pipeline, self.config = pipeline, config
+    def __init__(self, pipeline: CaptionPipeline, config: Config, *, is_ours: bool = True) -> None:
+        """Wrap an evaluated `pipeline`; `config` holds the settings that it was trained with, or
+        where it was trained elsewhere (not `is_ours`) those by which it captions."""
+        self.pipeline, self.config, self.is_ours = pipeline, config, is_ours
 
     @classmethod
     def from_pretrained(
@@ -121,12 +122,25 @@ class Captioner:
         precision: str = "auto",
         trust_remote_code: bool = False,
     ) -> "Captioner":
-        """Load a checkpoint folder or a repository of the Hub (user/name, at `revision`)."""
+        """Load a checkpoint folder or a repository of the Hub (user/name, at `revision`); a
+        ViT-GPT2 of transformers is one too."""
         folder = resolve_checkpoint(os.fspath(name), revision=revision)
-        checkpoint = read_checkpoint(Path(folder))
+        checkpoint = read_checkpoint(folder, full_name(os.fspath(name), revision))
         runtime = Runtime.create(device, precision)
         pipeline = load_pipeline(checkpoint, runtime, trust_remote_code=trust_remote_code)
-        return cls(pipeline, checkpoint.config)
+        return cls(pipeline, checkpoint.config, is_ours=checkpoint.vit_gpt2 is None)
+
+    def take_dataset(self, dataset: str, name: str) -> None:
+        """Say which prepared data set a captioner `name` is to caption that was trained elsewhere.
+
+        Raises `UserError` where none is named.
+        """
+        if not dataset:
+            raise UserError(
+                f"{name} was trained elsewhere, on nobody knows what; say which prepared data set "
+                "it is to caption: --dataset NAME"
+            )
+        self.config = replace(self.config, DATASET=dataset)
 
     @overload
     def __call__(self, pictures: Picture) -> Caption: ...  # type: ignore[overload-overlap]
@@ -213,7 +227,8 @@ class Captioner:
     def description(self) -> dict[str, object]:
         """The encoder, its features of a picture (tokens x width), and parameters."""
         encoder, model = self.pipeline.encoder, self.pipeline.model
-        trained = sum(one.numel() for one in (*model.parameters(), *encoder.trained_parameters()))
+        learns = (one for one in model.parameters() if one.requires_grad)
+        trained = sum(one.numel() for one in (*learns, *encoder.trained_parameters()))
         every = sum(one.numel() for part in (model, encoder) for one in part.parameters())
         return {
             "encoder": self.config.ENCODER_MODEL_NAME,

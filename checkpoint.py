@@ -5,6 +5,7 @@
     tokenizer.json            the vocabulary
     preprocessor_config.json  the image processor
     encoder_config.json       the encoder's architecture, where its weights are in the checkpoint
+    decoder_config.json       the decoder's architecture, where it is a GPT-2
     metrics.json              the scores at that step
     README.md                 the model card
     checkpoint.json           format version, the encoder's name and fingerprint, checksums, and
@@ -14,11 +15,13 @@
     trainer_state.json        to go on training: step, order, best (`last` only)
     average.safetensors       to go on training: the weights' average, with EMA_DECAY (`last` only)
 
+A folder or repository of a ViT-GPT2, as transformers saves one, is read like a checkpoint too
+(`captioning.gpt2`); it holds a model alone.
+
 How a folder is kept whole is in `captioning.system.folders`. Nothing in it is pickled, nothing is
 executed.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +30,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captioning.decoding import Usual
+from captioning.gpt2.architecture import GPT2Architecture, read_architecture
+from captioning.gpt2.folder import ViTGPT2, is_foreign, open_captioner
 from captioning.sources.images import load_image
 from captioning.sources.prepared import read_marker
 from captioning.system.errors import UserError
@@ -35,6 +41,7 @@ from captioning.system.folders import (
     MANIFEST,
     UNFINISHED_SUFFIX,
     check_files,
+    parent_in,
     read_manifest,
     remove,
     written_whole,
@@ -48,7 +55,6 @@ from captioning.system.tensors import (
     save_tensors,
     tensor_shapes,
 )
-from captioning.system.terminal import one_line
 from captioning.tracking.provenance import PROVENANCE_NAME, data_fingerprint
 from captioning.training.sharding import full_tensor, part_like
 from captioning.training.train_state import (
@@ -69,11 +75,10 @@ from tokenizer import CaptionTokenizer
 SPARE_NUMBERS = 10**6
 """More than a file holds may be asked of it, so that what is missing is told by name."""
 MOST_SCORE = 1e15
-LONGEST_NAME = 10_000
-"""Letters of a parent's name."""
 METRICS_OF_TEXT = ("tokenizer",)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+DECODER = "decoder_config.json"
 ADAPTERS, AVERAGE = "adapters.safetensors", "average.safetensors"
 
 
@@ -91,6 +96,10 @@ class Checkpoint:
     """Whether the encoder's weights are in the checkpoint."""
     sha256: str
     """Of `model.safetensors`."""
+    decoder: GPT2Architecture | None = None
+    """The decoder, where it is a GPT-2."""
+    vit_gpt2: ViTGPT2 | None = None
+    """The captioner of transformers in the folder, where it is no checkpoint of ours."""
     metrics: dict[str, Any] = field(default_factory=dict)
     state: TrainState | None = None
     parent: dict[str, str] = field(default_factory=dict)
@@ -136,6 +145,8 @@ def save_checkpoint(
         save_tensors(weights, unfinished / MODEL)
         if is_saved:
             write_json(unfinished / "encoder_config.json", encoder.config_dict())
+        if pipeline.model.gpt2 is not None:
+            write_json(unfinished / DECODER, pipeline.model.gpt2.to_values())
         write_json(unfinished / "preprocessor_config.json", encoder.preprocessor.settings())
         write_json(unfinished / "metrics.json", dict(metrics))
         write_text(unfinished / "config.toml", mask_urls(dump_config(config)))
@@ -156,8 +167,13 @@ def save_checkpoint(
             remove(path)
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Check a folder file by file and read what is small. Raises `UserError` naming the file."""
+def read_checkpoint(folder: Path, name: str = "") -> Checkpoint:
+    """Check a folder file by file and read what is small. Raises `UserError` naming the file.
+
+    `name` is what the user calls a captioner that is not ours: its repository, with its revision.
+    """
+    if is_foreign(folder):
+        return _read_vit_gpt2(folder, name or str(folder))
     manifest = read_manifest(folder)
     unchecked = sorted({"config.toml", MODEL, "tokenizer.json"} - manifest["files"].keys())
     if unchecked:
@@ -175,24 +191,29 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         encoder_fingerprint=encoder["fingerprint"],
         has_encoder=encoder["in_checkpoint"],
         sha256=manifest["files"][MODEL]["sha256"],
+        decoder=read_architecture(folder / DECODER) if DECODER in manifest["files"] else None,
         metrics=_read_metrics(folder / "metrics.json"),
         state=read_state(state_file) if state_file.exists() else None,
-        parent=_read_parent(manifest, folder),
+        parent=parent_in(manifest, folder),
     )
 
 
-def _read_parent(manifest: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """What a checkpoint says of the model that its run began with; it goes onto model cards."""
-    parent = manifest.get("parent", {})
-    if parent == {}:
-        return {}
-    name, sha256 = (
-        parent.get(key) if isinstance(parent, dict) else 0 for key in ("name", "sha256")
+def _read_vit_gpt2(folder: Path, name: str) -> Checkpoint:
+    """A captioner of transformers as if it were a checkpoint: its settings are those by which it
+    captions, the rest is as for training from scratch."""
+    captioner = open_captioner(folder, name)
+    return Checkpoint(
+        folder=folder,
+        config=Config(**captioner.settings),
+        tokenizer=CaptionTokenizer(captioner.vocabulary),
+        encoder_name=str(folder),
+        encoder_revision="",
+        encoder_fingerprint="",
+        has_encoder=False,
+        sha256="",
+        decoder=captioner.architecture,
+        vit_gpt2=captioner,
     )
-    is_hash = isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)
-    if not (isinstance(name, str) and len(name) <= LONGEST_NAME and is_hash):
-        raise UserError(f"{folder / MANIFEST} is damaged: its parent is {parent!r:.80}.")
-    return {"name": one_line(name), "sha256": str(sha256)}
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
@@ -235,7 +256,7 @@ def load_encoder(
         revision=checkpoint.encoder_revision,
         trust_remote_code=trust_remote_code,
     )
-    if encoder.fingerprint() != checkpoint.encoder_fingerprint:
+    if checkpoint.vit_gpt2 is None and encoder.fingerprint() != checkpoint.encoder_fingerprint:
         raise UserError(
             f"{folder} was trained with another {checkpoint.encoder_name} than the one found now "
             f"(fingerprint {checkpoint.encoder_fingerprint[:12]}, found "
@@ -274,33 +295,43 @@ def load_model(
 
     With another encoder than its own it has a projection with random weights.
     """
-    weights = checkpoint.folder / MODEL
+    weights, captioner = checkpoint.folder / MODEL, checkpoint.vit_gpt2
+    shapes = captioner.shapes if captioner else tensor_shapes(weights, prefix="model.")
     spare, kept = SPARE_NUMBERS, ""
     if has_new_projection:
         spare += (encoder.num_tokens + encoder.feature_dim) * config.PROJECTION_DIM
         kept = "model.projection."
-    with built_within(tensor_shapes(weights, prefix="model."), str(weights), spare=spare):
+    with built_within(shapes, str(weights), spare=spare):
         model = CaptionModel.from_config(
             config,
             patches=encoder.num_tokens,
             feature_dim=encoder.feature_dim,
             vocab_size=len(checkpoint.tokenizer),
+            gpt2=checkpoint.decoder,
         )
-    load_weights(model, weights, prefix="model.", without=kept)
-    _check_it_speaks(model.eval(), torch.zeros(1, encoder.num_tokens, encoder.feature_dim), weights)
+    if captioner is None:
+        load_weights(model, weights, prefix="model.", without=kept)
+    else:
+        captioner.fill(model.decoder.state_dict(), has_cross_attention=True)
+        if not has_new_projection:
+            captioner.fill_projection(model.projection.state_dict())
+    start_id = checkpoint.tokenizer.start_id
+    features = torch.zeros(1, encoder.num_tokens, encoder.feature_dim)
+    _check_it_speaks(model.eval(), features, start_id, weights)
     return CaptionPipeline(
         encoder.to(runtime.device).eval(),
         model.to(runtime.device).eval(),
         checkpoint.tokenizer,
         runtime,
         config.MAX_SEQ_LEN,
+        captioner.generation.usual if captioner else Usual(),
     )
 
 
 @torch.no_grad()
-def _check_it_speaks(model: CaptionModel, features: Tensor, path: Path) -> None:
+def _check_it_speaks(model: CaptionModel, features: Tensor, start_id: int, path: Path) -> None:
     """Raise `UserError` where weights are so large that nothing comes of them but NaN."""
-    start = torch.tensor([[CaptionTokenizer.start_id]])
+    start = torch.tensor([[start_id]])
     if not DecoderState(model.decoder, model.encode_memory(features)).step(start).isfinite().all():
         raise UserError(
             f"{path} is no model to go on with: it gives numbers that are none (NaN or infinity). "

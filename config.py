@@ -37,6 +37,7 @@ from captioning.system.rules import (
     INTERVAL,
     KINDS_OF_AUGMENTATION,
     LAYERS,
+    LONGEST_CAPTION,
     MAY_CHANGE,
     MOST_BEAMS,
     NO_EFFECT,
@@ -187,7 +188,7 @@ class Config:
     """Share of activations dropped in training."""
     VOCAB_SIZE: Annotated[int, within(260, 500_000), ARCHITECTURE] = 10_000
     """Entries of the BPE vocabulary at most (fewer where the captions hold fewer)."""
-    MAX_SEQ_LEN: Annotated[int, within(3, 4_096), ON_CARD] = 64
+    MAX_SEQ_LEN: Annotated[int, within(3, LONGEST_CAPTION), ON_CARD] = 64
     """Tokens of a caption at most, <START> and <END> counted."""
 
     # Optimization

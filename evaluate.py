@@ -202,6 +202,8 @@ def _evaluated_checkpoint(options: EvaluateOptions, name: str) -> tuple["Evaluat
         device=options.device,
         trust_remote_code=options.trust_remote_code,
     )
+    if not captioner.is_ours:
+        captioner.take_dataset(options.dataset, name)
     config = captioner.config
     data_dir = Path(options.data_dir) if options.data_dir else data_folder(name, config)
     evaluation = evaluate_checkpoint(

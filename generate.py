@@ -90,12 +90,14 @@ class GenerateOptions:
     """Sampling: from tokens at least this many times as probable as the best (0 = off)."""
     seed: Annotated[int, SAMPLES] = 0
     """Sampling: the same seed gives the same captions."""
-    min_length: Annotated[int, at_least(0)] = 0
-    """Tokens of a caption at least."""
+    min_length: Annotated[int | None, at_least(0)] = None
+    """Tokens of a caption at least (default: 0, or as a model that was trained elsewhere says)."""
     max_length: Annotated[int, at_least(0)] = 0
-    """Tokens of a caption at most, its end counted (0 = as in training, which cannot be passed)."""
-    no_repeat_ngram: int = 0
-    """No sequence of this many tokens comes twice (0 = off)."""
+    """Tokens of a caption at most, its end counted (0 = as in training, and where the model was
+    trained here, no more than that)."""
+    no_repeat_ngram: int | None = None
+    """No sequence of this many tokens comes twice (0 = off; default: 0, or as a model that was
+    trained elsewhere says)."""
     repetition_penalty: float = 1.0
     """Above 1 disfavours tokens that were used already."""
     forbid: tuple[str, ...] = ()
@@ -309,10 +311,11 @@ def token_rules(options: GenerateOptions, captioner: "Captioner") -> "TokenRules
     """
     tokenizer = captioner.pipeline.tokenizer
     usual = captioner.pipeline.rules()
-    if max(options.max_length, options.min_length + 1) > usual.max_length:
+    most = captioner.pipeline.model.decoder.max_length - 1  # <START> is not written
+    if max(options.max_length, (options.min_length or 0) + 1) > most:
         raise UserError(
-            f"this model writes {usual.max_length} tokens at most, its end counted; lower "
-            "--max-length and --min-length."
+            f"this model writes {most} tokens at most, its end counted; lower --max-length and "
+            "--min-length."
         )
 
     def ids(word: str) -> tuple[int, ...]:
@@ -330,8 +333,10 @@ def token_rules(options: GenerateOptions, captioner: "Captioner") -> "TokenRules
     return replace(
         usual,
         max_length=options.max_length or usual.max_length,
-        min_length=options.min_length,
-        no_repeat_ngram=options.no_repeat_ngram,
+        min_length=usual.min_length if options.min_length is None else options.min_length,
+        no_repeat_ngram=usual.no_repeat_ngram
+        if options.no_repeat_ngram is None
+        else options.no_repeat_ngram,
         repetition_penalty=options.repetition_penalty,
         forbidden_words=forms(options.forbid),
         forbidden_whole_words=forms(options.forbid_word),

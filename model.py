@@ -12,15 +12,53 @@ values are computed once and shared by all its captions, or beams.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioning.gpt2.architecture import GPT2Architecture
+from captioning.system.errors import UserError
 from captioning.training.packing import Packing
 from config import Config
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu_new": partial(nn.GELU, approximate="tanh"),
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+"""Activations of a feed-forward network, by the names that GPT-2's settings give them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderStyle:
+    """What decoders of one size differ in: by default that of a decoder from scratch."""
+
+    has_biases: bool = False
+    """Whether queries, keys and values have biases."""
+    learns_positions: bool = False
+    """Whether positions are learned, or sinusoids."""
+    scales_embeddings: bool = True
+    """Whether embeddings are multiplied by sqrt(D) before positions are added to them."""
+    activation: str = "gelu_new"
+    norm_eps: float = 1e-5
+
+    @classmethod
+    def of_gpt2(cls, architecture: GPT2Architecture) -> Self:
+        """GPT-2's (Radford et al., 2019)."""
+        return cls(
+            has_biases=True,
+            learns_positions=True,
+            scales_embeddings=False,
+            activation=architecture.activation,
+            norm_eps=architecture.norm_eps,
+        )
 
 
 class KeysValues(NamedTuple):
@@ -55,10 +93,10 @@ class KVCache:
 class SelfAttention(nn.Module):
     """Each token reads the tokens before it and itself."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, *, bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.query_key_value = nn.Linear(dim, 3 * dim, bias=False)
+        self.query_key_value = nn.Linear(dim, 3 * dim, bias=bias)
         self.output = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, packing: Packing, cache: KVCache | None = None) -> Tensor:
@@ -76,11 +114,11 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Each token reads the patches of its picture."""
 
-    def __init__(self, dim: int, heads: int, memory_dim: int) -> None:
+    def __init__(self, dim: int, heads: int, memory_dim: int, *, bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.key_value = nn.Linear(memory_dim, 2 * dim, bias=False)
+        self.query = nn.Linear(dim, dim, bias=bias)
+        self.key_value = nn.Linear(memory_dim, 2 * dim, bias=bias)
         self.output = nn.Linear(dim, dim)
 
     def keys_values(self, memory: Tensor) -> KeysValues:
@@ -110,14 +148,23 @@ class CrossAttention(nn.Module):
 class DecoderBlock(nn.Module):
     """Self-attention, cross-attention and feed-forward, each on the normalised sum so far."""
 
-    def __init__(self, dim: int, heads: int, ff_dim: int, memory_dim: int, dropout: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        ff_dim: int,
+        memory_dim: int,
+        dropout: float,
+        style: DecoderStyle,
+    ) -> None:
         super().__init__()
-        self.norm_self = nn.LayerNorm(dim)
-        self.self_attention = SelfAttention(dim, heads)
-        self.norm_cross = nn.LayerNorm(dim)
-        self.cross_attention = CrossAttention(dim, heads, memory_dim)
-        self.norm_ff = nn.LayerNorm(dim)
-        self.feed_forward = feed_forward(dim, ff_dim)
+        bias, eps = style.has_biases, style.norm_eps
+        self.norm_self = nn.LayerNorm(dim, eps)
+        self.self_attention = SelfAttention(dim, heads, bias=bias)
+        self.norm_cross = nn.LayerNorm(dim, eps)
+        self.cross_attention = CrossAttention(dim, heads, memory_dim, bias=bias)
+        self.norm_ff = nn.LayerNorm(dim, eps)
+        self.feed_forward = feed_forward(dim, ff_dim, style.activation)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -135,7 +182,10 @@ class DecoderBlock(nn.Module):
 
 
 class TransformerDecoder(nn.Module):
-    """The decoder of Vaswani et al. (2017), pre-norm, input and output embeddings tied."""
+    """The decoder of Vaswani et al. (2017), pre-norm, input and output embeddings tied.
+
+    A `DecoderStyle` makes a GPT-2 with cross-attention of it.
+    """
 
     positions: Tensor
 
@@ -150,17 +200,30 @@ class TransformerDecoder(nn.Module):
         memory_dim: int,
         max_length: int,
         dropout: float = 0.0,
+        style: DecoderStyle | None = None,
     ) -> None:
         super().__init__()
+        style = style or DecoderStyle()
         self.embedding = nn.Embedding(vocab_size, dim)
-        self.register_buffer("positions", sinusoids(max_length, dim), persistent=False)
+        if style.learns_positions:
+            self.positions = nn.Parameter(torch.zeros(max_length, dim))
+        else:
+            self.register_buffer("positions", sinusoids(max_length, dim), persistent=False)
+        self.max_length = max_length
+        self.embedding_scale = math.sqrt(dim) if style.scales_embeddings else 1.0
         self.dropout = nn.Dropout(dropout)
         self.blocks: Sequence[DecoderBlock] = nn.ModuleList(  # type: ignore[assignment]
-            DecoderBlock(dim, heads, ff_dim, memory_dim, dropout) for _ in range(layers)
+            DecoderBlock(dim, heads, ff_dim, memory_dim, dropout, style) for _ in range(layers)
         )
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, style.norm_eps)
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
         initialise(self, branches=3 * layers)
+
+    def add_no_memory(self) -> None:
+        """Let cross-attention begin without effect: captions go on as if there were no picture."""
+        for block in self.blocks:
+            nn.init.zeros_(block.cross_attention.output.weight)
+            nn.init.zeros_(block.cross_attention.output.bias)
 
     def keys_values(self, memory: Tensor) -> list[KeysValues]:
         """(B, P, M) -> each layer's cross-attention keys and values."""
@@ -176,7 +239,7 @@ class TransformerDecoder(nn.Module):
         weights: list[Tensor] | None = None,
     ) -> Tensor:
         """(N,) ids at (N,) positions -> (N, D) hidden states."""
-        x = self.embedding(ids) * math.sqrt(self.embedding.embedding_dim)
+        x = self.embedding(ids) * self.embedding_scale
         x = self.dropout(x + self.positions[positions])
         for layer, block in enumerate(self.blocks):
             cache = caches[layer] if caches is not None else None
@@ -211,6 +274,12 @@ class Projection(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, P, F) -> (B, P, M)."""
         return self.norm_memory(self.mlp(self.norm(features)) + self.positions)
+
+
+def plain_projection(feature_dim: int, memory_dim: int) -> nn.Module:
+    """What stands before cross-attention in a ViT-GPT2: one linear layer, or nothing where the
+    features have its width."""
+    return nn.Identity() if feature_dim == memory_dim else nn.Linear(feature_dim, memory_dim)
 
 
 class MemoryBlock(nn.Module):
@@ -255,39 +324,70 @@ class CaptionModel(nn.Module):
 
     def __init__(
         self,
-        projection: Projection,
+        projection: nn.Module,
         decoder: TransformerDecoder,
         memory_layers: nn.Sequential | None = None,
+        *,
+        gpt2: GPT2Architecture | None = None,
     ) -> None:
+        """`projection` makes (B, P, M) of features (B, P, F); `gpt2` describes the decoder where
+        it is one."""
         super().__init__()
         self.projection = projection
         self.decoder = decoder
         self.memory_layers = memory_layers or nn.Sequential()
+        self.gpt2 = gpt2
 
     @classmethod
     def from_config(
-        cls, config: Config, *, patches: int, feature_dim: int, vocab_size: int
+        cls,
+        config: Config,
+        *,
+        patches: int,
+        feature_dim: int,
+        vocab_size: int,
+        gpt2: GPT2Architecture | None = None,
     ) -> Self:
-        """The model of a `Config`, for features of (P, F) and a vocabulary of V entries."""
+        """The model of a `Config`, for features of (P, F) and a vocabulary of V entries.
+
+        `gpt2` describes the decoder in the place of the settings. Raises `UserError` where they do
+        not fit it.
+        """
+        memory_dim = config.PROJECTION_DIM
+        sizes = {
+            "vocab_size": vocab_size,
+            "dim": config.DECODER_EMBED_DIM,
+            "layers": config.DECODER_LAYERS,
+            "heads": config.DECODER_HEADS,
+            "ff_dim": config.DECODER_FF_DIM,
+            "max_length": config.MAX_SEQ_LEN,
+        }
+        style, projection = DecoderStyle(), None
+        if gpt2 is not None:
+            gpt2.check_caption(config.MAX_SEQ_LEN, vocab_size)
+            sizes, style = gpt2.sizes, DecoderStyle.of_gpt2(gpt2)
+            if gpt2.is_plainly_projected:
+                memory_dim = gpt2.dim
+                projection = plain_projection(feature_dim, memory_dim)
+        heads, ff_dim = sizes["heads"], sizes["ff_dim"]
+        if config.MEMORY_LAYERS and memory_dim % heads:
+            raise UserError(
+                f"MEMORY_LAYERS have the decoder's {heads} heads, which must divide PROJECTION_DIM "
+                f"({memory_dim}). Try --PROJECTION_DIM {sizes['dim']}."
+            )
         return cls(
-            Projection(patches, feature_dim, config.PROJECTION_DIM),
+            projection or Projection(patches, feature_dim, memory_dim),
             TransformerDecoder(
-                vocab_size=vocab_size,
-                dim=config.DECODER_EMBED_DIM,
-                layers=config.DECODER_LAYERS,
-                heads=config.DECODER_HEADS,
-                ff_dim=config.DECODER_FF_DIM,
-                memory_dim=config.PROJECTION_DIM,
-                max_length=config.MAX_SEQ_LEN,
-                dropout=config.DECODER_DROPOUT,
+                **sizes, memory_dim=memory_dim, dropout=config.DECODER_DROPOUT, style=style
             ),
             memory_encoder(
-                config.PROJECTION_DIM,
+                memory_dim,
                 layers=config.MEMORY_LAYERS,
-                heads=config.DECODER_HEADS,
-                ff_dim=config.DECODER_FF_DIM,
+                heads=heads,
+                ff_dim=ff_dim,
                 dropout=config.DECODER_DROPOUT,
             ),
+            gpt2=gpt2,
         )
 
     def encode_memory(self, features: Tensor) -> list[KeysValues]:
@@ -337,11 +437,9 @@ class DecoderState:
         self._width = rows.shape[1]
 
 
-def feed_forward(dim: int, ff_dim: int) -> nn.Sequential:
-    """The feed-forward network of a block, with GPT-2's form of GELU."""
-    return nn.Sequential(
-        nn.Linear(dim, ff_dim), nn.GELU(approximate="tanh"), nn.Linear(ff_dim, dim)
-    )
+def feed_forward(dim: int, ff_dim: int, activation: str = "gelu_new") -> nn.Sequential:
+    """The feed-forward network of a block, by default with GPT-2's form of GELU."""
+    return nn.Sequential(nn.Linear(dim, ff_dim), ACTIVATIONS[activation](), nn.Linear(ff_dim, dim))
 
 
 def initialise(module: nn.Module, *, branches: int) -> None:

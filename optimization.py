@@ -33,6 +33,7 @@ from encoder import VisionEncoder, encode
 from model import CaptionModel, DecoderState, KeysValues
 from tokenizer import CaptionTokenizer
 
+NO_TOKEN = -1
 LossFunction = Callable[[CaptionModel, Tensor, Batch, float], Tensor]
 Reward = Callable[[Sequence[Written], Sequence[Sequence[Written]]], NDArray[np.float64]]
 """The reward of each of N captions against the references of its picture; [N]."""
@@ -146,7 +147,8 @@ def caption_loss(
     return F.cross_entropy(
         logits.float(),
         batch.targets,
-        ignore_index=CaptionTokenizer.pad_id,
+        # Of GPT-2's vocabulary every entry may stand in a caption.
+        ignore_index=CaptionTokenizer.pad_id if model.gpt2 is None else NO_TOKEN,
         label_smoothing=label_smoothing,
         reduction="sum",
     )
@@ -296,7 +298,7 @@ class SelfCritical:
             memory,
         )
         logits = model.decoder.exact_logits(hidden)  # (N, V)
-        never = torch.tensor(self.rules.forbidden_ids, device=device)
+        never = torch.tensor(self.rules.forbidden_ids, dtype=torch.long, device=device)
         logits = logits.index_fill(1, never, -math.inf)
         likely = -F.cross_entropy(logits, targets, reduction="none")
         total = likely.new_zeros(len(rows)).index_add(0, places // longest, likely)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from captioning.decoding import Hypothesis, SearchOptions, TokenRules, search
+from captioning.decoding import Hypothesis, SearchOptions, TokenRules, Usual, search
 from captioning.decoding.placing import place_words
 from captioning.system.errors import UserError
 from captioning.system.processes import is_main_process
@@ -62,6 +62,8 @@ class CaptionPipeline:
     runtime: Runtime
     max_length: int
     """Ids of a caption at most, <START> and <END> counted."""
+    usual: Usual = field(default_factory=Usual)
+    """What captions follow besides, unless asked otherwise."""
 
     @classmethod
     def from_settings(
@@ -148,6 +150,7 @@ class CaptionPipeline:
         picture_numbers: Sequence[int],
     ) -> list[list[Hypothesis]]:
         """The captions of features (B, P, F) that are searched together."""
+        options = replace(options, early_stop=options.early_stop or self.usual.early_stop)
         free, device = replace(rules, forced_words=()), self.runtime.device
         memory = self.model.encode_memory(features)
         found = search(
@@ -195,11 +198,9 @@ class CaptionPipeline:
             start_id=self.tokenizer.start_id,
             end_id=self.tokenizer.end_id,
             max_length=self.max_length - 1,  # <START> is not written
-            forbidden_ids=(
-                self.tokenizer.pad_id,
-                self.tokenizer.start_id,
-                self.tokenizer.unk_id,
-            ),
+            min_length=self.usual.min_length,
+            no_repeat_ngram=self.usual.no_repeat_ngram,
+            forbidden_ids=self.tokenizer.never_written,
         )
 
     def _caption(self, found: Hypothesis) -> Caption:

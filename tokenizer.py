@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from captioning.gpt2.vocabulary import Vocabulary, VocabularyError, vocabulary_of
 from captioning.sources.records import read_records
 from captioning.system.errors import EXIT_DONE, UserError, run_command
 from captioning.system.files import read_json, write_text
@@ -30,8 +31,6 @@ from config import Config, parse_config
 PAD, START, END, UNK = "<PAD>", "<START>", "<END>", "<UNK>"
 SPECIAL_TOKENS = (PAD, START, END, UNK)
 FILE_NAME = "tokenizer.json"
-LOWER_CASE = ("normalizer", {"type": "Lowercase"})
-"""What version 0.1 could have in its tokenizers."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +45,28 @@ class Word:
 
 
 class CaptionTokenizer:
-    """A trained vocabulary. Ids 0 to 3 are <PAD>, <START>, <END>, <UNK>."""
+    """A trained vocabulary, whose ids 0 to 3 are <PAD>, <START>, <END>, <UNK>; or GPT-2's, where
+    one token may be both start and end, and stands for padding too."""
 
     pad_id, start_id, end_id, unk_id = range(4)
+    never_written: tuple[int, ...] = (pad_id, start_id, unk_id)
+    """Ids that captions do not hold."""
 
-    def __init__(self, bpe: tokenizers.Tokenizer, *, source: str = "the tokenizer") -> None:
-        """Wrap a `tokenizers.Tokenizer`; `source` names its file in errors."""
-        for expected, token in enumerate(SPECIAL_TOKENS):
-            if bpe.token_to_id(token) != expected:
-                raise UserError(
-                    f"{source} is not a captioning tokenizer: {token} must be entry {expected}. "
-                    "Take the tokenizer.json that lies beside the checkpoint."
-                )
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Text by `vocabulary`; one without a frame is of captions, its specials are ours."""
+        bpe = _byte_level(
+            models.BPE(vocabulary.entries, vocabulary.merges),
+            begins_with_space=vocabulary.begins_with_space,
+        )
+        if vocabulary.is_lower_case:
+            bpe.normalizer = normalizers.Lowercase()
+        bpe.add_special_tokens(sorted(vocabulary.special, key=vocabulary.entries.__getitem__))
+        self._special = frozenset(vocabulary.entries[token] for token in vocabulary.special)
+        if vocabulary.frame is not None:
+            self.start_id, self.end_id = (vocabulary.entries[end] for end in vocabulary.frame)
+            self.pad_id = self.unk_id = self.end_id
+            self.never_written = ()
+            bpe.post_processor = _framed(vocabulary)
         # A caption that says "<END>" means these five letters.
         bpe.encode_special_tokens = True
         self._bpe = bpe
@@ -71,13 +80,12 @@ class CaptionTokenizer:
                 f"{file} is missing. Make one with: python tokenizer.py train --DATASET NAME"
             )
         try:
-            bpe = _read_bpe(read_json(file))
-        except _ForeignError as problem:
+            return cls(_checked(read_json(file)))
+        except VocabularyError as problem:
             raise UserError(
-                f"{file} is not a captioning tokenizer: {problem}. Take the tokenizer.json that "
+                f"{file} is not a captioning tokenizer: it {problem}. Take the tokenizer.json that "
                 "lies beside the checkpoint."
             ) from None
-        return cls(bpe, source=str(file))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `tokenizer.json`, whole or not at all."""
@@ -103,7 +111,11 @@ class CaptionTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens have none."""
-        return self._bpe.decode([i for i in ids if i >= len(SPECIAL_TOKENS)])
+        return self._bpe.decode([i for i in ids if i not in self._special])
+
+    def piece(self, token: int) -> str:
+        """The text of an id, or the name of a special token."""
+        return str(self._bpe.id_to_token(token) if token in self._special else self.decode([token]))
 
     def words(self, ids: Sequence[int]) -> list[Word]:
         """The words of a caption's tokens; a word begins where white space stands before it."""
@@ -122,7 +134,7 @@ class CaptionTokenizer:
     def continuing_ids(self) -> tuple[int, ...]:
         """Tokens that go on with the word before them: they begin with a letter that is no capital,
         with a digit or with a part of a letter."""
-        pieces = {i: self.decode([i]) for i in range(len(SPECIAL_TOKENS), len(self))}
+        pieces = {i: self.decode([i]) for i in range(len(self)) if i not in self._special}
         return tuple(
             i
             for i, piece in pieces.items()
@@ -141,65 +153,36 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> CaptionTokenize
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     bpe.train_from_iterator(captions, trainer)
-    return CaptionTokenizer(bpe)
+    return CaptionTokenizer(_checked(json.loads(bpe.to_str())))
 
 
-def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
+def _byte_level(model: models.BPE, *, begins_with_space: bool = False) -> tokenizers.Tokenizer:
     bpe = tokenizers.Tokenizer(model)
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=begins_with_space)
     bpe.decoder = decoders.ByteLevel()
     return bpe
 
 
-def _read_bpe(content: dict[str, Any]) -> tokenizers.Tokenizer:
-    """The tokenizer that training made, of what it wrote."""
-    bpe = _byte_level(models.BPE(*_vocabulary_of(content)))
-    if content.get("normalizer"):
-        bpe.normalizer = normalizers.Lowercase()
-    bpe.add_special_tokens(list(SPECIAL_TOKENS))
-    return bpe
+def _framed(vocabulary: Vocabulary) -> processors.TemplateProcessing:
+    """What says in a tokenizer.json which tokens begin and end a caption."""
+    start, end = vocabulary.frame or (START, END)
+    ids = [(token, vocabulary.entries[token]) for token in {start: 0, end: 0}]
+    return processors.TemplateProcessing(single=[start, "$A", end], special_tokens=ids)
 
 
-class _ForeignError(ValueError):
-    """A tokenizer.json is not as this program writes it; the text says where."""
-
-
-def _vocabulary_of(content: dict[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Entries with their ids, and merges, of a `tokenizer.json` as this program writes it.
-
-    The library reads far more: parts that pad to a billion ids, that replace without end, or that
-    abort the process. Nothing but entries and merges is handed to it, and those are checked here.
-    """
-    for part in ("truncation", "padding", "normalizer", "post_processor"):
-        if content.get(part) is not None and (part, content[part]) != LOWER_CASE:
-            raise _ForeignError(f"it has a {part} that is not ours")
-    for part, kind in (("pre_tokenizer", "ByteLevel"), ("decoder", "ByteLevel"), ("model", "BPE")):
-        if not isinstance(content.get(part), dict) or content[part].get("type") != kind:
-            raise _ForeignError(f"its {part} is not {kind}")
-    if content["pre_tokenizer"].get("add_prefix_space") is not False:
-        raise _ForeignError("its pre_tokenizer puts a space before a caption")
-    vocabulary, merges = content["model"].get("vocab"), content["model"].get("merges")
-    if not isinstance(vocabulary, dict) or not isinstance(merges, list):
-        raise _ForeignError("its model has no vocab and merges")
-    letters = {*pre_tokenizers.ByteLevel.alphabet()}
-    for token, number in vocabulary.items():
-        if type(number) is not int or not (letters.issuperset(token) or token in SPECIAL_TOKENS):
-            raise _ForeignError(f"it has the entry {token!r:.80}: {number!r:.80}")
-    if not letters <= vocabulary.keys():
-        raise _ForeignError("it lacks entries of single bytes")
-    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        raise _ForeignError(f"its {len(vocabulary):,} entries are not numbered from 0 on")
-    for expected, token in enumerate(SPECIAL_TOKENS):
-        if vocabulary.get(token) != expected:
-            raise _ForeignError(f"{token} must be entry {expected}")
-    pairs = []
-    for merge in merges:
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        is_pair = isinstance(pair, list) and [type(one) for one in pair] == [str, str]
-        if not is_pair or not {*pair, "".join(pair)} <= vocabulary.keys():
-            raise _ForeignError(f"it has the merge {merge!r:.80}, which makes no entry")
-        pairs.append((pair[0], pair[1]))
-    return vocabulary, pairs
+def _checked(content: dict[str, Any]) -> Vocabulary:
+    """The vocabulary of a `tokenizer.json` as `save` writes it. Raises `VocabularyError`."""
+    for part in ("truncation", "padding"):
+        if content.get(part) is not None:
+            raise VocabularyError(f"has a {part} that is not ours")
+    vocabulary = vocabulary_of(content)
+    if vocabulary.frame is None:
+        if content.get("post_processor") is not None:
+            raise VocabularyError("has a post_processor that is not ours")
+        for expected, token in enumerate(SPECIAL_TOKENS):
+            if vocabulary.entries.get(token) != expected:
+                raise VocabularyError(f"lacks our tokens: {token} must be entry {expected}")
+    return vocabulary
 
 
 def training_captions(config: Config) -> list[str]:
@@ -254,9 +237,7 @@ def _show(words: list[str]) -> int:
     tokenizer = CaptionTokenizer.load(options.tokenizer)
     for caption in words[:flags]:
         ids = tokenizer.encode(caption)
-        pieces = [
-            SPECIAL_TOKENS[i] if i < len(SPECIAL_TOKENS) else tokenizer.decode([i]) for i in ids
-        ]
+        pieces = [tokenizer.piece(token) for token in ids]
         if options.json:
             print(json.dumps({"caption": caption, "ids": ids, "pieces": pieces}))
         else:

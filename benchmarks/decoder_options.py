@@ -38,7 +38,14 @@ from captioning.training.weight_average import WeightAverage
 from checkpoint import load_encoder, read_checkpoint
 from config import Config
 from dataset import CaptionDataset, PreparedSteps, Split
-from model import CaptionModel, DecoderBlock, KeysValues, KVCache, TransformerDecoder
+from model import (
+    CaptionModel,
+    DecoderBlock,
+    KeysValues,
+    KVCache,
+    Projection,
+    TransformerDecoder,
+)
 from optimization import (
     CrossEntropy,
     Gradients,
@@ -168,6 +175,7 @@ def projection_depth(depth: int) -> Callable[[CaptionModel], None]:
     """A projection of `depth` linear layers with GELU between."""
 
     def swap(model: CaptionModel) -> None:
+        assert isinstance(model.projection, Projection)
         first, last = model.projection.mlp[0], model.projection.mlp[-1]
         assert isinstance(first, nn.Linear)
         assert isinstance(last, nn.Linear)

@@ -27,14 +27,14 @@ from torch import Tensor
 
 from captioning.decoding.beam_search import beam_search
 from captioning.decoding.hypotheses import Captions, Hypothesis, NextToken, go_on
-from captioning.decoding.options import SearchOptions, Warp
+from captioning.decoding.options import SearchOptions, Usual, Warp
 from captioning.decoding.token_rules import TokenRules
 
 FREE, NEW_WORD = -1, -2
 """What stands in the place of a given token: any that the rules allow, and of these any that does
 not go on with the word before it."""
 
-__all__ = ["Hypothesis", "NextToken", "SearchOptions", "TokenRules", "Warp", "search"]
+__all__ = ["Hypothesis", "NextToken", "SearchOptions", "TokenRules", "Usual", "Warp", "search"]
 
 
 @torch.inference_mode()

@@ -170,6 +170,8 @@ def _may_improve(
     options: SearchOptions,
 ) -> Tensor:
     """(S) whether an open beam of a group may still beat a closed caption that counts."""
+    if options.early_stop == "first":
+        return (closed_scores[:, -1] == -math.inf) & (length < rules.max_length)
     if options.early_stop == "exact":
         # Sums only fall; a positive penalty flatters them most at the greatest length.
         bound_length = rules.max_length if options.length_penalty > 0 else length

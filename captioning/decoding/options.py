@@ -12,6 +12,11 @@ from torch import Tensor
 from captioning.system.errors import UserError
 from captioning.system.rules import MOST_BEAMS
 
+EarlyStop = Literal["heuristic", "exact", "first"]
+"""When beams leave a picture. heuristic: when the best open beam, scored at its length so far, is
+no better than the worst of `beam_size` finished ones, as in Hugging Face; exact: when no open beam
+can still come among the captions asked for; first: when `beam_size` have finished."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Warp:
@@ -60,6 +65,19 @@ class Warp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Usual:
+    """What a model's captions follow where nobody says otherwise: nothing, but for a model that
+    was trained elsewhere and brings such settings."""
+
+    min_length: int = 0
+    """Tokens before the end, at least."""
+    no_repeat_ngram: int = 0
+    """No sequence of this many tokens comes twice (0 = off)."""
+    early_stop: EarlyStop = "heuristic"
+    """When beams leave a picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """How to search. Raises `UserError` where a value does not fit."""
 
@@ -70,10 +88,9 @@ class SearchOptions:
     """Scores are sums over length ** length_penalty (0 = plain sums; more favours length)."""
     beam_size: int = 3
     """Beams of a picture, over all groups."""
-    early_stop: Literal["heuristic", "exact"] = "heuristic"
-    """When beams leave a picture. heuristic: when the best open beam, scored at its length so
-    far, is no better than the worst of `beam_size` finished ones, as in Hugging Face; exact: when
-    no open beam can still come among the captions asked for."""
+    early_stop: EarlyStop | None = None
+    """When beams leave a picture (None = as the model's captions usually are: heuristic, but for
+    one that was trained elsewhere and says otherwise)."""
     groups: int = 3
     """Groups of beams in diverse search; divides beam_size."""
     diversity_penalty: float = 0.5

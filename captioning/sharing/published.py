@@ -27,10 +27,12 @@ CHECKPOINT_FILES = (
     "tokenizer.json",
     "preprocessor_config.json",
     "encoder_config.json",
+    "decoder_config.json",
     "metrics.json",
     "README.md",
 )
-"""What travels; `encoder_config.json` is there only where the encoder was trained."""
+"""What travels; `encoder_config.json` is there only where the encoder was trained, and
+`decoder_config.json` where the decoder is a GPT-2."""
 EXAMPLES = "example-*.png"
 """Pictures that the model card shows."""
 

@@ -30,12 +30,13 @@ MESSAGE_SCORES = ("CIDEr", "BLEU-4", "ROUGE-L", "METEOR", "validation_loss")
 def resolve_checkpoint(name: str, *, revision: str = "") -> Path:
     """The folder of a checkpoint: `name` itself, or that of a Hub repository in the Hub's cache.
 
-    Of a repository the newest state of `revision` (a branch, tag or commit; main by default) is
-    fetched; where the Hub cannot be reached, the cached one is used. Raises `UserError`.
+    A captioner of transformers (`captioning.gpt2`) is one too. Of a repository the newest state of
+    `revision` (a branch, tag or commit; main by default) is fetched; where the Hub cannot be
+    reached, the cached one is used. Raises `UserError`.
     """
-    if address := HUB_ADDRESS.fullmatch(name):
-        name, revision = address["name"], revision or address["revision"] or ""
-    if Path(name).is_dir() and not address:
+    is_address = HUB_ADDRESS.fullmatch(name) is not None
+    name, revision = _named(name, revision)
+    if Path(name).is_dir() and not is_address:
         if revision:
             raise UserError(f"{name} is a folder and has no revision {revision!r}; leave it out.")
         return Path(name)
@@ -44,13 +45,37 @@ def resolve_checkpoint(name: str, *, revision: str = "") -> Path:
             f"{name} is neither a folder nor the name of a Hub repository (user/name, or its "
             "address on huggingface.co). Make a checkpoint with: python train.py"
         )
+    from captioning.gpt2.folder import FILES, has_weights, is_foreign
+    from captioning.vision.loading import converted_revision
+
+    files = [*CHECKPOINT_FILES, EXAMPLES, *FILES]
+    folder = fetched(name, files, revision=revision)
+    if not is_foreign(folder):
+        _check_folder(folder, name)
+    elif not has_weights(folder) and (converted := converted_revision(name)):
+        folder = fetched(name, files, revision=converted)
+    return folder
+
+
+def full_name(name: str, revision: str) -> str:
+    """What a checkpoint is called in a setting: its folder, or repository@revision."""
+    name, revision = _named(name, revision)
+    return f"{name}@{revision}" if revision else name
+
+
+def fetched(name: str, files: Sequence[str], *, revision: str = "") -> Path:
+    """The folder of a Hub repository in the Hub's cache, with the files that it has of some."""
     from huggingface_hub import snapshot_download
 
-    patterns = [*CHECKPOINT_FILES, EXAMPLES]
     with _user_errors(name, revision):
-        folder = snapshot_download(name, revision=revision or None, allow_patterns=patterns)
-    _check_folder(Path(folder), name)
-    return Path(folder)
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[*files]))
+
+
+def _named(name: str, revision: str) -> tuple[str, str]:
+    """A repository's name and revision, also of its page's address; a folder stays as it is."""
+    if address := HUB_ADDRESS.fullmatch(name):
+        return address["name"], revision or address["revision"] or ""
+    return name, revision
 
 
 def repository_of(name: str) -> str:

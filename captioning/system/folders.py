@@ -8,6 +8,7 @@ before anything is read from it.
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 from captioning.system.errors import UserError
 from captioning.system.files import read_json, sha256_of, write_json
 from captioning.system.reading import JSON_BYTES, check_regular
+from captioning.system.terminal import one_line
 
 FORMAT_VERSION = 1
 MANIFEST = "checkpoint.json"
@@ -32,6 +34,8 @@ WRITTEN_SUFFIXES = {
     EXPORT_MANIFEST: CHECKPOINT_SUFFIXES | EXPORT_SUFFIXES,
 }
 """What the files of such folders end with, unfinished ones too."""
+LONGEST_NAME = 10_000
+"""Letters of a parent's name."""
 REPLACED_SUFFIX, UNFINISHED_SUFFIX = ".replaced", ".unfinished"
 
 
@@ -112,6 +116,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not (_fits(manifest.get("encoder"), ENCODER_TYPES) and _are_files(manifest.get("files"))):
         raise UserError(f"{path} is damaged: its files or its encoder are not as they are written.")
     return manifest
+
+
+def parent_in(manifest: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """What a checkpoint says of the model that its run began with; it goes onto model cards."""
+    parent = manifest.get("parent", {})
+    if parent == {}:
+        return {}
+    name, sha256 = (
+        parent.get(key) if isinstance(parent, dict) else 0 for key in ("name", "sha256")
+    )
+    is_hash = isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)
+    if not (isinstance(name, str) and len(name) <= LONGEST_NAME and is_hash):
+        raise UserError(f"{folder / MANIFEST} is damaged: its parent is {parent!r:.80}.")
+    return {"name": one_line(name), "sha256": str(sha256)}
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:

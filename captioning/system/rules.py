@@ -83,6 +83,8 @@ FRACTION = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
 SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
 SEED = between(0, 2**63)
 MOST_BEAMS = 1_000
+LONGEST_CAPTION = 4_096
+"""Tokens."""
 WIDEST = 2**16
 """The largest width of a layer."""
 WIDTH = within(1, WIDEST)

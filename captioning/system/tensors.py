@@ -1,7 +1,7 @@
 """Named tensors in safetensors files: written from any device, read whole or with an error."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +37,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         _check_numbers(name, tensor, path)
     return tensors
+
+
+def read_some(path: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a file by their names, one after the other; raises `UserError` as
+    `read_tensors`."""
+    with _damage_named(path), safe_open(path, framework="pt") as file:
+        for name in names:
+            tensor = file.get_tensor(name)
+            _check_numbers(name, tensor, path)
+            yield name, tensor
 
 
 def tensor_shapes(path: Path, *, prefix: str = "") -> Shapes:

@@ -92,7 +92,8 @@ def load_tower(
         try:
             model, info = _read_weights(tower_class, name, config, revision)
         except OSError as error:
-            revision = "" if _looks_local(name) else _converted_revision(name, error)
+            is_elsewhere = not _looks_local(name) and "safetensors" in str(error)
+            revision = converted_revision(name) if is_elsewhere else ""
             if not revision:
                 raise
             config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
@@ -219,7 +220,7 @@ def _weight_shapes(name: str, revision: str) -> Shapes:
 
     files = [_found_file(name, "model.safetensors", revision)]
     if index := None if files[0] else _found_file(name, "model.safetensors.index.json", revision):
-        _check_shard_names(index)
+        shard_names(index)
         shards, _ = get_checkpoint_shard_files(name, str(index), revision=revision or None)
         files = [Path(shard) for shard in shards]
     return {key: shape for file in files if file for key, shape in tensor_shapes(file).items()}
@@ -229,29 +230,31 @@ def check_weight_files(name: str, revision: str = "") -> None:
     """Raise `UserError` where the index of a folder or repository names other files than
     safetensors beside itself."""
     if index := _found_file(name, "model.safetensors.index.json", revision):
-        _check_shard_names(index)
+        shard_names(index)
 
 
-def _check_shard_names(index: Path) -> None:
+def shard_names(index: Path) -> list[str]:
+    """The files that an index names, in order. Raises `UserError` where one is no safetensors file
+    beside it."""
     names = read_json(index).get("weight_map")
-    found = names.values() if isinstance(names, dict) else [names]
-    for name in found:
+    found: set[str] = set()
+    for name in names.values() if isinstance(names, dict) else [names]:
         if not isinstance(name, str) or not name or Path(name).name != name or "\\" in name:
             raise UserError(f"{index} names {name!r} for weights; it must be a file beside it.")
         if not name.endswith(".safetensors"):
             raise UserError(
                 f"{index} names {name!r}, which is no safetensors file; others are never opened."
             )
+        found.add(name)
+    return sorted(found)
 
 
-def _converted_revision(name: str, error: OSError) -> str:
+def converted_revision(name: str) -> str:
     """The pull request in which the Hub's own bot keeps safetensors of a repository without any;
-    "" where there is none, or where `error` is about something else."""
+    "" where there is none."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    if "safetensors" not in str(error):
-        return ""
     try:
         found = [
             discussion.git_reference or ""

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 STORY = {path.stem: path for path in ROOT.glob("*.py")}
 PARTS = sorted((ROOT / "captioning").rglob("*.py"))
 ROOMS = (
-    "system sources metrics vision scenes tracking store decoding training sharing reports "
+    "system sources metrics vision scenes tracking store decoding gpt2 training sharing reports "
     "streaming rivals comparison export"
 ).split()
 """In their order: a room knows only rooms before it."""
