@@ -230,6 +230,83 @@ def inputs_table() -> str:
     return "\n".join(lines + [f"| {a} | {b} | {c} |" for a, b, c in rows])
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """What one kind of work of a training step needs, forward and backward."""
+
+    name: str
+    gflop: float
+    megabytes: float
+    """Read and written in the device's memory, each tensor once a kernel."""
+
+    def microseconds(self, card: "Card") -> tuple[float, str]:
+        """The least time on a card, and what binds it."""
+        arithmetic = self.gflop * 1e9 / card.flops * 1e6
+        memory = self.megabytes * 1e6 / card.bytes_a_second * 1e6
+        return max((arithmetic, "arithmetic"), (memory, "memory"))
+
+
+@dataclass(frozen=True)
+class Card:
+    """Published peaks of a card."""
+
+    name: str
+    flops: float
+    """Dense bfloat16 with float32 sums, a second."""
+    bytes_a_second: float
+
+
+CARDS = (Card("H100 (SXM)", 989e12, 3.35e12), Card("RTX 4090, 24 GB", 165e12, 1.01e12))
+TOKENS_A_CAPTION = 12.9
+"""Measured: of Flickr8k's captions, the end counted."""
+
+
+def kernels() -> list[Kernel]:
+    """A step of the default model on CLIP ViT-B/32's features: 256 captions of 52 pictures."""
+    N, B, P, F, D, M, V, L = TOKENS_A_CAPTION * BATCH, BATCH / 5, 50, 768, 512, 2048, 10_000, 6
+    half, whole = 2, 4  # bytes of bfloat16 and of float32
+
+    def linear(name: str, rows: float, width: int, out: int, times: int = 1) -> Kernel:
+        """Three products; the input and output each way, the weight thrice, its gradient."""
+        moved = 3 * rows * (width + out) * half + width * out * (2 * half + 2 * whole)
+        return Kernel(name, times * 6 * rows * width * out / 1e9, times * moved / 1e6)
+
+    weights = WEIGHT_BYTES / 4
+    reads = 2 * 2 * N * (TOKENS_A_CAPTION / 2 + P) * D  # scores and sums of both attentions
+    return [
+        linear("queries, keys, values of the caption", N, D, 3 * D, L),
+        linear("outputs of both attentions, queries of the picture", N, D, D, 3 * L),
+        linear("feed-forward", N, D, M, 2 * L),
+        linear("keys and values of the pictures", B * P, D, 2 * D, L),
+        linear("projection", B * P, F, D, 2),
+        linear("logits", N, D, V),
+        Kernel("attention", 3 * L * reads / 1e9, 3 * L * (8 * N + 2 * B * P) * D * half / 1e6),
+        Kernel("norms, sums, dropout", 0.0, L * 3 * 8 * N * D * half / 1e6),
+        Kernel("loss over the vocabulary", 0.0, 3 * N * V * half / 1e6),
+        Kernel("clipping and AdamW", 0.0, 9 * weights * whole / 1e6),
+    ]
+
+
+def kernels_table() -> str:
+    """The least time of each kernel on each card, in Markdown."""
+    found = kernels()
+    lines = [
+        "| work of a step | GFLOP | MB | " + " | ".join(f"{one.name}, µs" for one in CARDS) + " |",
+        f"|---|---|---|{'---|' * len(CARDS)}",
+    ]
+    for kernel in found:
+        times = (kernel.microseconds(card) for card in CARDS)
+        cells = " | ".join(f"{time:.0f} ({bound})" for time, bound in times)
+        lines.append(f"| {kernel.name} | {kernel.gflop:.0f} | {kernel.megabytes:.0f} | {cells} |")
+    sums = [sum(kernel.microseconds(card)[0] for kernel in found) for card in CARDS]
+    gflop, moved = (sum(getattr(k, part) for k in found) for part in ("gflop", "megabytes"))
+    cells = " | ".join(f"**{one:.0f}**" for one in sums)
+    lines.append(f"| all | {gflop:.0f} | {moved:.0f} | {cells} |")
+    epochs = " | ".join(f"{one * 145_000 / BATCH / 1e6:.2f} s" for one in sums)
+    lines.append(f"| an epoch of Flickr30k at that | | | {epochs} |")
+    return "\n".join(lines)
+
+
 def duration(hours: float) -> str:
     """A time in the unit that suits it."""
     for unit, size in (("days", 24.0), ("h", 1.0), ("min", 1 / 60)):
@@ -249,7 +326,7 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables, write the JSON file."""
     options = parse_options(Options, sys.argv[1:] if argv is None else argv, description=__doc__)
-    print("\n\n".join((inputs_table(), runs_table(), epochs_table())))
+    print("\n\n".join((inputs_table(), runs_table(), epochs_table(), kernels_table())))
     if options.json:
         content = [run.__dict__ for run in runs()]
         Path(options.json).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="u
         ("inputs", scaling.inputs_table),
         ("runs", scaling.runs_table),
         ("epochs", scaling.epochs_table),
+        ("kernels", scaling.kernels_table),
     ],
 )
 def test_the_page_says_what_the_calculation_gives(part: str, table: Callable[[], str]) -> None:
@@ -30,6 +31,17 @@ def test_what_no_gpu_has_measured_is_not_called_measured() -> None:
     rows = [row for row in scaling.inputs_table().splitlines() if "GPU" in row]
     assert len(rows) == 4
     assert not any("measured" in row for row in rows)
+
+
+def test_the_kernels_of_a_step_are_the_arithmetic_that_was_measured_of_it() -> None:
+    found = scaling.kernels()
+    assert sum(one.gflop for one in found) / scaling.BATCH == pytest.approx(
+        scaling.DECODER_GFLOP_A_PAIR, rel=0.1
+    )
+    h100, small = scaling.CARDS
+    for kernel in found:
+        assert kernel.microseconds(small)[0] > kernel.microseconds(h100)[0]
+    assert found[-1].microseconds(h100)[1] == "memory"
 
 
 def test_more_gpus_never_take_longer_and_features_pay_with_epochs() -> None:

@@ -1,16 +1,19 @@
 """Schedule, decay, loss per true token, accumulation."""
 
+import itertools
 import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from captioning.system.runtime import Runtime
-from dataset import Batch, Step
+from dataset import Batch, Step, StepDataset
 from encoder import VisionEncoder
 from optimization import (
     BatchTooLargeError,
@@ -210,3 +213,28 @@ def test_it_overfits_eight_pictures() -> None:
         found = pipeline.captions(pipeline.features(batch.content), options)
         assert [one[0].text for one in found] == [record.captions[0] for record in records]
         assert min(one[0].confidence for one in found) > 0.9
+
+
+@pytest.mark.slow
+def test_a_compiled_loss_compiles_three_graphs_for_all_shapes_of_an_epoch() -> None:
+    counts = np.random.default_rng(0).integers(1, 6, 50).tolist()
+    _, captions = make_captions(counts)
+    model, runtime = make_model(vocabulary=len(TOKENIZER)), Runtime.create("cpu", "fp32")
+    torch._dynamo.reset()
+    counters.clear()
+    loss = torch.compile(caption_loss, dynamic=True, backend="eager")
+    gradients = Gradients(model, nn.Identity(), runtime, CrossEntropy(0.1, loss))
+    shapes = set()
+    for epoch, micro in itertools.product(range(3), (0, 7)):
+        steps = StepDataset(captions, captions.plan(20, seed=epoch), NoiseFeatures(), micro)
+        for number in range(len(steps)):
+            step = steps[number]
+            assert isinstance(step, Step)
+            for batch in step.batches:
+                rows, length = batch.packing.rows, batch.packing.length
+                shapes.add((batch.num_tokens, rows, length, len(batch.picture_rows)))
+            gradients.add(step)
+            gradients.drop()
+    assert len(shapes) > 50
+    assert counters["stats"]["unique_graphs"] <= 3
+    assert not counters["graph_break"]
