@@ -33,7 +33,7 @@ STORY = (
 """The files at the root in reading order: each imports only those before it."""
 ROOMS = (
     "system sources scenes metrics vision store streaming training decoding tracking sharing "
-    "reports rivals comparison"
+    "reports writing rivals comparison"
 ).split()
 """The folders of `captioning/`, in the order in which the story enters them."""
 
