@@ -19,10 +19,12 @@ Weights are computed here only; search never asks for them.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -35,7 +37,9 @@ from captioning.reports.strips import draw_strip, tile_size
 from captioning.sharing.repository import full_name, resolve_checkpoint
 from captioning.sources.images import load_image
 from captioning.sources.records import WordHeat
+from captioning.system.ahead import ahead
 from captioning.system.errors import UserError
+from captioning.system.processes import worker_count
 from captioning.system.runtime import Runtime
 from captioning.training.packing import Packing
 from captioning.vision.preprocessing import Region
@@ -43,12 +47,15 @@ from captioning.vision.tower_features import FeatureShape
 from checkpoint import load_pipeline, read_checkpoint
 from config import Config
 from encoder import VisionEncoder
-from pipeline import Caption, CaptionPipeline, each_batch
+from pipeline import BatchSize, Caption, CaptionPipeline, each_batch
 
 __all__ = ["Caption", "Captioner", "Picture"]
 
 Floats = NDArray[np.float32]
 Picture = str | os.PathLike[str] | bytes | Image.Image
+Item = TypeVar("Item")
+Batch = list[tuple[Item, Tensor | str]]
+"""Things with the pixels of the picture that each means, or with what was said instead."""
 
 
 @dataclass(frozen=True)
@@ -179,9 +186,70 @@ class Captioner:
         batches = each_batch(len(pictures), caption, batch_size=batch_size)
         return [captions for batch in batches for captions in batch]
 
-    def features(self, pictures: Sequence[Picture]) -> Tensor:
-        """(B, P, F) float32 encoder features."""
-        return self.pipeline.features(self._pixels(pictures))
+    def captions_ahead(
+        self,
+        items: Iterable[Item],
+        load: Callable[[Item], Image.Image | str],
+        options: SearchOptions,
+        *,
+        number: Callable[[Item], int],
+        rules: TokenRules | None = None,
+        batch_size: int = 32,
+    ) -> Iterator[list[tuple[Item, list[Caption] | str]]]:
+        """Captions of pictures that pass, batch by batch, each picture read by `load` once.
+
+        While a batch is searched, the next one is encoded and the one after it decoded, in threads;
+        no more is held, however many pictures there are. An item whose `load` gives text, such as
+        what is wrong with it, keeps that. `number` counts pictures, as samples depend on it.
+        """
+        size = BatchSize(batch_size)
+
+        def prepare(item: Item) -> tuple[Item, Tensor | str]:
+            loaded = load(item)
+            ready = loaded if isinstance(loaded, str) else self.pixels(loaded)
+            return item, ready
+
+        def encode(batch: Batch[Item]) -> tuple[Batch[Item], list[Tensor], Tensor | None]:
+            pixels = [ready for _, ready in batch if not isinstance(ready, str)]
+            try:
+                return batch, pixels, self.features(pixels) if pixels else None
+            except torch.OutOfMemoryError:
+                return batch, pixels, None  # in smaller parts, when its turn comes
+
+        prepared = ahead(items, prepare, threads=worker_count(-1), most=2 * batch_size)
+        encoded = ahead(_cut(prepared, size), encode, threads=1, most=1)
+        for batch, pixels, features in encoded:
+            numbers = [number(item) for item, ready in batch if not isinstance(ready, str)]
+            search = partial(self._search, pixels, features, options, rules, numbers)
+            parts = size.parts(len(pixels), search)
+            found = iter([captions for part in parts for captions in part])
+            yield [
+                (item, ready if isinstance(ready, str) else next(found)) for item, ready in batch
+            ]
+
+    def _search(
+        self,
+        pixels: Sequence[Tensor],
+        features: Tensor | None,
+        options: SearchOptions,
+        rules: TokenRules | None,
+        numbers: Sequence[int],
+        part: range,
+    ) -> list[list[Caption]]:
+        """Captions of a part of a batch, of which the features may be known."""
+        if features is None or len(part) < len(pixels):
+            features = self.features(pixels[part.start : part.stop])
+        numbers = numbers[part.start : part.stop]
+        return self.pipeline.captions(features, options, rules=rules, picture_numbers=numbers)
+
+    def features(self, pictures: Sequence[Picture | Tensor]) -> Tensor:
+        """(B, P, F) float32 encoder features, of pictures or of what `pixels` gave of them."""
+        ready = [one if isinstance(one, Tensor) else self.pixels(one) for one in pictures]
+        return self.pipeline.features(torch.stack(ready))
+
+    def pixels(self, picture: Picture) -> Tensor:
+        """(3, H, W) uint8, as the encoder reads a picture."""
+        return self.pipeline.encoder.preprocess(load_image(picture))
 
     def attention(
         self, picture: Picture, caption: Caption | None = None, *, rollout: bool = False
@@ -241,7 +309,8 @@ class Captioner:
     def _attention(
         self, images: Sequence[Image.Image], ids: Sequence[Sequence[int]], *, rollout: bool = False
     ) -> list[list[WordAttention]]:
-        pixels, encoder = self._pixels(images), self.pipeline.encoder
+        pixels = torch.stack([self.pixels(image) for image in images])
+        encoder = self.pipeline.encoder
         weights = attend(self.pipeline, self.pipeline.features(pixels), ids)
         shape = encoder.shape
         if rollout:
@@ -260,10 +329,12 @@ class Captioner:
             for one, heat, image in zip(ids, weights, images, strict=True)
         ]
 
-    def _pixels(self, pictures: Sequence[Picture]) -> Tensor:
-        """(B, 3, H, W) uint8."""
-        preprocess = self.pipeline.encoder.preprocess
-        return torch.stack([preprocess(load_image(picture)) for picture in pictures])
+
+def _cut(items: Iterable[Item], size: BatchSize) -> Iterator[list[Item]]:
+    """Batches of items, as large as they are to be when they begin."""
+    items = iter(items)
+    while batch := list(islice(items, size.pictures)):
+        yield batch
 
 
 @torch.inference_mode()

@@ -6,17 +6,19 @@
     python generate.py --image photo.jpg --method sample --num-captions 5 --json
     python generate.py --image photo.jpg --attention words.png
     python generate.py --image photo.jpg --checkpoint user/repo
+    python generate.py --image holiday/ --write txt      # a.txt beside a.jpg; goes on after a kill
+    python generate.py --image 'shards/*.tar' --write jsonl --output captions/ --part 3/64
 
-Takes files, folders, globs and URLs; a picture that is named alone prints its caption alone.
-Everything but captions goes to standard error. A picture that cannot be read and a name that means
-none are reported, the others are captioned, and the exit code is 1. Several captions of a picture
-are several lines, best first.
+Takes files, folders, globs, zips, shards and URLs; a picture that is named alone prints its caption
+alone. Everything but captions goes to standard error. A picture that cannot be read and a name that
+means none are reported, the others are captioned, and the exit code is 1. Several captions of a
+picture are several lines, best first. What `--write` has written is skipped the next time.
 """
 
-import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,11 +31,10 @@ from captioning.system.errors import (
     run_command,
 )
 from captioning.system.options import check_value, notes_of, parse_options
-from captioning.system.privacy import mask_urls
-from captioning.system.processes import ending_together, is_main_process
+from captioning.system.processes import ending_together, is_main_process, is_one_of_many
 from captioning.system.progress import Progress
 from captioning.system.rules import MOST_BEAMS, at_least, within
-from captioning.system.terminal import json_line, one_line
+from captioning.system.terminal import one_line
 from config import Config
 
 if TYPE_CHECKING:
@@ -41,8 +42,10 @@ if TYPE_CHECKING:
 
     from captioner import Caption, Captioner
     from captioning.decoding import SearchOptions, TokenRules
-    from captioning.sources.image_inputs import ImageInput
     from captioning.sources.named_pictures import NamedPictures
+    from captioning.system.runtime import Runtime
+    from captioning.writing.pictures import ShardEnd, Unread
+    from captioning.writing.work import Work
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class GenerateOptions:
     """What to caption, and how."""
 
     image: tuple[str, ...]
-    """Pictures: files, folders, globs, URLs; several at once. - = paths on standard input, one a
-    line, or a picture."""
+    """Pictures: files, folders, globs, zips, shards (WebDataset tars, Parquet), URLs; several at
+    once. - = paths on standard input, one a line, or a picture."""
     checkpoint: str = ""
     """Checkpoint folder or Hub repository ("" = the newest `best` under output-dir)."""
     revision: str = ""
@@ -106,6 +109,8 @@ class GenerateOptions:
     """Words that captions never contain; longer ones that begin so may come: not `a`, but `at`."""
     force: tuple[str, ...] = ()
     """Words, or beginnings of words, that each caption contains."""
+    prefix: str = ""
+    """Words that each caption begins with, such as "A photo of"."""
     attention: str = ""
     """PNG to draw: the (first) picture, and what each word of its caption looked at."""
     rollout: bool = False
@@ -114,6 +119,15 @@ class GenerateOptions:
     """Font file of the attention's words, for scripts that DejaVu lacks, such as Chinese."""
     json: bool = False
     """Print a JSON line a picture."""
+    write: Literal["print", "txt", "caption", "xmp", "jsonl", "csv", "parquet", "coco"] = "print"
+    """Where captions go: standard output; a .txt, .caption or XMP file a picture; one file of JSON
+    Lines, CSV, Parquet or COCO results. What is there already is skipped."""
+    output: str = ""
+    """Folder or file to write to ("" = beside the pictures)."""
+    overwrite: bool = False
+    """Caption anew what is captioned already."""
+    part: str = ""
+    """3/64 = the third of 64 shares of the pictures, which need not know of each other."""
     limit: Annotated[int, at_least(0)] = 0
     """Caption the first so many pictures only (0 = all)."""
     batch_size: Annotated[int, at_least(1)] = 32
@@ -127,7 +141,7 @@ class GenerateOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Load a model, caption, print."""
+    """Load a model, caption, print or write."""
     options = parse_options(
         GenerateOptions,
         sys.argv[1:] if argv is None else argv,
@@ -136,6 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_options(options)
     named = _inputs(options)
     search_options(options, Config())  # finds what does not fit before a model is loaded
+    work = _work(named, options)
     from captioner import Captioner
 
     with ending_together():
@@ -146,99 +161,64 @@ def main(argv: Sequence[str] | None = None) -> int:
             precision=options.precision,
             trust_remote_code=options.trust_remote_code,
         )
-        count, broken = len(named.pictures), caption_all(captioner, named, options)
-        if broken and count > 1 and is_main_process():
-            print(f"{broken} of {count} pictures could not be captioned.", file=sys.stderr)
-    if broken == count:
+        with closing(work.output):
+            caption_all(captioner, work, options)
+    if work.broken and not (work.captioned or work.skipped):
         return EXIT_USER_ERROR
-    return EXIT_PARTLY_DONE if broken or named.problems else EXIT_DONE
+    return EXIT_PARTLY_DONE if work.broken or named.problems else EXIT_DONE
 
 
-def caption_all(captioner: "Captioner", named: "NamedPictures", options: GenerateOptions) -> int:
-    """Caption and print pictures batch by batch; returns how many could not be read."""
-    from pipeline import each_shared_batch
+def caption_all(captioner: "Captioner", work: "Work", options: GenerateOptions) -> None:
+    """Caption pictures batch by batch, and print or write what is found of them.
 
-    inputs, runtime = named.pictures, captioner.pipeline.runtime
-    search = search_options(options, captioner.config)
-    rules = token_rules(options, captioner)
-    newest: dict[int, Image.Image] = {}  # the pictures of the newest batch, by number
+    Decoding, encoding and searching overlap; of several processes the first one writes. The `work`
+    counts what became of it.
+    """
+    from captioning.writing.printing import Shortcomings
 
-    def caption(numbers: Sequence[int]) -> list["Sequence[Caption] | str"]:
-        """The captions of each picture, or what is wrong with it."""
-        images, problems = _read(inputs, numbers)
-        newest.clear()
-        newest.update(images)
-        found: Sequence[Sequence[Caption]] = []
-        if images:
-            found = captioner.pipeline.captions(
-                captioner.features(list(images.values())),
-                search,
-                rules=rules,
-                picture_numbers=list(images),
-            )
-        results = problems | dict(zip(images, found, strict=True))
-        return [results[number] for number in numbers]
-
-    _keep_any_file_name()
-    done = broken = 0
-    told = Shortcomings(options)
+    runtime, images = captioner.pipeline.runtime, {}
     is_drawn = not options.attention
-    is_shown = runtime.is_main and len(inputs) > 1
-    with Progress("captions", len(inputs), is_shown=is_shown, has_lines=False) as bar:
-        for results in each_shared_batch(
-            runtime, len(inputs), caption, batch_size=options.batch_size
-        ):
-            good = {n: one for n, one in enumerate(results, done) if not isinstance(one, str)}
+
+    def load(one: "Unread | ShardEnd") -> "Image.Image | str":
+        image = _read(one)
+        if not (is_drawn or isinstance(image, str)):
+            images[one.number] = image
+        return image
+
+    if runtime.is_main:
+        work.output.open()
+    runtime.barrier()  # nothing is read there before it was locked
+    batches = captioner.captions_ahead(
+        work.pending(runtime.rank, runtime.world_size),
+        load,
+        search_options(options, captioner.config),
+        number=lambda one: one.number,
+        rules=token_rules(options, captioner),
+        batch_size=options.batch_size,
+    )
+    told = Shortcomings(options.num_captions, options.force)
+    is_shown = runtime.is_main and len(work.files) > 1
+    has_lines = options.write != "print"
+    with Progress("captions", len(work.files), is_shown=is_shown, has_lines=has_lines) as bar:
+        for results in _gathered(runtime, batches):
             if runtime.is_main:
                 with bar.aside():
-                    _print_results(named, done, results, options)
-                    told.note([inputs[done + n].name for n in range(len(results))], results)
-                    if good and not is_drawn:
-                        number, captions = next(iter(good.items()))
-                        # Of several processes another one may have read it.
-                        image = newest.get(number) or _read(inputs, [number])[0][number]
-                        _write_strip(captioner, image, captions[0], options)
-                        is_drawn = True
-            done += len(results)
-            broken += len(results) - len(good)
+                    for problem in work.note(results):
+                        print(f"error: {one_line(problem)}", file=sys.stderr)
+                    good = [(one, found) for one, found in results if isinstance(found, list)]
+                    for one, captions in good:
+                        told.note(one.name, captions)
+                        if not is_drawn and one.number in images:
+                            _write_strip(captioner, images[one.number], captions[0], options)
+                            is_drawn = True
+                            images.clear()
             bar.advance(len(results))
-    told.tell()
-    return broken
-
-
-class Shortcomings:
-    """What was asked for and not given: so many captions, and words in them."""
-
-    def __init__(self, options: GenerateOptions) -> None:
-        """What was asked for."""
-        self._wanted, self._words = options.num_captions, options.force
-        self._fewer: list[tuple[str, int]] = []
-        self._without: dict[str, int] = {}
-
-    def note(self, names: Sequence[str], results: Sequence["Sequence[Caption] | str"]) -> None:
-        """Look at what was found of some pictures."""
-        for name, captions in zip(names, results, strict=True):
-            if isinstance(captions, str):
-                continue
-            if len(captions) < self._wanted:
-                self._fewer.append((name, len(captions)))
-            for word in self._words:
-                lacking = sum(word not in caption.text for caption in captions)
-                self._without[word] = self._without.get(word, 0) + lacking
-
-    def tell(self) -> None:
-        """Say it on standard error."""
-        if self._fewer:
-            name, count = self._fewer[0]
-            many = f" and of {len(self._fewer) - 1:,} more pictures" if len(self._fewer) > 1 else ""
-            print(
-                f"Fewer captions than the {self._wanted} of --num-captions: {count} of {name}"
-                f"{many}. The search found no others; more beams may (--beam-size).",
-                file=sys.stderr,
-            )
-        for word, count in self._without.items():
-            if count:
-                print(f"{word!r} found no place in {count:,} captions.", file=sys.stderr)
+    work.skipped = sum(runtime.gather([work.skipped]))
+    if runtime.is_main:
+        work.output.finish()
+        told.tell()
+        work.tell()
+    work.captioned, work.broken = runtime.on_main(lambda: (work.captioned, work.broken))
 
 
 def check_options(options: GenerateOptions) -> None:
@@ -253,6 +233,16 @@ def check_options(options: GenerateOptions) -> None:
             for note in notes_of(field, For)
             if value != field.default and options.method not in note.methods
         ]
+    if options.write == "print":
+        problems += [
+            f"--{name} is for captions that are written; add --write FORM, such as --write txt."
+            for name in ("output", "overwrite")
+            if getattr(options, name)
+        ]
+    elif options.json:
+        problems.append("--json prints; leave it out, or --write jsonl writes the same lines.")
+    if options.write in ("coco", "xmp") and options.num_captions > 1:
+        problems.append(f"--write {options.write} holds one caption; leave out --num-captions.")
     if options.font and not Path(options.font).is_file():
         problems.append(f"--font is {options.font!r}; it must name a .ttf or .otf file.")
     if options.attention and Path(options.attention).suffix.lower() != ".png":
@@ -330,9 +320,16 @@ def token_rules(options: GenerateOptions, captioner: "Captioner") -> "TokenRules
         }
         return tuple(sorted(found))
 
+    prefix, most = ids(" ".join(options.prefix.split())), options.max_length or usual.max_length
+    if len(prefix) >= most:
+        raise UserError(
+            f"--prefix has {len(prefix)} tokens, and a caption has {most} at most, its end "
+            "counted; write fewer words."
+        )
     return replace(
         usual,
-        max_length=options.max_length or usual.max_length,
+        max_length=most,
+        prefix=prefix,
         min_length=usual.min_length if options.min_length is None else options.min_length,
         no_repeat_ngram=usual.no_repeat_ngram
         if options.no_repeat_ngram is None
@@ -350,10 +347,9 @@ def _inputs(options: GenerateOptions) -> "NamedPictures":
     from captioning.sources.named_pictures import find_named
 
     named = find_named(options.image)
-    if options.limit:
-        named.pictures = named.pictures[: options.limit]
-    if all(one.is_missing for one in named.pictures):
-        missing = [f"{one.name} is missing; check the path." for one in named.pictures]
+    if not named.shards and all(one.is_missing for one in named.pictures[: options.limit or None]):
+        pictures = named.pictures[: options.limit or None]
+        missing = [f"{one.name} is missing; check the path." for one in pictures]
         raise UserError(*missing, *named.problems)
     if is_main_process():
         for text in (*(f"error: {problem}" for problem in named.problems), *named.notes):
@@ -361,37 +357,50 @@ def _inputs(options: GenerateOptions) -> "NamedPictures":
     return named
 
 
-def _read(
-    inputs: Sequence["ImageInput"], numbers: Sequence[int]
-) -> tuple[dict[int, "Image.Image"], dict[int, str]]:
-    """The pictures that can be read, by number, and what is wrong with the others."""
+def _work(named: "NamedPictures", options: GenerateOptions) -> "Work":
+    """This command's share of the pictures, and where its captions go."""
+    from captioning.writing.outputs import Part
+    from captioning.writing.printing import PrintedLines
+    from captioning.writing.work import Work
+
+    part, limit = Part.parse(options.part), options.limit
+    if limit and named.shards and (part.count > 1 or is_one_of_many()):
+        raise UserError("--limit counts the pictures of shards in one process; leave it out.")
+    if options.write == "print":
+        printed = PrintedLines(as_json=options.json, with_names=not named.is_one)
+        return Work.printed(named, printed, part, limit)
+    return Work.written(
+        named, options.write, options.output, part, overwrite=options.overwrite, limit=limit
+    )
+
+
+def _read(one: "Unread | ShardEnd") -> "Image.Image | str":
+    """A picture, or what is wrong with it."""
     from captioning.sources.images import load_image
+    from captioning.sources.origins import READ_ERRORS
+    from captioning.writing.pictures import Unread
 
-    images, problems = {}, {}
-    for number in numbers:
-        one = inputs[number]
-        try:
-            images[number] = load_image(one.read(), name=one.name)
-        except UserError as error:
-            problems[number] = str(error)
-    return images, problems
+    if not isinstance(one, Unread):
+        return ""
+    if one.picture.problem:
+        return one.picture.problem
+    try:
+        return load_image(one.read(), name=one.picture.name)
+    except UserError as error:
+        return str(error)
+    except READ_ERRORS as error:  # of an archive
+        return f"{one.picture.name} cannot be read: {error}."
 
 
-def _print_results(
-    named: "NamedPictures",
-    first: int,
-    results: Sequence["Sequence[Caption] | str"],
-    options: GenerateOptions,
-) -> None:
-    """Print what was found of the pictures from number `first` on."""
-    for problem in results:
-        if isinstance(problem, str):
-            print(f"error: {one_line(problem)}", file=sys.stderr)
-    for one, captions in zip(named.pictures[first:], results, strict=False):
-        if not isinstance(captions, str):
-            name = "" if named.is_one and not options.json else mask_urls(one.name)
-            print("\n".join(_lines(name, captions, as_json=options.json)))
-    sys.stdout.flush()
+def _gathered(
+    runtime: "Runtime", batches: Iterator[list[tuple[Any, Any]]]
+) -> Iterator[list[tuple[Any, Any]]]:
+    """Batches of all processes together, as long as one of them has any; each process gets them."""
+    while True:
+        batch = [(getattr(one, "picture", one), found) for one, found in next(batches, [])]
+        if not runtime.max_over_processes(len(batch)):
+            return
+        yield runtime.gather(batch)
 
 
 def _newest(output_dir: str) -> str:
@@ -401,24 +410,6 @@ def _newest(output_dir: str) -> str:
     if is_main_process():
         print(f"Captioning with {folder}.", file=sys.stderr)
     return os.fspath(folder)
-
-
-def _lines(name: str, captions: Sequence["Caption"], *, as_json: bool) -> Iterator[str]:
-    """What is printed of a picture: one line as JSON, else a line a caption."""
-    if as_json:
-        names = ("text", "log_probability", "confidence")
-        shown = [{name: getattr(caption, name) for name in names} for caption in captions]
-        yield json_line({"image": name, "captions": shown})
-        return
-    for caption in captions:
-        text = one_line(" ".join(caption.text.split()))
-        yield f"{one_line(name)}\t{text}" if name else text
-
-
-def _keep_any_file_name() -> None:
-    """Let standard output pass on names of files that are not UTF-8, as they are."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def _write_strip(

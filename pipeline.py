@@ -216,6 +216,42 @@ class CaptionPipeline:
         )
 
 
+@dataclass
+class BatchSize:
+    """How many pictures are computed together: fewer for good once memory did not suffice."""
+
+    pictures: int
+
+    def parts(self, count: int, work: Callable[[range], Result]) -> Iterator[Result]:
+        """`work(range)` over 0 ... count - 1; what does not fit into memory is halved.
+
+        Raises `UserError` where not even one picture fits.
+        """
+        done = 0
+        while done < count:
+            batch = range(done, min(done + self.pictures, count))
+            try:
+                result = work(batch)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise UserError(
+                        "out of memory with a single picture. End what else uses the device, or "
+                        "write --DEVICE cpu"
+                    ) from None
+                self.pictures = len(batch) // 2
+            else:
+                done = batch.stop
+                yield result
+                continue
+            # Only here, where the error and all that it holds are gone, can memory be given back.
+            torch.cuda.empty_cache()
+            if is_main_process():
+                print(
+                    f"Out of memory; going on with {self.pictures} pictures at a time.",
+                    file=sys.stderr,
+                )
+
+
 def each_batch(
     count: int, work: Callable[[range], Result], *, batch_size: int = BATCH_SIZE
 ) -> Iterator[Result]:
@@ -223,26 +259,7 @@ def each_batch(
 
     Raises `UserError` where not even one picture fits.
     """
-    done = 0
-    while done < count:
-        batch = range(done, min(done + batch_size, count))
-        try:
-            result = work(batch)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise UserError(
-                    "out of memory with a single picture. End what else uses the device, or write "
-                    "--DEVICE cpu"
-                ) from None
-            batch_size = len(batch) // 2
-        else:
-            done = batch.stop
-            yield result
-            continue
-        # Only here, where the error and all that it holds are gone, can memory be given back.
-        torch.cuda.empty_cache()
-        if is_main_process():
-            print(f"Out of memory; going on with {batch_size} pictures at a time.", file=sys.stderr)
+    return BatchSize(batch_size).parts(count, work)
 
 
 def each_shared_batch(

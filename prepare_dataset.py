@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from captioning.sources.captions_beside import SUFFIXES, captions_paths
+from captioning.sources.captions_beside import WITH_PICTURES, captions_paths
 from captioning.sources.folder_source import files_source
 from captioning.sources.origins import (
     Source,
@@ -127,7 +127,8 @@ def source_of(config: Config) -> Source:
 def _settings(config: Config) -> dict[str, Any]:
     """What decides the content of a prepared data set, as prepared.json keeps it."""
     where, revision = _hub_place(config)
-    captions = [] if config.CAPTIONS_FILE in SUFFIXES else captions_paths(config.CAPTIONS_FILE)
+    is_file = config.CAPTIONS_FILE not in WITH_PICTURES
+    captions = captions_paths(config.CAPTIONS_FILE) if is_file else []
     places = list(map(mask_urls, (config.IMAGE_DIR, config.CAPTIONS_FILE, where)))
     paths = [os.path.abspath(place) if os.path.exists(place) else place for place in places]
     columns = [column for column in (config.IMAGE_COLUMN, config.CAPTION_COLUMN) if column]

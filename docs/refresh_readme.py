@@ -34,7 +34,7 @@ STORY = (
 """The files at the root in reading order: each imports only those before it."""
 ROOMS = (
     "system sources scenes metrics vision gpt2 store streaming training decoding tracking sharing "
-    "reports rivals comparison export"
+    "reports writing rivals comparison export"
 ).split()
 """The folders of `captioning/`, in the order in which the story enters them."""
 

@@ -97,7 +97,8 @@ def _with_word(
 def _beginnings(caption: Hypothesis, word: Word, rules: TokenRules) -> list[list[int]]:
     """What rows have to write: the caption up to each of its words, then `word`."""
     ids, room = list(caption.ids), rules.max_length - len(word)
-    starts = [i for i in range(1, len(ids)) if ids[i] not in rules.continuing_ids]
+    first = max(1, len(rules.prefix))
+    starts = [i for i in range(first, len(ids)) if ids[i] not in rules.continuing_ids]
     places = [i for i in (*starts, len(ids)) if i <= room] or [min(len(ids), room)]
     return [[*ids[:i], *word, *([NEW_WORD] if i < room else [])] for i in places]
 

@@ -44,6 +44,8 @@ class TokenRules:
     """Tokens written at most, the end token counted."""
     min_length: int = 0
     """Tokens before the end token, at least."""
+    prefix: Word = ()
+    """Tokens that each caption begins with; they stand above all other rules."""
     forbidden_ids: tuple[int, ...] = ()
     """Tokens that are never written."""
     forbidden_words: tuple[Word, ...] = ()
@@ -77,6 +79,11 @@ class TokenRules:
         """
         scores = self._penalise_repeats(log_probabilities, ids)
         length, end_scores = ids.shape[-1], scores[..., self.end_id].clone()
+        if length < len(self.prefix):
+            given = scores[..., self.prefix[length]].clone()
+            scores.fill_(-math.inf)
+            scores[..., self.prefix[length]] = given
+            return scores
         progress = self.forced_progress(ids) if self.forced_words else None
         if progress:
             continued = scores.gather(-1, progress.tokens)
@@ -179,17 +186,20 @@ class TokenRules:
             yield f"no_repeat_ngram is {self.no_repeat_ngram}; it must be at least 0."
         if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
             yield f"repetition_penalty is {self.repetition_penalty}; it must be above 0."
+        if self.end_id in self.prefix or len(self.prefix) >= self.max_length:
+            yield (
+                f"The prefix has {len(self.prefix)} tokens, or holds the end token; a caption has "
+                f"{self.max_length} at most, its end counted."
+            )
         forced, forbidden = self.forced_words, self.forbidden_words
         every = (*forced, *forbidden, *self.forbidden_whole_words)
         if any(not word or self.end_id in word for word in every):
             yield "A forced or forbidden word has no tokens, or holds the end token."
         if self.end_id in self.forbidden_ids:
             yield f"The end token {self.end_id} is forbidden; captions could not end."
-        if sum(map(len, forced)) > self.max_length:
-            yield (
-                f"The forced words have {sum(map(len, forced))} tokens; "
-                f"a caption has {self.max_length} at most."
-            )
+        asked = len(self.prefix) + sum(map(len, forced))
+        if forced and asked > self.max_length:
+            yield f"The forced words have {asked} tokens; a caption has {self.max_length} at most."
         never = [(token,) for token in self.forbidden_ids] + list(forbidden)
         for word in forced:
             if any(part == word[i : i + len(part)] for part in never for i in range(len(word))):

@@ -7,8 +7,8 @@ Candidates and references are read alike, by looking at the content:
     Karpathy JSON   {"images": [{"cocoid", "filename", "split", "sentences"}]}
     rows            of JSON Lines or a JSON list: a picture's name and its captions, as
                     `generate.py --json`, `captions.jsonl` and LAVIS' coco_karpathy files have them
-    tables          all that `sources.caption_files` reads: CSV, results.csv, token files
-    a folder        of .txt or .caption files, named as the pictures are
+    tables          all that `sources.caption_files` reads: CSV, Parquet, results.csv, token files
+    a folder        of .txt, .caption or .xmp files, named as the pictures are
 
 Which candidate belongs to which references is found by `score_pairs`.
 """
@@ -18,18 +18,30 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from captioning.sources.caption_fields import caption_columns, image_column, split_name
-from captioning.sources.caption_files import LARGEST_FILE_BYTES, decode_text, parse_captions
+from captioning.sources.caption_fields import (
+    XMP_SUFFIXES,
+    caption_columns,
+    image_column,
+    split_name,
+    xmp_captions,
+)
+from captioning.sources.caption_files import (
+    LARGEST_FILE_BYTES,
+    PARQUET,
+    decode_text,
+    parse_captions,
+)
+from captioning.sources.picture_names import is_picture_name
 from captioning.system.errors import UserError
 
 SHOWN_IDS = 5
 FORMATS = (
     '{"id": "caption"}, {"id": ["caption", ...]}, COCO results and annotations, Karpathy JSON, '
     "JSON Lines with a picture and its captions (generate.py --json, captions.jsonl), CSV tables, "
-    "token files, or a folder of .txt files named as the pictures are"
+    "Parquet, token files, or a folder of .txt or .xmp files named as the pictures are"
 )
 ID_NAMES = ("image_id", "cocoid", "img_id", "imgid", "id")
 """Keys of a picture's number, likeliest first; `id` alone may be a caption's and comes last."""
@@ -37,7 +49,7 @@ PREDICTIONS = (
     "prediction", "pred", "predicted_caption", "generated_caption", "generated_text", "hypothesis",
 )  # fmt: skip
 """Keys of what a model said, in files that hold the references too."""
-TEXT_SUFFIXES = (".txt", ".caption")
+BESIDE_SUFFIXES = (".txt", ".caption", *XMP_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -126,7 +138,7 @@ def _read(path: str | os.PathLike[str], *, wanted: Sequence[str]) -> Iterator[Na
     try:
         with open(path, "rb") as file:
             data = file.read(LARGEST_FILE_BYTES + 1)
-        text = decode_text(data)
+        text = "" if data[:4] == PARQUET else decode_text(data)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
@@ -142,21 +154,25 @@ def _text_files(folder: Path) -> Iterator[NamedCaptions]:
     """A folder's captions beside pictures: a picture's candidate, or a reference a line."""
     seen: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if path.suffix.lower() not in TEXT_SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in BESIDE_SUFFIXES or not path.is_file():
             continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if is_picture_name(name):  # a.jpg.xmp
+            name = str(PurePosixPath(name).with_suffix(""))
         if name in seen:
             raise UserError(f"{seen[name]} and {path} are captions of one picture; keep one.")
         seen[name] = path
         try:
-            lines = decode_text(path.read_bytes(), may_be_empty=True).splitlines()
+            text = decode_text(path.read_bytes(), may_be_empty=True)
+            is_sidecar = path.suffix.lower() in XMP_SUFFIXES
+            lines = xmp_captions(text) if is_sidecar else text.splitlines()
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {error}.") from None
         yield NamedCaptions(
             "", name, tuple(line.strip() for line in lines if line.strip()) or ("",)
         )
     if not seen:
-        raise UserError(f"{folder} holds no .txt or .caption files. Formats: {FORMATS}.")
+        raise UserError(f"{folder} holds no .txt, .caption or .xmp files. Formats: {FORMATS}.")
 
 
 def _parse_json(text: str, path: str | os.PathLike[str]) -> Any:

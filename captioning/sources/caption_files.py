@@ -37,6 +37,7 @@ from captioning.sources.caption_fields import (
     valid_unicode,
 )
 from captioning.sources.caption_tables import read_table
+from captioning.sources.parquet_files import caption_rows
 from captioning.sources.picture_names import is_picture_name
 from captioning.sources.table_columns import (
     Columns,
@@ -62,12 +63,12 @@ LARGEST_FILE_BYTES = 2**30
 _OTHER_FILES = {
     b"PK\x03\x04": "a zip file or an Excel workbook; save the sheet as CSV UTF-8",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV UTF-8",
-    b"PAR1": "a Parquet file; write its names and captions as CSV, or give the folder of Parquet "
-    "files that hold the pictures with --DATASET_SOURCE",
     b"SQLi": "an SQLite database; export the table as CSV",
     b"%PDF": "a PDF; write the captions as CSV",
 }
 """What other files begin with, and what to do with them."""
+PARQUET = b"PAR1"
+"""What a Parquet file begins with."""
 KEY = "(key)"
 """What the keys of a JSON object are called as a column."""
 _NUMBERED_NAME = re.compile(r"(.+)#\d+")
@@ -110,6 +111,9 @@ def parse_captions(
     """`read_captions` for the bytes of a file; `name` stands in error messages."""
     reading = reading or TableReading()
     try:
+        if data[:4] == PARQUET:
+            rows = _parse_rows(_numbered(caption_rows(data), "row"), reading)
+            return _checked(_collect(rows), name)
         text = decode_text(data)
         if text.lstrip()[:1] in ("{", "["):
             rows = _parse_json(text, reading)
@@ -125,6 +129,10 @@ def parse_captions(
         raise UserError(
             f"{name} is not a captions file that can be read: {problem}. Formats: {FORMATS}."
         ) from None
+    return _checked(pictures, name)
+
+
+def _checked(pictures: list[CaptionedPicture], name: str) -> list[CaptionedPicture]:
     if not any(caption for picture in pictures for caption in picture.captions):
         raise UserError(f"{name} holds no captions. Formats: {FORMATS}.")
     return pictures

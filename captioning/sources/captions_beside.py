@@ -5,6 +5,7 @@
     train/metadata.jsonl, test/metadata.jsonl         one a split, which its name or folder says
     a.jpg with a.txt or a.caption       a file beside each picture, a caption a line
     a.jpg with a.json or a.xmp          what JSON names so; the description of a sidecar
+    a.jpg itself                        the description in its XMP, IPTC or EXIF (`captions_inside`)
 
 Split lists (Flickr_8k.trainImages.txt and its like, a picture's name a line) say the splits of
 captions that say none.
@@ -35,6 +36,7 @@ from captioning.sources.caption_files import (
     decode_text,
     parse_captions,
 )
+from captioning.sources.captions_inside import captions_inside
 from captioning.sources.origins import READ_ERRORS, LeftOut
 from captioning.sources.picture_names import PictureNames, is_picture_name
 from captioning.sources.table_columns import TableReading
@@ -48,8 +50,12 @@ CAPTIONS_PATTERNS = (
 """How captions files are called, those with published splits first."""
 LESS_LIKELY_PATTERNS = ("*.json", "*.txt")
 
+INSIDE = "metadata"
+"""What CAPTIONS_FILE says for descriptions inside the pictures."""
 SUFFIXES = (*TEXT_SUFFIXES, *JSON_SUFFIXES, *XMP_SUFFIXES)
 """Of files that may stand beside a picture."""
+WITH_PICTURES = (*SUFFIXES, INSIDE)
+"""What CAPTIONS_FILE says where captions are no file of their own."""
 
 Read = Callable[[], bytes]
 
@@ -73,9 +79,12 @@ def find_captions_files(
 ) -> list[CaptionsFile]:
     """The captions of the pictures in `where`, whose files are given by name.
 
-    `captions_file` is a path, a pattern, several of these with semicolons between, or a suffix
-    (`.txt`) for the files beside the pictures; "" looks among the files.
+    `captions_file` is a path, a pattern, several of these with semicolons between, a suffix
+    (`.txt`) for the files beside the pictures, or `metadata` for what is inside of them; "" looks
+    among the files, and then inside.
     """
+    if captions_file == INSIDE and not os.path.exists(INSIDE):
+        return [_inside(where, files, reading)]
     if captions_file in SUFFIXES:
         return [_beside(where, files, (captions_file,), reading)]
     if captions_file:
@@ -84,6 +93,8 @@ def find_captions_files(
         lists = _lists_around(paths, files)
     else:
         chosen, beside = _choose(files, where)
+        if not (chosen or beside):
+            return [_inside(where, files, reading)]
         if beside:
             return [_beside(where, files, beside, reading)]
         found = [_parsed(f"{where}/{name}", files[name], _parent(name), reading) for name in chosen]
@@ -115,7 +126,8 @@ def _parsed(name: str, read: Read, folder: str, reading: TableReading) -> Captio
 
 
 def _choose(files: Mapping[str, Read], where: str) -> tuple[list[str], tuple[str, ...]]:
-    """The captions files among the files of a folder, or the suffixes of those beside pictures."""
+    """The captions files among the files of a folder, or the suffixes of those beside pictures;
+    neither where there are none."""
     texts, jsons, xmps = (
         {name for pair in _pairs(files, suffixes).values() for name in pair}
         for suffixes in (TEXT_SUFFIXES, JSON_SUFFIXES, XMP_SUFFIXES)
@@ -132,17 +144,11 @@ def _choose(files: Mapping[str, Read], where: str) -> tuple[list[str], tuple[str
     if (jsons or xmps) and not likely:
         return [], JSON_SUFFIXES if jsons else XMP_SUFFIXES
     found = likely or _first_called(names, LESS_LIKELY_PATTERNS)
-    if len(found) > 1 and not _are_one_a_split(found):
+    if len(found) > 1 and not (_are_one_a_split(found) or _are_parts(found)):
         raise UserError(
             f"{where} holds several files that may be the captions ({', '.join(found[:4])}); "
             f"choose one: --IMAGE_DIR {where} --CAPTIONS_FILE FILE (or several, with semicolons "
             "between)."
-        )
-    if not found:
-        raise UserError(
-            f"{where} holds no captions file; put one there (such as captions.csv, "
-            "dataset_flickr30k.json, results.csv), or a text file beside each picture (a.txt for "
-            f"a.jpg), or name it: --IMAGE_DIR {where} --CAPTIONS_FILE FILE."
         )
     return found, ()
 
@@ -159,6 +165,11 @@ def _first_called(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
         if found:
             return found
     return []
+
+
+def _are_parts(names: Sequence[str]) -> bool:
+    """Whether files are parts of one, as `generate.py --part` writes them: captions-1-of-2.csv."""
+    return len({re.sub(r"-\d+-of-(\d+)(?=\.\w+$)", "", name) for name in names}) == 1
 
 
 def _are_one_a_split(names: Sequence[str]) -> bool:
@@ -250,6 +261,31 @@ def _beside(
     return CaptionsFile(
         f"the {used} files beside them", pictures, "", None, tuple(lonely), tuple(remarks)
     )
+
+
+def _inside(where: str, files: Mapping[str, Read], reading: TableReading) -> CaptionsFile:
+    """What the pictures say themselves."""
+    if reading.names_columns:
+        raise UserError(
+            f"{where} has no captions file, and its pictures have no columns; leave out "
+            "IMAGE_COLUMN and CAPTION_COLUMN, or name the table with --CAPTIONS_FILE."
+        )
+    pictures = []
+    for name in filter(is_picture_name, files):
+        captions: tuple[str, ...] = ()
+        problem = ""
+        try:
+            captions = captions_inside(files[name]())
+        except READ_ERRORS as error:
+            problem = f"unreadable: {error}"
+        pictures.append(CaptionedPicture(name, captions, None, problem=problem))
+    if not any(picture.captions for picture in pictures):
+        raise UserError(
+            f"{where} holds no captions file, and its pictures hold no descriptions; put one there "
+            "(such as captions.csv, dataset_flickr30k.json, results.csv), or a text file beside "
+            f"each picture (a.txt for a.jpg), or name it: --IMAGE_DIR {where} --CAPTIONS_FILE FILE."
+        )
+    return CaptionsFile("the descriptions inside them", pictures)
 
 
 def _pairs(files: Iterable[str], suffixes: Sequence[str]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Which pictures a command line names: files, folders, globs and URLs.
+"""Which pictures a command line names: files, folders, globs, zips, shards and URLs.
 
 URLs are fetched over http(s) only, within a size and a time, and never from a private address, not
 by a redirect and not by a name that means another address when it is looked up once more.
@@ -13,16 +13,18 @@ import string
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from PIL import Image
 
 from captioning.sources.images import reads_heic
+from captioning.sources.origins import READ_ERRORS, list_files
+from captioning.sources.parquet_files import stored_picture_column
 from captioning.system.errors import UserError
 
 MOST_URL_BYTES = 50 * 2**20
@@ -43,25 +45,53 @@ SPECIAL = tuple(
 6to4, examples; not every version of Python knows all of them."""
 NO_PHOTOGRAPHS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 """Formats that Pillow knows of but cannot draw without other programs, or that are videos."""
+ARCHIVE_SUFFIX = ".zip"
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet")
+"""Files of many pictures that are read one after another."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageInput:
-    """A picture as the user named it."""
+    """A picture as the user named it, or a shard of many."""
 
     name: str
     content: bytes = field(default=b"", repr=False)
     """The picture itself, where it came from standard input."""
+    root: str | None = field(default=None, repr=False)
+    """The folder or archive by which it was named, with which its name begins; "" = the current
+    folder, None = it was named itself."""
+    load: Callable[[], bytes] | None = field(default=None, repr=False)
+    """Gives the bytes of a member of an archive."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file of its own, or ought to be."""
+        return not (self.content or self.load or is_url(self.name))
 
     @property
     def is_missing(self) -> bool:
         """Whether it is a file that does not exist."""
-        return not (self.content or is_url(self.name) or os.path.exists(self.name))
+        return self.is_file and not os.path.exists(self.name)
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether it is a file of many pictures that pass one after another."""
+        return self.is_file and is_shard_name(self.name) and os.path.isfile(self.name)
+
+    @property
+    def inner_name(self) -> str:
+        """Its path below the place by which it was named; of a single picture the file's name."""
+        if self.root is not None:
+            return self.name[len(self.root) :].lstrip("/")
+        path = unquote(urlsplit(self.name).path) if is_url(self.name) else self.name
+        return path.rstrip("/").rpartition("/")[2]
 
     def read(self) -> Path | bytes:
         """What `images.load_image` takes. Raises `UserError` where a URL gives nothing."""
         if self.content:
             return self.content
+        if self.load is not None:
+            return self.load()
         return fetch(self.name) if is_url(self.name) else Path(self.name)
 
 
@@ -89,9 +119,25 @@ def expand(names: Sequence[str]) -> list[ImageInput]:
                 raise UserError(f"{name} matches no file; check the pattern.")
             # Folders that match beside files, as `**` gives them, hold what matches by itself.
             files = [match for match in matches if os.path.isfile(match)]
-            for match in files or matches:
-                found += _pictures(Path(match))
+            if files:
+                root = _fixed_folder(name)
+                named = (one for file in files for one in _file(file))
+                found += [replace(one, root=root) if one.root is None else one for one in named]
+            else:
+                found += [one for match in matches for one in _pictures(Path(match))]
     return found
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file is called as shards of pictures are."""
+    return name.lower().endswith(SHARD_SUFFIXES)
+
+
+def _fixed_folder(pattern: str) -> str:
+    """The folder of a pattern that all of its matches lie in; "" for the current one."""
+    parts = pattern.split("/")[:-1]
+    fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return "/".join(parts[:fixed])
 
 
 def is_url(name: str) -> bool:
@@ -279,25 +325,62 @@ def is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def _pictures(path: Path) -> list[ImageInput]:
-    """A file itself; of a folder, the pictures in it and below it that are not hidden."""
+    """A file itself, or the pictures in a zip; of a folder, the pictures in it and below it that
+    are not hidden, or the shards where it holds no pictures."""
     if not path.is_dir():
-        return [ImageInput(str(path))]
-    endings = picture_endings()
-    files = visible_files(path)
-    found = [ImageInput(str(file)) for file in files if file.suffix.lower() in endings]
-    if not found:
+        return _file(str(path))
+    root, endings = "" if str(path) == "." else str(path), picture_endings()
+    found, shards = [], []
+    for name in visible_files(str(path)):
+        if os.path.splitext(name)[1].lower() in endings:
+            found.append(ImageInput(name, root=root))
+        elif is_shard_name(name) and not _is_table_alone(name):
+            shards.append(ImageInput(name, root=root))
+    if not (found or shards):
         raise UserError(f"{path} holds no pictures; name a folder that does, or files.")
+    return found or shards
+
+
+def _is_table_alone(name: str) -> bool:
+    """Whether a file is Parquet without pictures, as lies beside tars."""
+    import pyarrow.parquet
+
+    if not name.lower().endswith(".parquet"):
+        return False
+    try:
+        return stored_picture_column(pyarrow.parquet.read_schema(name)) is None
+    except (*READ_ERRORS, pyarrow.ArrowException):
+        return False  # what is wrong with it is told when it is read
+
+
+def _file(name: str) -> list[ImageInput]:
+    if not (name.lower().endswith(ARCHIVE_SUFFIX) and os.path.isfile(name)):
+        return [ImageInput(name)]
+    endings = picture_endings()
+    found = [
+        ImageInput(f"{name}/{member.name}", root=name, load=member.read)
+        for member in list_files(name)
+        if os.path.splitext(member.name)[1].lower() in endings
+    ]
+    if not found:
+        raise UserError(f"{name} holds no pictures; name a zip that does, or files.")
     return found
 
 
-def visible_files(folder: Path) -> list[Path]:
+def visible_files(folder: str) -> Iterator[str]:
     """The files in a folder and below it that are not hidden, sorted by name."""
-    return [
-        file
-        for file in sorted(folder.rglob("*"))
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    ]
+    prefix = "" if folder == "." else f"{folder.rstrip('/')}/"
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except PermissionError:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from visible_files(f"{prefix}{entry.name}")
+        elif entry.is_file():
+            yield f"{prefix}{entry.name}"
 
 
 def picture_endings() -> set[str]:

@@ -1,9 +1,9 @@
 """All that the names of a command line mean: pictures, and what is named or lies there and is none.
 
-A name is a file, a folder, a glob or a URL; `-` is standard input, which holds paths, one a line
-(or with a NUL after each, as `find -print0` writes them), or a picture itself. A name that means
-nothing does not keep the others from being captioned, and no picture of a folder is passed over
-without a word.
+A name is a file, a folder, a glob, a zip, a shard (a tar or Parquet file of many pictures) or a
+URL; `-` is standard input, which holds paths, one a line (or with a NUL after each, as
+`find -print0` writes them), or a picture itself. A name that means nothing does not keep the others
+from being captioned, and no picture of a folder is passed over without a word.
 """
 
 import glob
@@ -13,11 +13,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from captioning.sources.image_inputs import (
+    ARCHIVE_SUFFIX,
+    SHARD_SUFFIXES,
     ImageInput,
     expand,
     is_url,
@@ -49,6 +52,8 @@ class NamedPictures:
     """What names mean."""
 
     pictures: list[ImageInput] = field(default_factory=list)
+    shards: list[ImageInput] = field(default_factory=list)
+    """Files of many pictures, which are read as they pass."""
     problems: list[str] = field(default_factory=list)
     """A sentence for each name without a picture, and for pictures that were passed over."""
     notes: list[str] = field(default_factory=list)
@@ -65,7 +70,7 @@ def find_named(names: Sequence[str]) -> NamedPictures:
             _add_standard_input(found)
         else:
             _add(found, name)
-    if not found.pictures:
+    if not (found.pictures or found.shards):
         raise UserError(*found.problems)
     return found
 
@@ -78,7 +83,11 @@ def _add(found: NamedPictures, name: str) -> None:
         folders = []  # such a pattern means the files, and not what else is in their folders
     found.is_one &= not (is_pattern or os.path.isdir(name))
     try:
-        found.pictures += expand([name])
+        named = expand([name])
+        shards = [one for one in named if one.is_shard]
+        found.shards += shards
+        found.pictures += [one for one in named if not one.is_shard] if shards else named
+        found.is_one &= len(named) == 1 and not shards and named[0].load is None
         problems: Sequence[str] = ()
     except UserError as error:
         problems = error.problems
@@ -89,7 +98,8 @@ def _add(found: NamedPictures, name: str) -> None:
 def _passed_over(found: NamedPictures, folder: str) -> list[str]:
     """Tell of files of unknown kind; gives a sentence where pictures cannot be read."""
     endings = picture_endings()
-    others = [one for one in visible_files(Path(folder)) if one.suffix.lower() not in endings]
+    files = map(Path, visible_files(folder))
+    others = [one for one in files if one.suffix.lower() not in endings]
     unread = [one for one in others if _is_picture(one)]
     unknown = [one for one in others if not _is_picture(one) and _is_unknown(one)]
     if unknown:
@@ -132,11 +142,19 @@ def _add_standard_input(found: NamedPictures) -> None:
         found.problems.append(
             "standard input is empty; write paths of pictures into it, one a line, or a picture."
         )
+    root = _common_folder([path for path in paths if not is_url(path)])
     for path in paths:
-        if is_url(path) or not os.path.isdir(path):
-            found.pictures.append(ImageInput(path))
-        else:
+        if os.path.isdir(path) or path.lower().endswith((ARCHIVE_SUFFIX, *SHARD_SUFFIXES)):
             _add(found, path)
+        else:
+            found.pictures.append(ImageInput(path, root=None if is_url(path) else root))
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    """The folder that all of some paths begin with, as they are written; "" for none."""
+    folders = [path.split("/")[:-1] for path in paths]
+    shared = zip(*folders, strict=False)
+    return "/".join(parts[0] for parts in takewhile(lambda parts: len({*parts}) == 1, shared))
 
 
 def _counted(files: Sequence[Path]) -> str:

@@ -29,7 +29,7 @@ from captioning.sources.caption_fields import (
 from captioning.sources.caption_fields import image_column as named_image_column
 from captioning.sources.caption_files import LARGEST_FILE_BYTES
 from captioning.sources.images import LARGEST_PICTURE_BYTES
-from captioning.sources.parquet_files import check_files
+from captioning.sources.parquet_files import check_files, stored_picture_column
 from captioning.sources.picture_names import is_picture_name
 from captioning.sources.table_columns import Columns, choose_captions, known_split
 from captioning.system.errors import UserError
@@ -238,23 +238,6 @@ def holds_tables_of_pictures(folder: Path) -> bool:
         except (*READ_ERRORS, pyarrow.ArrowException):
             return True  # what is wrong with it is told when it is loaded
     return bool(tables) and not any(is_picture_name(name) for name, _ in _walk(folder))
-
-
-def stored_picture_column(schema: Any) -> str | None:
-    """The column of pictures in a Parquet file: of bytes, alone or beside a path, as `datasets`
-    stores its images.
-
-    Found by what is stored; what the file says about itself in JSON is not believed.
-    """
-    import pyarrow.types as types
-
-    def holds_pictures(kind: Any) -> bool:
-        if types.is_struct(kind):
-            return {"bytes", "path"} <= {field.name for field in kind}
-        return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-    columns = [field.name for field in schema if holds_pictures(field.type)]
-    return named_image_column(columns) or next(iter(columns), None)
 
 
 def picture_columns(features: Any) -> list[str]:

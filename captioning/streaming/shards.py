@@ -19,7 +19,7 @@ import re
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -33,15 +33,15 @@ from captioning.sources.caption_fields import (
     clean_caption,
     json_captions,
 )
+from captioning.sources.image_inputs import SHARD_SUFFIXES
 from captioning.sources.images import LARGEST_PICTURE_BYTES
-from captioning.sources.origins import READ_ERRORS, stored_picture_column
-from captioning.sources.parquet_files import check_unpacked
+from captioning.sources.origins import READ_ERRORS
+from captioning.sources.parquet_files import check_unpacked, stored_picture_column
 from captioning.sources.picture_names import PICTURE_SUFFIXES
 from captioning.streaming.prepared_parts import file_of, parts_of, read_part
 from captioning.system.errors import UserError
 from captioning.system.reading import open_regular
 
-SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet")
 LARGEST_CAPTIONS_BYTES = 2**20
 REMOTE = "://"
 LONG_HEADERS = (
@@ -69,6 +69,8 @@ class StreamedSample:
     """SHA-256 of `data`."""
     problem: str = ""
     """Why it cannot be used."""
+    key: str = ""
+    """What the shard calls it; "" where it has no name there."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,13 @@ def find_sources(text: str) -> list[StreamSource]:
 
 
 def read_samples(
-    shard: str, *, first: int = 0, with_pictures: bool = True
+    shard: str, *, first: int = 0, with_pictures: bool = True, needs_captions: bool = True
 ) -> Iterator[StreamedSample]:
     """The samples of a shard from number `first` on; without pictures only captions are read.
 
-    Raises `UserError` for a shard that is missing or damaged.
+    A Parquet file must have a column of captions, unless none are needed; a sample that lacks them
+    has the problem that it does, and its data all the same. Raises `UserError` for a shard that is
+    missing or damaged.
     """
     import pyarrow
 
@@ -119,8 +123,10 @@ def read_samples(
             yield from (_sample(*part) for part in parts)
             return
         with _open(shard) as file:
-            read = _read_parquet if shard.endswith(".parquet") else _read_tar
-            yield from read(file, shard, first, with_pictures)
+            if shard.lower().endswith(".parquet"):
+                yield from _read_parquet(file, shard, first, with_pictures, needs_captions)
+            else:
+                yield from _read_tar(file, shard, first, with_pictures)
     except UserError:
         raise
     except (*READ_ERRORS, tarfile.TarError, pyarrow.ArrowException) as error:
@@ -224,12 +230,12 @@ def _read_tar(
     with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as archive:  # type: ignore[call-overload]
         members = _members(archive, kinds)
         owned = _put_together(list(members)) if mode == "r:" else _as_they_come(members)
-        number, key, parts = -1, "", _Parts("", mode)
+        number, key, parts = -1, "", _Parts("", "", mode)
         for owner, member in owned:
             if owner != key:
                 if number >= first:
                     yield parts.sample()
-                number, key, parts = number + 1, owner, _Parts(f"{shard}: {owner}", mode)
+                number, key, parts = number + 1, owner, _Parts(shard, owner, mode)
             if number >= first and (member.key == key or member.is_caption_of(key)):
                 parts.take(member, archive)
         if number >= first:
@@ -343,8 +349,8 @@ def _members(archive: tarfile.TarFile, kinds: Sequence[str]) -> Iterator[_Member
 class _Parts:
     """What the members of one sample have given so far."""
 
-    def __init__(self, name: str, mode: str) -> None:
-        self._name = name
+    def __init__(self, shard: str, key: str, mode: str) -> None:
+        self._name, self._key = f"{shard}: {key}", key
         self._advice = (
             "" if mode == "r:" else " (the files of a sample must follow one another in this tar)"
         )
@@ -384,7 +390,7 @@ class _Parts:
         problem = self._odd or self._problem
         if not (problem or any(found)):
             problem = f"it has no caption{self._advice}"
-        return _sample(self._name, self._data, found, problem)
+        return replace(_sample(self._name, self._data, found, problem), key=self._key)
 
 
 def _text(data: bytes) -> str:
@@ -398,7 +404,7 @@ def _sample(name: str, data: bytes, captions: Iterable[str], problem: str) -> St
 
 
 def _read_parquet(
-    file: IO[bytes], shard: str, first: int, with_pictures: bool
+    file: IO[bytes], shard: str, first: int, with_pictures: bool, needs_captions: bool
 ) -> Iterator[StreamedSample]:
     """Samples of a Parquet file: its rows, one after another."""
     import pyarrow.parquet
@@ -406,7 +412,7 @@ def _read_parquet(
     table = pyarrow.parquet.ParquetFile(file)
     image = stored_picture_column(table.schema_arrow)
     columns = caption_columns(name for name in table.schema_arrow.names if name != image)
-    if image is None or not columns:
+    if image is None or (needs_captions and not columns):
         raise UserError(
             f"{shard} has the columns {', '.join(table.schema_arrow.names)}; one of pictures and "
             "one of captions (captions, caption, text ...) are needed."
@@ -441,4 +447,6 @@ def _row_sample(name: str, picture: Any, texts: list[Any]) -> StreamedSample:
     captions = [text for value in texts for text in captions_of(value) or []]
     if sum(map(len, captions)) > LARGEST_CAPTIONS_BYTES:
         return _sample(name, b"", [], "its captions are too large")
-    return _sample(name, data, captions, "" if data else "it has no picture")
+    path = picture.get("path") if isinstance(picture, dict) else None
+    sample = _sample(name, data, captions, "" if data else "it has no picture")
+    return replace(sample, key=path if isinstance(path, str) else "")

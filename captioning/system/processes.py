@@ -29,6 +29,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_one_of_many() -> bool:
+    """Whether other processes share the work."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 def worker_count(wanted: int) -> int:
     """NUM_WORKERS as a number of processes; -1 is one a core, 8 at most."""
     return min(8, os.cpu_count() or 1) if wanted < 0 else wanted
@@ -110,7 +115,7 @@ class Bell:
 @contextmanager
 def ending_together() -> Iterator[None]:
     """Within the block a failure of one process ends all; at its end this one leaves the others."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if not is_one_of_many():
         yield
         return
     import torch.distributed as dist

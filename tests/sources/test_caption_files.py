@@ -323,7 +323,7 @@ def test_fields_that_do_not_fit_the_header_are_refused_with_their_line(text: str
         ("image,caption\na.jpg,café\n".encode("cp1252"), "Windows-1252, where .* reads .*café"),
         (b"PK\x03\x04\x14\x00", "an Excel workbook; save the sheet as CSV UTF-8"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1", "old Excel workbook"),
-        (b"PAR1\x15\x04", "a Parquet file"),
+        (b"PAR1\x15\x04", "it is damaged Parquet"),
     ],
 )
 def test_other_files_are_told_what_to_do(data: bytes, words: str) -> None:
