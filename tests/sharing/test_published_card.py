@@ -6,7 +6,11 @@ import json
 import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -202,6 +206,37 @@ def test_each_snippet_says_what_the_checkpoint_says(
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert generate.main([*shlex.split(command[1])[2:], "--device", "cpu"]) == 0
     assert expected in printed.getvalue()
+
+
+@pytest.mark.slow
+def test_the_snippet_of_onnx_says_what_the_checkpoint_says(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in export.PACKAGES:
+        pytest.importorskip(package)
+    folder, photo = place / "run" / "best", place / "photo.jpg"
+    words = ["--checkpoint", str(folder), "--output", str(tmp_path / "export")]
+    assert export.main([*words, "--format", "onnx", "--pictures", str(photo)]) == 0
+    files = published_files(
+        folder, REPO, left_out=settings_with(TYPED), added=[tmp_path / "export"]
+    )
+    # What the first line of the snippet fetches, and the second runs.
+    for name, content in files.items():
+        if fnmatch(name, "onnx/*") and isinstance(content, Path):
+            (tmp_path / "captioner" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(content, tmp_path / "captioner" / name)
+    shutil.copyfile(photo, tmp_path / "photo.jpg")
+    card = files["README.md"]
+    assert isinstance(card, bytes)
+    fetch, run = re.findall(r"^```bash\n(.*?)\n(.*?)\n```", card.decode(), re.MULTILINE)[0]
+    assert fetch == f'hf download {REPO} --include "onnx/*" --local-dir captioner'
+    program, *options = shlex.split(run)
+    assert program == "python"
+    monkeypatch.chdir(tmp_path)
+    result = subprocess.run([sys.executable, *options], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == Captioner.from_pretrained(folder, device="cpu")(photo).text
+    for path in (tmp_path / "captioner" / "onnx").glob("*.json"):
+        assert b"alice" not in path.read_bytes(), path.name
 
 
 def test_an_export_of_something_else_is_not_added(place: Path, tmp_path: Path) -> None:
