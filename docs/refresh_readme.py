@@ -2,7 +2,8 @@
 
     python docs/refresh_readme.py            `make readme` calls it
 
-    README.md           the files of the story, the rooms behind them, the demo's results
+    README.md           the files of the story, the demo's results
+    CONTRIBUTING.md     the rooms behind the story
     docs/settings.md    every setting
     docs/encoders.md    the families of encoders
 
@@ -25,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from captioning.system.options import described_fields  # noqa: E402
 from config import Config  # noqa: E402
 
-PAGES = ("README.md", "docs/settings.md", "docs/encoders.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/settings.md", "docs/encoders.md")
 STORY = (
     "config prepare_dataset tokenizer encoder features dataset model optimization pipeline "
     "checkpoint captioner validation trainer beginning train generate evaluate compare export "
