@@ -161,6 +161,29 @@ def test_wide_beam_finds_what_brute_force_finds(length_penalty: float) -> None:
         )
 
 
+def test_wide_beam_finds_the_best_captions_that_begin_with_a_prefix() -> None:
+    state = {"vocabulary": 5, "scale": 1.0}
+    rules = rules_with(max_length=4, prefix=(3, 2))
+    for options in ({}, {"method": "diverse", "groups": 1}):
+        found = run(4, rules, state, beam_size=50, num_captions=13, **options)
+        for picture, hypotheses in enumerate(found):
+            every = brute_force(picture, rules_with(max_length=4), 1.0, **state)
+            expected = [tokens for _, tokens in every if tokens[:2] == (3, 2)]
+            assert [tokens_of(one) for one in hypotheses] == expected[:13]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_caption_begins_with_the_prefix_and_goes_on_as_it_likes(method: str) -> None:
+    count = 1 if method == "greedy" else 4
+    found = run(12, rules_with(prefix=(9, 9, 4)), method=method, beam_size=6, num_captions=count)
+    assert all(one.ids[:3] == (9, 9, 4) for captions in found for one in captions)
+    assert len({one.ids for captions in found for one in captions}) > 6
+    assert {len(captions) for captions in found} <= {count, *([1, 2, 3] if count > 1 else [])}
+    for wrong in ((END,), (2,) * 8):
+        with pytest.raises(UserError, match="prefix"):
+            rules_with(prefix=wrong)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_batched_is_one_at_a_time(method: str) -> None:
     rules = rules_with(max_length=12, no_repeat_ngram=2, repetition_penalty=1.2)
@@ -199,6 +222,7 @@ def test_one_beam_is_greedy(changes: dict[str, Any]) -> None:
             "forbidden_ids": (START, 2),
             "forbidden_words": ((7, 8), (4, 4)),
         },
+        {"prefix": (4, 7), "forbidden_words": ((7,),), "no_repeat_ngram": 1},
     ],
 )
 def test_log_probability_is_what_the_model_gives_back(method: str, changes: dict[str, Any]) -> None:

@@ -87,6 +87,13 @@ def test_a_word_comes_where_the_caption_stays_likeliest() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_no_word_is_put_into_the_prefix(method: str) -> None:
+    _, found = placed([(3, 6)], 20, rules_with(prefix=(4, 2)), method=method)
+    for captions in found:
+        assert all(one.ids[:2] == (4, 2) and contains(one.ids[2:], (3, 6)) for one in captions)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_every_caption_of_every_method_has_all_words(method: str) -> None:
     count = 1 if method == "greedy" else 3
     words = [(3, 6), (5,)]
