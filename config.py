@@ -150,7 +150,7 @@ class Config:
     ENCODER_TOKENS: Annotated[Literal["all", "patches", "cls"], OF_ENCODER] = "all"
     """all tokens of the encoder, its patches alone, or its class token alone (where it has none,
     its pooled vector)."""
-    ENCODER_POOLING: Annotated[int, within(1, 64)] = 1
+    ENCODER_POOLING: Annotated[int, within(1, 64), OF_ENCODER] = 1
     """Side of squares of patches that become one token, their mean: 2 makes a quarter as many (1 =
     as they are)."""
     ENCODER_TRAINED_BLOCKS: Annotated[int, at_least(-1)] = 0

@@ -16,7 +16,8 @@ from captioning.scenes import write_scenes
 from captioning.sharing.published import published_files
 from captioning.system.errors import UserError
 from captioning.system.files import sha256_of
-from captioning.system.rules import ARCHITECTURE, OF_ENCODER, TYPED
+from captioning.system.options import described_fields
+from captioning.system.rules import ARCHITECTURE, OF_ENCODER, OF_TRAINED_ENCODER, TYPED
 from captioning.system.runtime import Runtime
 from checkpoint import load_pipeline, read_checkpoint
 from compare import read_plan
@@ -293,6 +294,17 @@ def test_what_a_checkpoint_says_of_its_parent_is_checked(base: Path, tmp_path: P
         (model / "checkpoint.json").write_text(json.dumps({**manifest, "parent": parent}))
         with pytest.raises(UserError, match="damaged: its parent is"):
             read_checkpoint(model)
+
+
+def test_every_setting_of_encoder_and_decoder_says_whether_the_model_decides_it() -> None:
+    by_heading: dict[str, set[str]] = {}
+    for one in described_fields(Config):
+        by_heading.setdefault(one.heading, set()).add(one.name)
+    of_training = {"ENCODER_TRAINED_BLOCKS", "ENCODER_LEARNING_RATE", "DECODER_DROPOUT"}
+    assert settings_with(OF_ENCODER) == {"ENCODER_MODEL_NAME"} | by_heading["Encoder"] - (
+        of_training | settings_with(OF_TRAINED_ENCODER)
+    )
+    assert settings_with(ARCHITECTURE) == by_heading["Decoder"] - of_training - {"MAX_SEQ_LEN"}
 
 
 def test_a_run_is_named_after_the_model_that_it_begins_with() -> None:
