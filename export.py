@@ -20,7 +20,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from captioning.export.checking import Said, Speaker, check_same, pictures_to_check
+from captioning.export.checking import (
+    Said,
+    Speaker,
+    check_alike,
+    check_same,
+    pictures_to_check,
+)
 from captioning.sharing.repository import resolve_checkpoint
 from captioning.system.errors import EXIT_DONE, UserError, run_command
 from captioning.system.folders import EXPORT_MANIFEST, is_ours, read_manifest, written_whole
@@ -56,6 +62,8 @@ class ExportOptions:
     that `AutoModel.from_pretrained` opens."""
     int8: bool = False
     """Weights of 8 bits: a quarter of the size; captions may differ a little."""
+    runtime: str = ""
+    """Folder of the npm package onnxruntime-web, for the page ("" = npm fetches it)."""
     pictures: str = ""
     """Folder of pictures that the export is checked with ("" = scenes, drawn on the spot)."""
     trust_remote_code: bool = False
@@ -85,10 +93,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = about_export(captioner, folder, options)
     with written_whole(output, about, manifest=EXPORT_MANIFEST) as unfinished:
         theirs = FORMATS[options.format](captioner, unfinished, options)
-        found = check_same(
-            speaker_of(captioner), theirs, pictures, beams=[captioner.config.BEAM_SIZE]
-        )
-    print(found, file=sys.stderr)
+        ours, beams = speaker_of(captioner), captioner.config.BEAM_SIZE
+        print(check_same(ours, theirs, pictures, beams=[beams]), file=sys.stderr)
+        if options.int8:
+            from captioning.export.folder import quantise, speaker_of_folder
+
+            size = quantise(unfinished, pictures)
+            found = check_alike(ours, speaker_of_folder(unfinished), pictures, beams)
+            print(f"int8: {size}, and {found}", file=sys.stderr)
     print(output)
     return EXIT_DONE
 
@@ -106,6 +118,14 @@ def check_options(options: ExportOptions) -> None:
             f"{output} is there and is no export, so nothing is put in its place. Move it away, or "
             "name another folder: --output FOLDER"
         )
+    if options.runtime and options.format != "web":
+        raise UserError("--runtime is for --format web; leave it out.")
+    if options.runtime:
+        from captioning.export.web import runtime_folder
+
+        runtime_folder(options.runtime)
+    if options.int8 and options.format not in GRAPHS:
+        raise UserError(f"--int8 is for --format {' and '.join(GRAPHS)}; leave it out.")
     missing = [name for name in PACKAGES if options.format in GRAPHS and find_spec(name) is None]
     if missing:
         raise UserError(
@@ -142,7 +162,26 @@ def speaker_of(captioner: "Captioner") -> Speaker:
 
 def write_onnx(captioner: "Captioner", folder: Path, options: ExportOptions) -> Speaker:
     """Graphs, vocabulary, settings and `caption.py`."""
-    from captioning.export.folder import add_program, speaker_of_folder, write_captioner
+    from captioning.export.folder import add_program, speaker_of_folder
+
+    write_graphs(captioner, folder)
+    add_program(folder)
+    return speaker_of_folder(folder)
+
+
+def write_web(captioner: "Captioner", folder: Path, options: ExportOptions) -> Speaker:
+    """The page and what it reads; its graphs are checked as those of `onnx` are."""
+    from captioning.export.folder import speaker_of_folder
+    from captioning.export.web import add_page
+
+    write_graphs(captioner, folder)
+    add_page(folder, options.runtime)
+    return speaker_of_folder(folder)
+
+
+def write_graphs(captioner: "Captioner", folder: Path) -> None:
+    """Graphs, vocabulary and settings."""
+    from captioning.export.folder import write_captioner
 
     pipeline, config = captioner.pipeline, captioner.config
     tokenizer = pipeline.tokenizer
@@ -156,13 +195,6 @@ def write_onnx(captioner: "Captioner", folder: Path, options: ExportOptions) -> 
         beam_size=config.BEAM_SIZE,
         length_penalty=config.LENGTH_PENALTY,
     )
-    add_program(folder)
-    return speaker_of_folder(folder)
-
-
-def write_web(captioner: "Captioner", folder: Path, options: ExportOptions) -> Speaker:
-    """The page, and what it reads."""
-    raise UserError("--format web is not written yet.")
 
 
 def write_transformers(captioner: "Captioner", folder: Path, options: ExportOptions) -> Speaker:

@@ -18,6 +18,9 @@ SCENE_SEED = 7
 LARGEST_DIFFERENCE = 1e-3
 """Of log-probabilities of a caption, between arithmetic of two libraries."""
 
+LEAST_EQUAL = 0.5
+"""Of captions, where weights are rounded: which of two words is likelier may change, no more."""
+
 
 @dataclass(frozen=True)
 class Said:
@@ -68,3 +71,16 @@ def check_same(
         f"{len(pictures)} pictures captioned both ways, {searches}: equal captions, "
         f"log-probabilities within {largest:.1g}"
     )
+
+
+def check_alike(ours: Speaker, theirs: Speaker, pictures: Sequence[Image.Image], beams: int) -> str:
+    """Raise `UserError` where weights of 8 bits change more captions than they leave; else how
+    many stayed."""
+    said = zip(ours(pictures, beams), theirs(pictures, beams), strict=True)
+    equal = sum(one.text == other.text for one, other in said)
+    if equal < LEAST_EQUAL * len(pictures):
+        raise UserError(
+            f"with --int8 only {equal} of {len(pictures)} captions are those of the checkpoint, so "
+            "the export is not kept. Leave --int8 out."
+        )
+    return f"{equal} of {len(pictures)} captions are those of the checkpoint"

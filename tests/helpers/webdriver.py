@@ -3,7 +3,8 @@
 import base64
 import json
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,21 @@ class Browser:
     def open(self, path: Path) -> None:
         """Load a file and wait until it has loaded."""
         self._driver.get(path.absolute().as_uri())
+
+    def visit(self, address: str) -> None:
+        """Load a page that is served."""
+        self._driver.get(address)
+
+    def wait_for(self, script: str, seconds: float = 60) -> None:
+        """Wait until a script returns something that is true."""
+        end = time.monotonic() + seconds
+        while not self.script(script):
+            assert time.monotonic() < end, f"{script}: not in {seconds} s; {self.console()}"
+            time.sleep(0.05)
+
+    def choose(self, selector: str, files: Sequence[Path]) -> None:
+        """Choose files in the first element that matches."""
+        self.type(selector, "\n".join(map(str, files)))
 
     def resize(self, width: int, height: int, *, phone: bool = False) -> None:
         """Show the page `width` x `height` CSS pixels large."""

@@ -1,6 +1,12 @@
-"""`export.py --format onnx`: what is written captions as the checkpoint does, or is not kept."""
+"""`export.py`: what is written captions as the checkpoint does, or is not kept."""
 
+import functools
 import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +18,24 @@ pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
 import onnx
 import onnxruntime
+from PIL import Image
 
 import export
 from captioner import Captioner
 from captioning.decoding import SearchOptions
 from captioning.export.checking import Said, check_same, pictures_to_check
-from captioning.export.folder import program
+from captioning.export.folder import PROGRAM, quantise, speaker_of_folder
+from captioning.export.folder import program as program_of
 from captioning.export.graphs import write_encoder
+from captioning.export.quantising import change_of_product
+from captioning.export.web import PAGE, RUNTIME, add_page, runtime_folder
 from captioning.system.errors import UserError
 from captioning.system.files import sha256_of
 from encoder import VisionEncoder
 from model import CaptionModel, DecoderState, Projection, TransformerDecoder
 from tests.helpers.small_runs import run
 from tests.helpers.tiny_encoders import FAMILIES, saved, some_pixels
+from tests.helpers.webdriver import Browser, open_browser
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +76,7 @@ def test_the_program_captions_as_the_checkpoint(exported: Path, best: Path, beam
         method="beam" if beams > 1 else "greedy", beam_size=beams, num_captions=min(beams, 3)
     )
     ours = Captioner.from_pretrained(best, device="cpu").captions(pictures, options)
-    captioner = program(exported / "caption.py").Captioner(exported)
+    captioner = program_of(exported / "caption.py").Captioner(exported)
     for picture, expected in zip(pictures, ours, strict=True):
         found = captioner(picture, beam_size=beams, num_captions=min(beams, 3))
         assert [one.text for one in found] == [one.text for one in expected]
@@ -175,3 +186,143 @@ def test_every_family_of_encoders_is_written(family: str, tmp_path: Path) -> Non
         expected = [part.numpy() for layer in memory for part in layer]
         for one, other in zip(found, expected, strict=True):
             assert np.abs(one - other).max() < 1e-4
+
+
+def test_weights_of_8_bits_are_a_quarter_and_say_nearly_the_same(
+    exported: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "int8"
+    shutil.copytree(exported, folder)
+    pictures = pictures_to_check()[:2]
+    before = speaker_of_folder(folder)(pictures, 1)
+    large = onnx.load(folder / "decoder.onnx").graph.initializer
+    assert "MB became" in quantise(folder, pictures)
+    after = speaker_of_folder(folder)(pictures, 1)
+    for one, other in zip(before, after, strict=True):
+        assert one.log_probability == pytest.approx(other.log_probability, rel=0.05)
+    small = onnx.load(folder / "decoder.onnx").graph
+    tables = [one for one in large if len(one.dims) == 2 and np.prod(one.dims) >= 4096]
+    floats = [one for one in small.initializer if one.data_type == onnx.TensorProto.FLOAT]
+    assert tables  # the vocabulary's embedding, which is too large to stay
+    assert not [one.name for one in floats if np.prod(one.dims) >= 4096]
+    sizes = json.loads((folder / "captioner.json").read_text())["sizes"]
+    assert sizes["decoder.onnx"] == (folder / "decoder.onnx").stat().st_size
+    onnx.checker.check_model(folder / "decoder.onnx", full_check=True)
+
+
+def test_a_product_whose_tokens_differ_much_in_size_is_not_for_integers() -> None:
+    random = np.random.default_rng(0)
+    matrix = random.normal(size=(64, 32)).astype(np.float32)
+    x = random.normal(size=(50, 64)).astype(np.float32)
+    assert change_of_product(x, matrix) < 0.03
+    x[0] *= 300  # a token that all ranges have to hold
+    assert change_of_product(x, matrix) > 0.3
+
+
+def test_the_runtime_of_the_page_is_looked_for_where_the_user_says(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not hold ort\.wasm\.min\.mjs"):
+        runtime_folder(str(tmp_path))
+    (tmp_path / "dist").mkdir()
+    for name in RUNTIME:
+        (tmp_path / "dist" / name).touch()
+    assert runtime_folder(str(tmp_path)) == tmp_path / "dist"
+    for wrong in (["--runtime", str(tmp_path)], ["--format", "web", "--runtime", "nowhere"]):
+        with pytest.raises(UserError, match=r"runtime|nowhere"):
+            export.main(["--output", str(tmp_path / "out"), *wrong])
+
+
+def test_without_npm_the_page_says_what_to_do(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    shutil.copy(exported / "captioner.json", tmp_path)
+    with pytest.raises(UserError, match=r"npm is not installed.* --runtime FOLDER"):
+        add_page(tmp_path)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def page(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the page, served as any static server does."""
+    runtime = os.environ.get("ONNXRUNTIME_WEB", "")
+    if not runtime:
+        pytest.skip("ONNXRUNTIME_WEB names no folder of the npm package onnxruntime-web")
+    folder = tmp_path_factory.mktemp("web") / "page"
+    shutil.copytree(exported, folder)
+    (folder / PROGRAM).unlink()
+    add_page(folder, runtime)
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with open_browser(tmp_path_factory.mktemp("profile")) as found:
+        found.visit(page)
+        found.wait_for("return document.documentElement.dataset.ready")
+        yield found
+
+
+RESULTS = "return [...document.querySelectorAll('#results > li')]"
+
+
+def test_the_page_captions_as_the_checkpoint(
+    browser: Browser, page: str, best: Path, tmp_path: Path
+) -> None:
+    scenes = pictures_to_check()[:3]
+    scenes[1] = scenes[1].crop((0, 20, 190, 111))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = [tmp_path / name for name in ("<b>a.png", "b.png", "c.jpg")]
+    for scene, path in zip(scenes, files, strict=True):
+        scene.save(path, exif=exif, quality=95)
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("no picture")
+    browser.choose("#files", [*files, broken])
+    browser.wait_for(f"{RESULTS}.filter((one) => !one.matches('.waiting')).length === 4")
+    texts = browser.script(f"{RESULTS}.map((one) => one.innerText)")
+    assert "broken.jpg is no picture that this browser can read." in texts[0]
+    said = browser.script(f"{RESULTS}.map((one) => one.dataset.captions)")[:0:-1]
+    captioner = Captioner.from_pretrained(best, device="cpu")
+    options = SearchOptions(method="beam", beam_size=3, num_captions=3)
+    for text, line, expected in zip(
+        texts[:0:-1], said, captioner.captions(files, options), strict=True
+    ):
+        found = json.loads(line)
+        assert [one["text"] for one in found] == [one.text for one in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one["log_probability"] == pytest.approx(other.log_probability, rel=1e-3)
+        assert found[0]["text"] in text
+        assert f"{found[0]['confidence']:.0%}".replace("%", " % sure") in text
+    assert not browser.console()
+    own = (page, f"blob:{page}")
+    assert not [one for one in browser.requested() if not one.startswith(own)]
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_the_page_fits_any_width_and_its_controls_have_names(browser: Browser, width: int) -> None:
+    browser.resize(width, 800, phone=width < 600)
+    assert browser.script("return document.documentElement.scrollWidth") <= width
+    unnamed = "return [...document.querySelectorAll('button, select, input, progress, meter')]"
+    assert not browser.script(
+        f"{unnamed}.filter((one) => !one.textContent.trim() && !one.labels?.length"
+        " && !one.ariaLabel && !one.getAttribute('aria-labelledby')).map((one) => one.outerHTML)"
+    )
+
+
+def test_a_page_that_is_opened_as_a_file_says_how_to_serve_it(
+    browser: Browser, tmp_path: Path
+) -> None:
+    for name in PAGE:
+        shutil.copy(Path(export.__file__).parent / "captioning/export/templates" / name, tmp_path)
+    browser.open(tmp_path / "index.html")
+    text = browser.script("return document.querySelector('#failure').innerText")
+    assert "python -m http.server" in text
