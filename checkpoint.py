@@ -66,7 +66,7 @@ from captioning.training.train_state import (
 )
 from captioning.training.weight_average import WeightAverage
 from captioning.vision.tower_features import FeatureChoice
-from config import Config, dump_config, load_config
+from config import Config, dump_config, load_config, split_revision
 from encoder import VisionEncoder
 from model import CaptionModel, DecoderState
 from pipeline import CaptionPipeline
@@ -202,12 +202,14 @@ def _read_vit_gpt2(folder: Path, name: str) -> Checkpoint:
     """A captioner of transformers as if it were a checkpoint: its settings are those by which it
     captions, the rest is as for training from scratch."""
     captioner = open_captioner(folder, name)
+    # Of the Hub: its encoder is known to others by that name, at the commit that was fetched.
+    repository = "" if Path(name).is_dir() else split_revision(name)[0]
     return Checkpoint(
         folder=folder,
         config=Config(**captioner.settings),
         tokenizer=CaptionTokenizer(captioner.vocabulary),
-        encoder_name=str(folder),
-        encoder_revision="",
+        encoder_name=repository or str(folder),
+        encoder_revision=folder.name if repository else "",
         encoder_fingerprint="",
         has_encoder=False,
         sha256="",

@@ -43,6 +43,8 @@ from captioning.system.rules import (
     NO_EFFECT,
     NOT_EMPTY,
     OF_ENCODER,
+    OF_LANGUAGE_MODEL,
+    OF_OWN_DECODER,
     OF_TRAINED_ENCODER,
     ON_CARD,
     PER_RUN,
@@ -176,17 +178,27 @@ class Config:
     MEMORY_LAYERS: Annotated[int, within(0, 1_000), ON_CARD, ARCHITECTURE] = 0
     """Blocks of self-attention over a picture's tokens between projection and decoder, with the
     decoder's heads, feed-forward width and dropout."""
-    DECODER_EMBED_DIM: Annotated[int, EVEN, ON_CARD, ARCHITECTURE] = 512
+    DECODER_MODEL_NAME: Annotated[str, ON_CARD, ARCHITECTURE, OF_LANGUAGE_MODEL] = ""
+    """Language model of the GPT-2 family (gpt2, distilgpt2, user/name@revision, a local folder) as
+    which the decoder begins: its blocks, embeddings and vocabulary ("" = random weights, and a
+    vocabulary of the captions)."""
+    DECODER_TRAINED: Annotated[Literal["all", "cross-attention"], ON_CARD, OF_LANGUAGE_MODEL] = (
+        "all"
+    )
+    """all of the decoder, or its cross-attention alone; projection and memory layers always."""
+    DECODER_EMBED_DIM: Annotated[int, EVEN, ON_CARD, ARCHITECTURE, OF_OWN_DECODER] = 512
     """Width of the decoder."""
-    DECODER_LAYERS: Annotated[int, within(1, 1_000), ON_CARD, ARCHITECTURE] = 6
+    DECODER_LAYERS: Annotated[int, within(1, 1_000), ON_CARD, ARCHITECTURE, OF_OWN_DECODER] = 6
     """Blocks of the decoder."""
-    DECODER_HEADS: Annotated[int, WIDTH, ON_CARD, ARCHITECTURE] = 8
+    DECODER_HEADS: Annotated[int, WIDTH, ON_CARD, ARCHITECTURE, OF_OWN_DECODER] = 8
     """Attention heads of a block; divides DECODER_EMBED_DIM."""
-    DECODER_FF_DIM: Annotated[int, within(1, 4 * WIDEST), ON_CARD, ARCHITECTURE] = 2048
+    DECODER_FF_DIM: Annotated[int, within(1, 4 * WIDEST), ON_CARD, ARCHITECTURE, OF_OWN_DECODER] = (
+        2048
+    )
     """Hidden width of a block's feed-forward network."""
     DECODER_DROPOUT: Annotated[float, between(0, 1)] = 0.1
     """Share of activations dropped in training."""
-    VOCAB_SIZE: Annotated[int, within(260, 500_000), ARCHITECTURE] = 10_000
+    VOCAB_SIZE: Annotated[int, within(260, 500_000), ARCHITECTURE, OF_OWN_DECODER] = 10_000
     """Entries of the BPE vocabulary at most (fewer where the captions hold fewer)."""
     MAX_SEQ_LEN: Annotated[int, within(3, LONGEST_CAPTION), ON_CARD] = 64
     """Tokens of a caption at most, <START> and <END> counted."""
@@ -285,6 +297,11 @@ class Config:
         return split_revision(self.ENCODER_MODEL_NAME)
 
     @property
+    def decoder(self) -> tuple[str, str]:
+        """Name and revision ("" = its usual one) of DECODER_MODEL_NAME."""
+        return split_revision(self.DECODER_MODEL_NAME)
+
+    @property
     def dataset(self) -> tuple[str, str]:
         """Name and revision ("" = its usual one) of DATASET."""
         return split_revision(self.DATASET)
@@ -322,7 +339,9 @@ class Config:
     @property
     def on_card(self) -> dict[str, Any]:
         """The settings that the model card shows."""
-        return {name: value for name, value in vars(self).items() if name in settings_with(ON_CARD)}
+        without = OF_OWN_DECODER if self.DECODER_MODEL_NAME else OF_LANGUAGE_MODEL
+        names = settings_with(ON_CARD) - settings_with(without)
+        return {name: value for name, value in vars(self).items() if name in names}
 
     @property
     def save_interval(self) -> tuple[int, float]:

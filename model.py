@@ -225,6 +225,11 @@ class TransformerDecoder(nn.Module):
             nn.init.zeros_(block.cross_attention.output.weight)
             nn.init.zeros_(block.cross_attention.output.bias)
 
+    def train_cross_attention_alone(self) -> None:
+        """Hold everything frozen but what reads the picture."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_("cross" in name)
+
     def keys_values(self, memory: Tensor) -> list[KeysValues]:
         """(B, P, M) -> each layer's cross-attention keys and values."""
         return [block.cross_attention.keys_values(memory) for block in self.blocks]
@@ -375,11 +380,15 @@ class CaptionModel(nn.Module):
                 f"MEMORY_LAYERS have the decoder's {heads} heads, which must divide PROJECTION_DIM "
                 f"({memory_dim}). Try --PROJECTION_DIM {sizes['dim']}."
             )
+        projection = projection or Projection(patches, feature_dim, memory_dim)
+        decoder = TransformerDecoder(
+            **sizes, memory_dim=memory_dim, dropout=config.DECODER_DROPOUT, style=style
+        )
+        if config.DECODER_TRAINED == "cross-attention":
+            decoder.train_cross_attention_alone()
         return cls(
-            projection or Projection(patches, feature_dim, memory_dim),
-            TransformerDecoder(
-                **sizes, memory_dim=memory_dim, dropout=config.DECODER_DROPOUT, style=style
-            ),
+            projection,
+            decoder,
             memory_encoder(
                 memory_dim,
                 layers=config.MEMORY_LAYERS,

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from captioning.decoding import Hypothesis, SearchOptions, TokenRules, Usual, search
 from captioning.decoding.placing import place_words
+from captioning.gpt2.folder import GPT2, open_language_model
+from captioning.sharing.repository import resolve_language_model
 from captioning.system.errors import UserError
 from captioning.system.processes import is_main_process
 from captioning.system.runtime import Runtime
@@ -69,8 +71,14 @@ class CaptionPipeline:
     def from_settings(
         cls, config: Config, runtime: Runtime, captions: Sequence[str]
     ) -> "CaptionPipeline":
-        """A new model on the encoder of the settings, with a vocabulary of training captions."""
-        tokenizer = train_tokenizer(captions, config.VOCAB_SIZE)
+        """A new model on the encoder of the settings, with a vocabulary of training captions; or
+        with a language model's, whose weights its decoder then has, and whose texts it goes on with
+        until cross-attention has learnt something."""
+        language = open_decoder(config)
+        if language is not None:
+            tokenizer = CaptionTokenizer(language.vocabulary)
+        else:
+            tokenizer = train_tokenizer(captions, config.VOCAB_SIZE)
         encoder = VisionEncoder.from_settings(config)
         encoder.prepare_training(config)
         torch.manual_seed(config.RANDOM_SEED)
@@ -79,7 +87,11 @@ class CaptionPipeline:
             patches=encoder.num_tokens,
             feature_dim=encoder.feature_dim,
             vocab_size=len(tokenizer),
+            gpt2=language.architecture if language is not None else None,
         )
+        if language is not None:
+            language.fill(model.decoder.state_dict(), has_cross_attention=False)
+            model.decoder.add_no_memory()
         return cls(
             encoder.to(runtime.device),
             model.to(runtime.device),
@@ -214,6 +226,23 @@ class CaptionPipeline:
             tuple(zip(pieces, probabilities, strict=True)),
             found.ids,
         )
+
+
+def open_decoder(config: Config) -> GPT2 | None:
+    """The language model that the settings name for the decoder; None where they name none.
+
+    Raises `UserError` where most of a decoder would keep random weights for ever.
+    """
+    if config.DECODER_MODEL_NAME:
+        name, revision = config.decoder
+        folder = resolve_language_model(name, revision=revision)
+        return open_language_model(folder, config.DECODER_MODEL_NAME)
+    if config.DECODER_TRAINED != "all":
+        raise UserError(
+            f"DECODER_TRAINED is {config.DECODER_TRAINED}, and the rest of the decoder would keep "
+            "random weights; leave it out, or add --DECODER_MODEL_NAME distilgpt2."
+        )
+    return None
 
 
 @dataclass

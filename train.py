@@ -184,7 +184,9 @@ def build_pipeline(
         return load_pipeline(checkpoint, runtime, training=config)
     if begun_with is not None:
         return initial_pipeline(begun_with, config, runtime)
-    captions = [text for texts in training_captions(records, stream) for text in texts]
+    captions = []
+    if not config.DECODER_MODEL_NAME:  # which has its own vocabulary
+        captions = [text for texts in training_captions(records, stream) for text in texts]
     return CaptionPipeline.from_settings(config, runtime, captions)
 
 

@@ -47,7 +47,7 @@ from captioning.training.packing import Packing
 from captioning.training.weight_average import WeightAverage
 from config import Config
 from dataset import Batch, CaptionDataset, Step, StepDataset
-from model import CaptionModel
+from model import CaptionModel, Projection
 from optimization import CrossEntropy, Gradients, build_optimizer, caption_loss, train_step
 from tokenizer import CaptionTokenizer, train_tokenizer
 
@@ -174,6 +174,7 @@ def flops(batches: Sequence[Batch], model: CaptionModel, tokens: int = PATCHES) 
     decoder = model.decoder
     dim = decoder.embedding.embedding_dim
     by_token = decoder.embedding.weight.numel()
+    assert isinstance(model.projection, Projection)
     by_patch = sum(p.numel() for p in model.projection.mlp.parameters() if p.dim() == 2)
     for block in decoder.blocks:
         read = block.cross_attention.key_value.weight.numel()

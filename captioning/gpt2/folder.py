@@ -16,7 +16,7 @@ from torch import Tensor
 
 from captioning.gpt2.architecture import MODEL_TYPE, READ, GPT2Architecture
 from captioning.gpt2.generation import Generation, read_generation
-from captioning.gpt2.names import gpt2_names, turned
+from captioning.gpt2.names import gpt2_names, gpt2_shapes, turned
 from captioning.gpt2.vocabulary import Vocabulary, read_vocabulary
 from captioning.system.errors import UserError
 from captioning.system.files import read_json, sha256_of
@@ -26,12 +26,6 @@ from captioning.vision.loading import shard_names
 
 CAPTIONER_TYPE = "vision-encoder-decoder"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-FILES = (
-    *("config.json", "generation_config.json", "preprocessor_config.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", WEIGHTS, INDEX, "model-*.safetensors"),
-)
-"""What is read of a repository."""
 PROJECTION = "enc_to_dec_proj"
 """The linear layer between encoder and decoder of a ViT-GPT2, where their widths differ."""
 OUTPUT = "lm_head.weight"
@@ -65,7 +59,9 @@ class GPT2:
 
     def fill_projection(self, weights: Mapping[str, Tensor]) -> None:
         """Fill the weights of the linear layer before cross-attention; there may be none."""
-        self._fill({f"{PROJECTION}.{name}": weight.detach() for name, weight in weights.items()})
+        expected = {f"{PROJECTION}.{name}": weight.detach() for name, weight in weights.items()}
+        _check_shapes(self.shapes, {k: tuple(one.shape) for k, one in expected.items()}, self.name)
+        self._fill(expected)
 
     def sha256(self) -> str:
         """The hash of its weights: of their file, or of the hashes of several."""
@@ -74,19 +70,6 @@ class GPT2:
         return hashes[0] if len(hashes) == 1 else whole
 
     def _fill(self, expected: Mapping[str, Tensor]) -> None:
-        found = {name: tuple(self.shapes.get(name, ())) for name in expected}
-        problems = [f"it lacks {name}" for name, shape in found.items() if not shape]
-        problems += [
-            f"{name} is {shape}, and its config makes it {tuple(expected[name].shape)}"
-            for name, shape in found.items()
-            if shape and shape != tuple(expected[name].shape)
-        ]
-        if problems:
-            more = f" (and {len(problems) - 2:,} more)" if len(problems) > 2 else ""
-            raise UserError(
-                f"{self.name} has weights that do not fit its config: "
-                f"{'; '.join(problems[:2])}{more}. Take config.json and weights of one model."
-            )
         for path in sorted({self.places[name][0] for name in expected}):
             of_file = {
                 self.places[name][1]: weight
@@ -222,7 +205,8 @@ def _opened(
         _check_tied(places, embedding, output, name)
     elif output in shapes:  # one of two names is saved, and not always the same
         places[embedding], shapes[embedding] = places[output], shapes[output]
-    known = {*gpt2_names(architecture.layers, has_cross_attention=not is_alone).values()}
+    known = gpt2_shapes(architecture, has_cross_attention=not is_alone)
+    _check_shapes(shapes, {prefix + key: shape for key, shape in known.items()}, name)
     for key in sorted(shapes):
         inner = key.removeprefix(prefix)
         is_inside = key.startswith(prefix) and inner.startswith(("h.", "wte.", "wpe.", "ln_f."))
@@ -232,6 +216,23 @@ def _opened(
                 "captions would not be its own. Merge adapters first, or take another model."
             )
     return GPT2(name, architecture, vocabulary, places, shapes, prefix)
+
+
+def _check_shapes(found: Shapes, expected: Shapes, name: str) -> None:
+    """Raise `UserError` where weights are missing, or have other shapes than a config says: so
+    nothing is built that is larger than its files."""
+    problems = [f"it lacks {key}" for key in expected if key not in found]
+    problems += [
+        f"{key} is {found[key]}, and its config makes it {shape}"
+        for key, shape in expected.items()
+        if key in found and found[key] != shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 2:,} more)" if len(problems) > 2 else ""
+        raise UserError(
+            f"{name} has weights that do not fit its config: {'; '.join(problems[:2])}{more}. Take "
+            "config.json and weights of one model."
+        )
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:

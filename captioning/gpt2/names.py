@@ -3,7 +3,11 @@
 GPT-2 calls its linear layers convolutions and keeps their matrices the other way round: (in, out).
 """
 
+import re
+
 from torch import Tensor
+
+from captioning.gpt2.architecture import GPT2Architecture
 
 OUTSIDE = {
     "embedding.weight": "wte.weight",
@@ -38,6 +42,29 @@ def gpt2_names(layers: int, *, has_cross_attention: bool = True) -> dict[str, st
         for kind in ("weight", "bias")
     }
     return {**OUTSIDE, **in_blocks}
+
+
+def gpt2_shapes(
+    sizes: GPT2Architecture, *, has_cross_attention: bool
+) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight, by GPT-2's names."""
+    D, F = sizes.dim, sizes.ff_dim
+    outputs = {
+        "attn.c_attn": (D, 3 * D),
+        "attn.c_proj": (D, D),
+        "crossattention.q_attn": (D, D),
+        "crossattention.c_attn": (D, 2 * D),
+        "crossattention.c_proj": (D, D),
+        "mlp.c_fc": (D, F),
+        "mlp.c_proj": (F, D),
+    }
+    tables = {"wte.weight": (sizes.vocab_size, D), "wpe.weight": (sizes.max_length, D)}
+    found: dict[str, tuple[int, ...]] = {}
+    for name in gpt2_names(sizes.layers, has_cross_attention=has_cross_attention).values():
+        part, kind = re.sub(r"^h\.\d+\.", "", name).rsplit(".", 1)
+        matrix = outputs.get(part, (D,))  # a norm has vectors alone
+        found[name] = tables.get(name) or (matrix if kind == "weight" else matrix[-1:])
+    return found
 
 
 def turned(name: str, weight: Tensor) -> Tensor:

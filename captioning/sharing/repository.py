@@ -14,6 +14,13 @@ from typing import Any
 from captioning.sharing.published import CHECKPOINT_FILES, EXAMPLES, published_files
 from captioning.system.errors import UserError
 
+FILES_OF_MODEL = (
+    *("config.json", "generation_config.json", "preprocessor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt"),
+    *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
+)
+"""What is read of a model of transformers."""
 NEEDED_FILES = ("checkpoint.json", "config.toml", "model.safetensors", "tokenizer.json")
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_ADDRESS = re.compile(
@@ -45,16 +52,27 @@ def resolve_checkpoint(name: str, *, revision: str = "") -> Path:
             f"{name} is neither a folder nor the name of a Hub repository (user/name, or its "
             "address on huggingface.co). Make a checkpoint with: python train.py"
         )
-    from captioning.gpt2.folder import FILES, has_weights, is_foreign
-    from captioning.vision.loading import converted_revision
+    from captioning.gpt2.folder import is_foreign
 
-    files = [*CHECKPOINT_FILES, EXAMPLES, *FILES]
-    folder = fetched(name, files, revision=revision)
+    folder = _with_weights(name, [*CHECKPOINT_FILES, EXAMPLES, *FILES_OF_MODEL], revision)
     if not is_foreign(folder):
         _check_folder(folder, name)
-    elif not has_weights(folder) and (converted := converted_revision(name)):
-        folder = fetched(name, files, revision=converted)
     return folder
+
+
+def resolve_language_model(name: str, *, revision: str = "") -> Path:
+    """The folder of a language model: `name` itself, or that of a Hub repository in its cache.
+
+    Raises `UserError`.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise UserError(
+            f"{name} is neither a folder nor the name of a language model of the Hub, such as "
+            "distilgpt2; check --DECODER_MODEL_NAME."
+        )
+    return _with_weights(name, FILES_OF_MODEL, revision)
 
 
 def full_name(name: str, revision: str) -> str:
@@ -63,12 +81,22 @@ def full_name(name: str, revision: str) -> str:
     return f"{name}@{revision}" if revision else name
 
 
-def fetched(name: str, files: Sequence[str], *, revision: str = "") -> Path:
-    """The folder of a Hub repository in the Hub's cache, with the files that it has of some."""
+def _with_weights(name: str, files: Sequence[str], revision: str) -> Path:
+    """The folder of a Hub repository in the Hub's cache, with the files that it has of some; where
+    it has a config and no safetensors, that of the pull request with converted ones."""
     from huggingface_hub import snapshot_download
 
-    with _user_errors(name, revision):
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[*files]))
+    from captioning.gpt2.folder import has_weights, is_foreign
+    from captioning.vision.loading import converted_revision
+
+    def fetched(revision: str) -> Path:
+        with _user_errors(name, revision):
+            return Path(snapshot_download(name, revision=revision or None, allow_patterns=[*files]))
+
+    folder = fetched(revision)
+    if is_foreign(folder) and not has_weights(folder) and (found := converted_revision(name)):
+        return fetched(found)
+    return folder
 
 
 def _named(name: str, revision: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from captioning.system.options import notes_of
-from captioning.system.rules import OF_TRAINED_ENCODER, Role
+from captioning.system.rules import OF_OWN_DECODER, OF_TRAINED_ENCODER, Role
 
 if TYPE_CHECKING:
     from config import Config
@@ -15,13 +15,22 @@ if TYPE_CHECKING:
 def combinations(config: "Config") -> Iterator[str]:
     """What is wrong with settings together, each with what to type instead."""
     yield from _encoder_combinations(config)
+    if config.DECODER_MODEL_NAME and not config.INIT_CHECKPOINT_PATH:
+        for field in fields(config):
+            value = getattr(config, field.name)
+            if OF_OWN_DECODER in notes_of(field, Role) and value != field.default:
+                yield (
+                    f"{field.name} is {value}, and DECODER_MODEL_NAME {config.DECODER_MODEL_NAME} "
+                    "has a size and a vocabulary of its own; leave one of them out."
+                )
     numbers = (config.DECODER_EMBED_DIM, config.DECODER_HEADS)
     if all(isinstance(n, int) and n > 0 for n in numbers) and numbers[0] % numbers[1]:
         yield (
             f"DECODER_HEADS is {config.DECODER_HEADS}; it must divide DECODER_EMBED_DIM "
             f"({config.DECODER_EMBED_DIM}). Try --DECODER_HEADS {math.gcd(*numbers)}."
         )
-    if config.MEMORY_LAYERS > 0 and config.PROJECTION_DIM % max(config.DECODER_HEADS, 1):
+    has_own_heads = config.MEMORY_LAYERS > 0 and not config.DECODER_MODEL_NAME
+    if has_own_heads and config.PROJECTION_DIM % max(config.DECODER_HEADS, 1):
         yield (
             f"MEMORY_LAYERS have the decoder's heads, and DECODER_HEADS {config.DECODER_HEADS} "
             f"must divide PROJECTION_DIM ({config.PROJECTION_DIM}). Try --PROJECTION_DIM "

@@ -54,6 +54,8 @@ ON_CARD = Role("the model card shows it")
 ARCHITECTURE = Role("what a model's weights are made for: as INIT_CHECKPOINT_PATH has it")
 OF_ENCODER = Role("decides what features are: as INIT_CHECKPOINT_PATH has it, unless it is set")
 OF_TRAINED_ENCODER = Role("means nothing while the encoder is frozen")
+OF_OWN_DECODER = Role("means nothing where the decoder begins as a language model")
+OF_LANGUAGE_MODEL = Role("means nothing where the decoder begins with random weights")
 OF_CHECKPOINTS = Role("means nothing where captions are given")
 OF_GIVEN_CAPTIONS = Role("means nothing where a checkpoint captions")
 

@@ -7,17 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import evaluate
 import generate
+from beginning import initial_checkpoint, initial_config, initial_pipeline, parent_of
 from captioner import Captioner
 from captioning.decoding import SearchOptions
 from captioning.sources.images import load_image
 from captioning.system.errors import UserError
+from captioning.system.runtime import Runtime
 from captioning.training.packing import Packing
-from tests.helpers.small_runs import write_data
+from checkpoint import save_checkpoint
+from config import parse_config
+from tests.helpers.small_runs import write_data, write_encoder
 from tests.helpers.tiny_gpt2 import (
     BEAMS,
     TheirCaptions,
@@ -70,6 +75,27 @@ def test_logits_and_captions_are_those_of_transformers(folder: Path) -> None:
     )
     assert [caption.ids for caption in ours(PICTURES)] == theirs.ids(PICTURES)
     assert [caption.text for caption in ours(PICTURES)] == theirs.texts(PICTURES)
+
+
+@pytest.mark.slow
+def test_so_it_is_at_the_size_of_those_in_use(tmp_path: Path) -> None:
+    """ViT-B/16 at 224 pixels and distilgpt2: the shape of Mozilla/distilvit."""
+    folder = save_vit_gpt2(
+        tmp_path,
+        encoder=hf.ViTModel(hf.ViTConfig()),
+        width=768,
+        vocab_size=50_257,
+        n_layer=6,
+        n_head=12,
+        n_positions=1_024,
+        generation=BEAMS,
+    )
+    ours, theirs = ours_of(folder), TheirCaptions(folder)
+    ids = torch.randint(0, 50_257, (len(PICTURES), 12))
+    torch.testing.assert_close(
+        logits_of(ours, ids), theirs.logits(PICTURES, ids), atol=1e-4, rtol=1e-4
+    )
+    assert [caption.ids for caption in ours(PICTURES)] == theirs.ids(PICTURES)
 
 
 def test_searches_are_those_of_transformers(vit: Path) -> None:
@@ -178,3 +204,39 @@ def test_what_it_asks_for_and_is_not_followed_is_said(
     assert "not followed here: do_sample True, repetition_penalty 1.3, max_length 9,000" in said
     ours_of(vit)
     assert not capsys.readouterr().err
+
+
+def test_a_run_begins_with_it(vit: Path, tmp_path: Path) -> None:
+    """What is saved of such a run captions alike, and is a checkpoint like others."""
+    words = ["--INIT_CHECKPOINT_PATH", str(vit), "--MAX_SEQ_LEN", "30", "--BEAM_SIZE", "2"]
+    config = initial_config(parse_config(words), words)
+    checkpoint = initial_checkpoint(config)
+    pipeline = initial_pipeline(checkpoint, config, Runtime(torch.device("cpu")))
+    assert pipeline.parameters(trained=True) == sum(p.numel() for p in pipeline.model.parameters())
+    save_checkpoint(tmp_path / "best", pipeline, config, metrics={}, card="# A captioner")
+    found = Captioner.from_pretrained(tmp_path / "best", device="cpu", precision="fp32")
+    assert found.is_ours
+    asked = {
+        "num_beams": 2,
+        "max_length": 30,
+        "length_penalty": 1.0,
+        "min_length": 0,
+        "no_repeat_ngram_size": 0,
+        "early_stopping": False,
+    }
+    theirs = TheirCaptions(vit).ids(PICTURES, **asked)
+    assert [caption.ids for caption in found(PICTURES)] == theirs
+    assert len(parent_of(checkpoint, config)["sha256"]) == 64
+    with pytest.raises(UserError, match=r"DECODER_LAYERS is 5, and .* has 2; leave it out"):
+        initial_config(parse_config(words), [*words, "--DECODER_LAYERS", "5"])
+
+
+def test_behind_another_encoder_its_projection_is_new(
+    vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = write_encoder(tmp_path)
+    words = ["--INIT_CHECKPOINT_PATH", str(vit), "--ENCODER_MODEL_NAME", str(clip)]
+    config = initial_config(parse_config(words), words)
+    pipeline = initial_pipeline(initial_checkpoint(config), config, Runtime(torch.device("cpu")))
+    assert "The projection behind it begins anew" in capsys.readouterr().out
+    assert pipeline.model.projection.weight.shape == (24, pipeline.encoder.feature_dim)

@@ -53,14 +53,16 @@ def write_encoder(folder: Path, family: str = "clip") -> Path:
 
 
 def arguments(folder: Path, **changes: object) -> list[str]:
-    """The command line of a small run whose data and encoder lie under `folder`."""
+    """The command line of a small run whose data and encoder lie under `folder`, without settings
+    that are None."""
     places = {
         "DATA_DIR": folder / "data",
         "OUTPUT_DIR": folder / "checkpoints",
         "ENCODER_MODEL_NAME": folder / "tiny-clip",
     }
     settings = {**SETTINGS, **places, **changes}
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    given = {name: value for name, value in settings.items() if value is not None}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
 
 def run(folder: Path, **changes: object) -> Path:

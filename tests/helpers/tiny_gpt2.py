@@ -60,15 +60,15 @@ def lively(model: Any, seed: int = 0) -> Any:
 def save_vit_gpt2(
     folder: Path,
     *,
-    encoder: str = "vit",
+    encoder: Any = "vit",
     width: int = WIDTH + 8,
     special: Sequence[str] = (),
     generation: dict[str, Any] | None = None,
     seed: int = 0,
     **decoder: Any,
 ) -> Path:
-    """A captioner of a family of encoders under `folder`; returns its folder."""
-    path = folder / f"tiny-{encoder}-gpt2"
+    """A captioner under `folder`, of a family of encoders or of a whole one; returns its folder."""
+    path = folder / (f"tiny-{encoder}-gpt2" if isinstance(encoder, str) else "vit-gpt2")
     tokenizer = gpt2_tokenizer(*special)
     tokenizer.pad_token = END
     ids = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id)
@@ -79,17 +79,17 @@ def save_vit_gpt2(
     )
     with torch.random.fork_rng(devices=[]), silenced():
         torch.manual_seed(seed)
-        tower = FAMILIES[encoder].make()
-        model = lively(
-            hf.VisionEncoderDecoderModel(encoder=tower, decoder=hf.GPT2LMHeadModel(language)), seed
-        )
+        tower = FAMILIES[encoder].make() if isinstance(encoder, str) else encoder
+        model = hf.VisionEncoderDecoderModel(encoder=tower, decoder=hf.GPT2LMHeadModel(language))
+        if width < 100:
+            lively(model, seed)
         ids |= {"decoder_start_token_id": tokenizer.eos_token_id}
         ids |= {"pad_token_id": tokenizer.pad_token_id}
         for name, value in {**ids, **(generation or {})}.items():
             setattr(model.generation_config, name, value)
         model.save_pretrained(path)
         tokenizer.save_pretrained(path)
-        side = FAMILIES[encoder].side
+        side = tower.config.image_size
         hf.ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(path)
     return path
 

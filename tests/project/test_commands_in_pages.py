@@ -24,8 +24,11 @@ from captioning.scenes import write_scenes
 from captioning.sources.records import read_records
 from captioning.system.errors import UserError
 from captioning.system.options import parse_options
+from captioning.system.rules import ARCHITECTURE, OF_OWN_DECODER
+from config import settings_with
 from tests.helpers.small_runs import SETTINGS, write_encoder
 from tests.helpers.streams import write_webdataset
+from tests.helpers.tiny_gpt2 import save_gpt2, save_vit_gpt2
 from tests.helpers.tiny_rivals import save_rival
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +39,8 @@ INSTALLED = {"caption-scores": "captioning.reports.caption_scores"}
 PUT_IN_PLACE = {
     "google/vit-base-patch16-224-in21k": "tiny-vit",
     "openai/clip-vit-base-patch16": "tiny-clip",
+    "nlpconnect/vit-gpt2-image-captioning": "tiny-vit-gpt2",
+    "distilgpt2": "tiny-gpt2",
     "pixparse/cc12m-wds": "shards/*.tar",
     "Salesforce/blip-image-captioning-base": "tiny-blip",
     "microsoft/git-base-coco": "tiny-git",
@@ -66,6 +71,7 @@ ADDED = {
     "hub": {},
 }
 """Flags that each command is given besides, unless it has them."""
+OF_DECODER = settings_with(OF_OWN_DECODER, ARCHITECTURE)
 READ_ONLY = {
     "compare.py": "takes minutes; tests/commands/test_compare.py runs a small one",
     "hub.py upload": "needs the Hub; tests/sharing/test_hub.py runs it against a local one",
@@ -129,6 +135,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_frequencies(folder / "coco-val.npz", frequencies)
     for kind in ("blip", "git", "chat"):
         save_rival(folder, kind)
+    save_gpt2(folder)
+    save_vit_gpt2(folder)
     rows = [
         {"image": record.image.name, "caption": "a dog", "seconds": 0.5}
         for record in read_records(folder / "data" / "demo" / "test")
@@ -193,7 +201,10 @@ def words_of(command: str) -> tuple[str, list[str]]:
         return INSTALLED[words[0]], [*words[1:], "--no-java"]
     script = next(number for number, word in enumerate(words) if word.endswith(".py"))
     program, words = words[script].removesuffix(".py"), words[script + 1 :]
-    for name, value in ADDED[program].items():
+    added = ADDED[program]
+    if "--DECODER_MODEL_NAME" in words or "tiny-vit-gpt2" in words:  # which have their own sizes
+        added = {name: value for name, value in added.items() if name not in OF_DECODER}
+    for name, value in added.items():
         words += [] if f"--{name}" in words else [f"--{name}", value]
     return program, words
 
