@@ -93,6 +93,8 @@ class Options:
     """New training pictures (default: 100 300 1000 scenes, 50 150 500 photos)."""
     held_out: Annotated[int, at_least(2)] = 300
     """New pictures for test, besides a third as many for validation."""
+    old_pictures: Annotated[int, at_least(0)] = 0
+    """Old validation pictures by which forgetting is measured (0 = all)."""
     base_pictures: Annotated[int, at_least(10)] = 2400
     """scenes: old training pictures."""
     seeds: tuple[str, ...] = ("1", "2", "3")
@@ -228,6 +230,8 @@ class Bench:
         """CIDEr of a checkpoint on a split."""
         output = best.parent / f"{dataset}-{split}"
         words = ["--checkpoint", str(best), "--data-dir", str(self.data), "--dataset", dataset]
+        if dataset == "old":
+            words += ["--limit", str(self.options.old_pictures)]
         evaluate.main([*words, "--split", split, "--output", str(output), "--no-java"])
         return float(json.loads((output / "metrics.json").read_text(encoding="utf-8"))["CIDEr"])
 
