@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -148,6 +149,31 @@ class Captioner:
                 "it is to caption: --dataset NAME"
             )
         self.config = replace(self.config, DATASET=dataset)
+
+    def ask_neighbours(self, dataset_dir: Path) -> None:
+        """From now on, let the captions of similar training pictures choose among all beams.
+
+        They are those of the prepared data set's train split, whose features are made where they
+        are missing. Raises `UserError` where there is none.
+        """
+        from captioning.decoding.neighbours import Neighbours
+        from captioning.sources.records import read_records
+        from features import open_stores
+
+        mend = f"python prepare_dataset.py --DATASET {dataset_dir.name}"
+        records = read_records(dataset_dir / "train", mend=mend)
+        config = replace(
+            self.config, DATASET=dataset_dir.name, DATA_DIR=str(dataset_dir.parent), STREAM=""
+        )
+        pipeline = self.pipeline
+        stores = open_stores(config, pipeline.encoder, pipeline.runtime, {"train": records})
+        parts = torch.arange(len(records)).split(256)
+        neighbours = Neighbours(
+            (pipeline.features(stores["train"].rows(part)) for part in parts),
+            [record.captions for record in records],
+            prefix=pipeline.encoder.shape.prefix,
+        )
+        self.pipeline = replace(pipeline, neighbours=neighbours)
 
     @overload
     def __call__(self, pictures: Picture) -> Caption: ...  # type: ignore[overload-overlap]

@@ -171,9 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_result(plan, plan.runs)
     else:
         print(f"Nothing to do: {len(plan.runs)} runs are trained and evaluated.")
-    print("\n" + (plan.folder / "comparison.md").read_text(encoding="utf-8"))
-    print(f"\npage      {plan.folder / 'comparison.html'}")
-    print(f"numbers   {plan.folder / 'comparison.md'}, {plan.folder / RESULT}")
+    from captioning.comparison.page import print_comparison
+
+    print_comparison(plan.folder)
     return EXIT_DONE
 
 

@@ -38,7 +38,7 @@ from captioning.system.terminal import one_line
 if TYPE_CHECKING:
     from captioner import Caption, Captioner
     from captioning.decoding import SearchOptions
-    from captioning.metrics.scoring import ScoreSheet, ScoringOptions
+    from captioning.metrics.scoring import ScoringOptions
     from captioning.reports.results import Evaluation
 
 HEAT_SIZE = (24, 24)
@@ -86,6 +86,9 @@ class EvaluateOptions:
     """Beams (0 = as in training)."""
     length_penalty: Annotated[float | None, OF_CHECKPOINTS] = None
     """Larger favours longer captions, 0 is plain sums (default: as in training)."""
+    choose: Annotated[Literal["score", "neighbours"], OF_CHECKPOINTS] = "score"
+    """Which beam is the caption: the likeliest, or, as captions of similar training pictures say
+    too, the best (docs/scores.md)."""
     limit: Annotated[int, at_least(0), OF_CHECKPOINTS] = 0
     """Score the first so many pictures only (0 = all)."""
     clip_model: str = ""
@@ -206,10 +209,13 @@ def _evaluated_checkpoint(options: EvaluateOptions, name: str) -> tuple["Evaluat
         captioner.take_dataset(options.dataset, name)
     config = captioner.config
     data_dir = Path(options.data_dir) if options.data_dir else data_folder(name, config)
+    dataset_dir = _dataset_dir(options, {**vars(config), "DATA_DIR": str(data_dir)})
+    if options.choose == "neighbours":
+        captioner.ask_neighbours(dataset_dir)
     evaluation = evaluate_checkpoint(
         captioner,
         name,
-        _dataset_dir(options, {**vars(config), "DATA_DIR": str(data_dir)}),
+        dataset_dir,
         split=options.split,
         search=_search(options, vars(config)),
         scoring=_scoring(options),
@@ -268,7 +274,7 @@ def evaluate_checkpoint(
     from captioning.comparison.runs import run_of
     from captioning.decoding import SearchOptions
     from captioning.metrics.scoring import references_a_picture, score_split
-    from captioning.reports.results import Evaluation
+    from captioning.reports.results import Evaluation, captioned_pictures
     from captioning.tracking.effort import Measuring
     from captioning.tracking.provenance import data_fingerprint, provenance
 
@@ -288,7 +294,8 @@ def evaluate_checkpoint(
         lambda: score_split(prepared, texts, scoring, device=str(runtime.device))
     )
     truth, correct = _truth(captioner, records, captions)
-    pictures = _pictures(records, captions, sheet, correct)
+    sure = [(caption.confidence, caption.log_probability) for caption in captions]
+    pictures = captioned_pictures(records, texts, sheet, correct, sure)
     record = provenance(
         vars(config), device=runtime.description, data=data_fingerprint(dataset_dir)
     )
@@ -303,7 +310,7 @@ def evaluate_checkpoint(
             "pictures": len(records),
             "references a picture": references_a_picture(prepared.references.values()),
             **sheet.protocol,
-            "decoding": search.description,
+            "decoding": captioner.pipeline.decoding(search),
         },
         checkpoint=name,
         model=captioner.description,
@@ -358,29 +365,6 @@ def _truth(
     return truth, [check.objects_and_colours for check in checks]
 
 
-def _pictures(
-    records: Sequence[Record],
-    captions: Sequence["Caption"],
-    sheet: "ScoreSheet",
-    correct: Sequence[bool | None],
-) -> tuple[CaptionedPicture, ...]:
-    """All that is known of each picture, but what its caption's words looked at."""
-    return tuple(
-        CaptionedPicture(
-            image=record.image,
-            caption=caption.text,
-            references=record.captions,
-            scores=sheet.of(number),
-            confidence=caption.confidence,
-            log_probability=caption.log_probability,
-            correct=is_correct,
-        )
-        for number, (record, caption, is_correct) in enumerate(
-            zip(records, captions, correct, strict=True)
-        )
-    )
-
-
 def _with_words(
     captioner: "Captioner", pictures: Sequence[CaptionedPicture], captions: Sequence["Caption"]
 ) -> tuple[CaptionedPicture, ...]:
@@ -402,13 +386,12 @@ def _with_words(
 
 
 def _print(evaluation: "Evaluation", folder: Path, *, is_ours: bool) -> None:
-    from captioning.reports.results import print_captions, print_evaluation
+    from captioning.reports.results import print_captions, print_evaluation, print_places
 
     print(f"\n{evaluation.checkpoint}\n")
     print_evaluation(evaluation)
     print_captions(evaluation)
-    print(f"\nreport    {folder / 'report.html'}\npictures  {folder / 'captions.png'}")
-    print(f"numbers   {folder / 'metrics.json'}, {folder / 'captions.jsonl'}")
+    print_places(folder)
     photo = evaluation.pictures[0].image
     if is_ours:
         words = shlex.join(["--checkpoint", evaluation.checkpoint, "--image", str(photo)])
@@ -420,7 +403,7 @@ def _compare(
 ) -> int:
     """Compare evaluated checkpoints, by label; returns the exit code."""
     from captioning.comparison.comparing import compare_runs
-    from captioning.comparison.page import write_comparison
+    from captioning.comparison.page import print_comparison, write_comparison
     from captioning.comparison.runs import read_run
     from config import Config, result_settings
 
@@ -437,9 +420,7 @@ def _compare(
         return EXIT_PARTLY_DONE
     title = ", ".join(folders) if len(folders) <= TITLE_LABELS else f"{len(folders)} models"
     write_comparison(comparison, target, title=title)
-    print("\n" + (target / "comparison.md").read_text(encoding="utf-8"))
-    print(f"page      {target / 'comparison.html'}")
-    print(f"numbers   {target / 'comparison.md'}, {target / 'comparison.json'}")
+    print_comparison(target)
     return EXIT_DONE
 
 
@@ -448,6 +429,11 @@ def _check(options: EvaluateOptions) -> None:
     problems = []
     if options.method == "greedy" and options.beam_size > 1:
         problems.append("--beam-size means nothing to --method greedy; leave one of them out.")
+    if options.choose == "neighbours":
+        if options.method == "greedy":
+            problems.append("--choose needs beams to choose from; leave out --method greedy.")
+        if options.split == "train":
+            problems.append("--choose neighbours finds training pictures themselves; leave it out.")
     if bool(options.candidates) != bool(options.references):
         missing = "references" if options.candidates else "candidates"
         problems.append(

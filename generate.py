@@ -111,6 +111,11 @@ class GenerateOptions:
     """Words, or beginnings of words, that each caption contains."""
     prefix: str = ""
     """Words that each caption begins with, such as "A photo of"."""
+    choose: Annotated[Literal["score", "neighbours"], BEAMS] = "score"
+    """Which beams are the captions: the likeliest, or, as captions of similar training pictures say
+    too, the best; needs the prepared data set of the training."""
+    data_dir: str = ""
+    """Folder of prepared data sets, for choose ("" = as in training)."""
     attention: str = ""
     """PNG to draw: the (first) picture, and what each word of its caption looked at."""
     rollout: bool = False
@@ -161,6 +166,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             precision=options.precision,
             trust_remote_code=options.trust_remote_code,
         )
+        if options.choose == "neighbours":
+            from checkpoint import data_folder
+
+            name, config = options.checkpoint or _newest(options.output_dir), captioner.config
+            folder = Path(options.data_dir) if options.data_dir else data_folder(name, config)
+            captioner.ask_neighbours(folder / config.dataset_name)
         with closing(work.output):
             caption_all(captioner, work, options)
     if work.broken and not (work.captioned or work.skipped):
@@ -243,6 +254,8 @@ def check_options(options: GenerateOptions) -> None:
         problems.append("--json prints; leave it out, or --write jsonl writes the same lines.")
     if options.write in ("coco", "xmp") and options.num_captions > 1:
         problems.append(f"--write {options.write} holds one caption; leave out --num-captions.")
+    if options.data_dir and options.choose == "score":
+        problems.append("--data-dir is for --choose neighbours; add it, or leave --data-dir out.")
     if options.font and not Path(options.font).is_file():
         problems.append(f"--font is {options.font!r}; it must name a .ttf or .otf file.")
     if options.attention and Path(options.attention).suffix.lower() != ".png":

@@ -4,6 +4,7 @@ Used by validation during training, by `generate.py` and by `evaluate.py`, so th
 the same caption wherever it is captioned.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from captioning.decoding import Hypothesis, SearchOptions, TokenRules, Usual, search
+from captioning.decoding.neighbours import Neighbours
 from captioning.decoding.placing import place_words
 from captioning.gpt2.folder import GPT2, open_language_model
 from captioning.sharing.repository import resolve_language_model
@@ -66,6 +68,8 @@ class CaptionPipeline:
     """Ids of a caption at most, <START> and <END> counted."""
     usual: Usual = field(default_factory=Usual)
     """What captions follow besides, unless asked otherwise."""
+    neighbours: Neighbours | None = None
+    """Who chooses among the captions that were found; None takes them as the search ranks them."""
 
     @classmethod
     def from_settings(
@@ -109,6 +113,11 @@ class CaptionPipeline:
             if parameter.requires_grad is trained
         )
 
+    def decoding(self, search: SearchOptions) -> str:
+        """How captions come about, in a few words."""
+        chosen = f", chosen by {self.neighbours.description}" if self.neighbours else ""
+        return search.description + chosen
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Evaluation mode in the middle of a training."""
@@ -139,8 +148,11 @@ class CaptionPipeline:
         """Captions of (B, P, F) features, best first. The model must be in evaluation mode.
 
         Pictures are searched together as far as `MOST_ROWS` and `MOST_LOGITS` allow. Forced words
-        of the `rules` are put in where they cost least.
+        of the `rules` are put in where they cost least. `neighbours` choose among all beams.
         """
+        wanted = options.num_captions
+        if self.neighbours is not None and options.method in ("beam", "diverse"):
+            options = replace(options, num_captions=options.beam_size)
         rules = rules or self.rules()
         numbers = range(len(features)) if picture_numbers is None else picture_numbers
         rows = max(options.num_captions, 1 if options.method == "greedy" else options.beam_size)
@@ -152,7 +164,16 @@ class CaptionPipeline:
             part = slice(start, start + together)
             with self.runtime.autocast():
                 found += self._search(features[part], options, rules, numbers[part])
-        return [[self._caption(one) for one in captions] for captions in found]
+        captions = [[self._caption(one) for one in of_picture] for of_picture in found]
+        if self.neighbours is None:
+            return captions
+        texts = [[one.text for one in of_picture] for of_picture in captions]
+        sure = [[math.log(one.confidence) for one in of_picture] for of_picture in captions]
+        order = self.neighbours.order(features, texts, sure)
+        return [
+            [of_picture[place] for place in places[:wanted]]
+            for of_picture, places in zip(captions, order, strict=True)
+        ]
 
     def _search(
         self,

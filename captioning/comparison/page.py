@@ -109,6 +109,13 @@ def write_comparison(
     write_json(folder / "comparison.json", content)
 
 
+def print_comparison(folder: Path) -> None:
+    """Print the Markdown, and where the files lie."""
+    print("\n" + (folder / "comparison.md").read_text(encoding="utf-8"))
+    print(f"page      {folder / 'comparison.html'}")
+    print(f"numbers   {folder / 'comparison.md'}, {folder / 'comparison.json'}")
+
+
 def render_comparison(comparison: Comparison, *, title: str, subtitle: str = "") -> str:
     """The whole HTML page."""
     colours = {

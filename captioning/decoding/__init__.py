@@ -9,11 +9,13 @@ gives `Hypothesis` objects, best first.
 Open this file first: `search` chooses the way, and greedy search and sampling stand below it whole.
 Then `options` (how to search), `hypotheses` (what a search works on: the state, open captions as
 tensors, found captions), `token_rules` (what a caption may say), the longest, `beam_search`, and
-`placing`: words put into captions that were found without them.
+`placing`: words put into captions that were found without them. `neighbours` stands beside them: it
+chooses among captions that were found, by their words.
 
 A model takes part by two methods, `step` and `reorder` of `NextToken`: `model.DecoderState` has
 them, and so has the toy table against which the tests try every caption there is. The room knows
-`captioning.system` alone; ids become words in `pipeline.CaptionPipeline`.
+`captioning.system` and, to choose, `captioning.metrics`; ids become words in
+`pipeline.CaptionPipeline`.
 
 B pictures in the batch, W rows (open captions) of a picture, T tokens at most, V vocabulary.
 """

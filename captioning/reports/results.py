@@ -9,7 +9,7 @@ whole.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from captioning.metrics.score_pairs import coco_ids
 from captioning.metrics.scoring import ScoreSheet
 from captioning.reports.contact_sheet import contact_sheet
 from captioning.reports.report import Report, ReportedScore, write_report
-from captioning.sources.records import CaptionedPicture
+from captioning.sources.records import CaptionedPicture, Record
 from captioning.system.files import write_json, write_text
 from captioning.system.terminal import one_line
 from captioning.tracking.effort import Effort
@@ -132,6 +132,38 @@ def print_evaluation(evaluation: Evaluation) -> None:
     print("\n" + "\n".join(f"{name:22}{value}" for name, value in facts.items()))
     for warning in evaluation.all_warnings:
         print(f"\nWARNING: {warning}", file=sys.stderr)
+
+
+def captioned_pictures(
+    records: Sequence[Record],
+    texts: Sequence[str],
+    sheet: ScoreSheet,
+    correct: Sequence[bool | None],
+    sure: Sequence[tuple[float | None, float | None]] = (),
+) -> tuple[CaptionedPicture, ...]:
+    """All that is known of each picture, but what its caption's words looked at; `sure` are
+    confidences and log-probabilities, where they are known."""
+    sure = sure or [(None, None)] * len(records)
+    return tuple(
+        CaptionedPicture(
+            image=record.image,
+            caption=text,
+            references=record.captions,
+            scores=sheet.of(number),
+            confidence=confidence,
+            log_probability=log_probability,
+            correct=is_correct,
+        )
+        for number, (record, text, is_correct, (confidence, log_probability)) in enumerate(
+            zip(records, texts, correct, sure, strict=True)
+        )
+    )
+
+
+def print_places(folder: Path) -> None:
+    """Print where the results of a checkpoint lie."""
+    print(f"\nreport    {folder / 'report.html'}\npictures  {folder / 'captions.png'}")
+    print(f"numbers   {folder / 'metrics.json'}, {folder / 'captions.jsonl'}")
 
 
 def print_captions(evaluation: Evaluation) -> None:

@@ -15,10 +15,10 @@ from captioning.decoding import SearchOptions
 from captioning.metrics.score_files import NamedCaptions, read_candidates
 from captioning.metrics.score_pairs import pair
 from captioning.metrics.scoring import ScoringOptions, references_a_picture, score_split
-from captioning.reports.results import Evaluation
+from captioning.reports.results import Evaluation, captioned_pictures
 from captioning.rivals.model import Rival
 from captioning.scenes.truth import check_records, right_shares
-from captioning.sources.records import CaptionedPicture, PreparedSplit, Record
+from captioning.sources.records import PreparedSplit, Record
 from captioning.system.errors import UserError
 from captioning.system.progress import Progress
 from captioning.system.runtime import Runtime
@@ -87,18 +87,7 @@ def _evaluation(
     return Evaluation(
         title=f"{Path(name).name} on {split.folder.parent.name}",
         subtitle=f"{name}, {record['started'][:10]}; not trained by us",
-        pictures=tuple(
-            CaptionedPicture(
-                image=one.image,
-                caption=caption,
-                references=one.captions,
-                scores=sheet.of(number),
-                correct=is_correct,
-            )
-            for number, (one, caption, is_correct) in enumerate(
-                zip(records, captions, correct, strict=True)
-            )
-        ),
+        pictures=captioned_pictures(records, captions, sheet, correct),
         sheet=sheet,
         protocol={
             "data": split.folder.parent.name,
