@@ -35,6 +35,12 @@ def test_pictures_are_of_a_kind_by_the_words_of_their_captions() -> None:
     assert warm_start.hits(record, "dogs") == 0
 
 
+def test_a_validation_that_scored_nothing_counts(tmp_path: Path) -> None:
+    lines = ['{"step": 3, "CIDEr": 0.0}', '{"step": 4, "loss": 1.0}', '{"step": 6, "CIDEr": 0.5}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert warm_start.validations_of(tmp_path) == [(3, 0.0), (6, 0.5)]
+
+
 def test_the_table_has_means_intervals_and_steps_to_the_same_score() -> None:
     warm = [{"new": 0.5, "old": 0.4, "validations": [[10, 0.2], [20, 0.6]]}] * 2
     cold = [
