@@ -102,8 +102,6 @@ def resumed_config(folder: Path, typed: Config, argv: Sequence[str] | None) -> C
             "not opened by itself. Name it once more: --STREAM SHARDS"
         )
     own = {name: getattr(typed, name) for name in settings_with(TYPED)}
-    # What the run began with is not opened any more, and stays written down.
-    own["INIT_CHECKPOINT_PATH"] = typed.INIT_CHECKPOINT_PATH or saved.INIT_CHECKPOINT_PATH
     if saved.WANDB_MODE == "online":
         own["WANDB_MODE"] = typed.WANDB_MODE
     base = replace(saved, **own)
@@ -155,10 +153,11 @@ def refuse_changes(folder: Path, saved: Config, wanted: Config) -> None:
         for of in (saved, wanted)
     )
     begin = f"another run with its model: --INIT_CHECKPOINT_PATH {shlex.quote(str(folder))} "
+    without_it = settings_with(ARCHITECTURE) | {"INIT_CHECKPOINT_PATH"}
     changed = [
         f"{name} was {before[name]!r} in the checkpoint and is {now[name]!r} "
         "now; it cannot change within a run. Leave it out, or begin "
-        f"{'another run: ' if name in settings_with(ARCHITECTURE) else begin}--RUN_NAME NAME"
+        f"{'another run: ' if name in without_it else begin}--RUN_NAME NAME"
         for name in sorted(before.keys() - settings_with(NO_EFFECT, MAY_CHANGE))
         if before[name] != now[name]
     ]

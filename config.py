@@ -81,7 +81,7 @@ class Config:
     builds the config.json in FOLDER with random weights."""
     RUN_NAME: Annotated[str, FILE_NAME, NO_EFFECT, PER_RUN, TYPED] = ""
     """Name of the run's folder ("" = data set and encoder, or what the run begins with)."""
-    INIT_CHECKPOINT_PATH: Annotated[str, TYPED] = ""
+    INIT_CHECKPOINT_PATH: str = ""
     """Checkpoint folder, or repository of the Hub, of a model that a new run begins with: its
     weights, vocabulary, architecture and encoder. Data, optimizer and schedule are new."""
     RESUME_CHECKPOINT_PATH: Annotated[str, NO_EFFECT, PER_RUN, TYPED] = ""

@@ -32,11 +32,12 @@ from typing import Annotated, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import evaluate
 import train
+from captioner import Captioner
 from captioning.comparison.chance import seed_interval
+from captioning.metrics.scoring import ScoringOptions, score_split
 from captioning.scenes import Scene, draw_scene, make_scene, scene_captions
-from captioning.sources.records import Record, read_records, write_records
+from captioning.sources.records import PreparedSplit, Record, read_records, write_records
 from captioning.system.errors import UserError, run_command
 from captioning.system.files import write_json
 from captioning.system.options import parse_options
@@ -228,12 +229,11 @@ class Bench:
 
     def score(self, best: Path, dataset: str, split: str) -> float:
         """CIDEr of a checkpoint on a split."""
-        output = best.parent / f"{dataset}-{split}"
-        words = ["--checkpoint", str(best), "--data-dir", str(self.data), "--dataset", dataset]
-        if dataset == "old":
-            words += ["--limit", str(self.options.old_pictures)]
-        evaluate.main([*words, "--split", split, "--output", str(output), "--no-java"])
-        return float(json.loads((output / "metrics.json").read_text(encoding="utf-8"))["CIDEr"])
+        limit = self.options.old_pictures if dataset == "old" else 0
+        prepared = PreparedSplit.read(self.data / dataset / split, limit=limit)
+        captions = Captioner.from_pretrained(best).captions(prepared.images)
+        texts = [one.text for one, *_ in captions]
+        return score_split(prepared, texts, ScoringOptions(java=False)).corpus["CIDEr"] or 0.0
 
 
 def take(records: Iterator[Record], count: int) -> list[Record]:
@@ -313,7 +313,8 @@ def batch_size(config: str, flags: Sequence[str]) -> int:
 def validations_of(run: Path) -> list[tuple[int, float]]:
     """Step and CIDEr of each validation of a run."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [(one["step"], one["CIDEr"]) for one in map(json.loads, lines) if one.get("CIDEr")]
+    found = [one for one in map(json.loads, lines) if one.get("CIDEr") is not None]
+    return [(one["step"], one["CIDEr"]) for one in found]
 
 
 def steps_to(validations: Sequence[Sequence[float]], score: float) -> float | None:

@@ -83,7 +83,8 @@ FORGED = {
 def test_neither_places_nor_accounts_come_from_a_checkpoint(
     sent: Path, resume: Resume, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_settings(sent / "last", {**FORGED, "WANDB_MODE": "online"})
+    strange = {"WANDB_MODE": "online", "INIT_CHECKPOINT_PATH": "/home/me/other"}  # not opened
+    write_settings(sent / "last", {**FORGED, **strange})
     assert settings_with(TYPED) == {*FORGED, "DATA_DIR"}
     config = resume("--RESUME_CHECKPOINT_PATH", sent / "last")
     assert config.run_dir == sent

@@ -16,7 +16,7 @@ from tests.helpers.small_runs import arguments
 
 def test_old_and_new_scenes_share_no_thing_no_colour_and_no_wording(tmp_path: Path) -> None:
     old, new = (
-        list(itertools.islice(warm_start.draw_all(tmp_path, is_new=is_new), 30))
+        list(itertools.islice(warm_start.draw_all(tmp_path, is_new=is_new), 8))
         for is_new in (False, True)
     )
     strange = warm_start.NEW_THINGS | warm_start.NEW_COLOURS
@@ -33,6 +33,12 @@ def test_pictures_are_of_a_kind_by_the_words_of_their_captions() -> None:
     assert warm_start.hits(record, "water") == 3
     assert warm_start.hits(record, "children") == 1
     assert warm_start.hits(record, "dogs") == 0
+
+
+def test_a_validation_that_scored_nothing_counts(tmp_path: Path) -> None:
+    lines = ['{"step": 3, "CIDEr": 0.0}', '{"step": 4, "loss": 1.0}', '{"step": 6, "CIDEr": 0.5}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert warm_start.validations_of(tmp_path) == [(3, 0.0), (6, 0.5)]
 
 
 def test_the_table_has_means_intervals_and_steps_to_the_same_score() -> None:
@@ -63,8 +69,8 @@ def test_it_measures_photographs_and_goes_on_where_it_stopped(
     toml = place / "base.toml"
     toml.write_text(dump_config(Config(**{**vars(config), "RUN_NAME": "", "NUM_EPOCHS": 1})))
     words = ["--part", "photos", "--data", str(place / "data" / "small"), "--config", str(toml)]
-    words += ["--output", str(place / "bench"), "--counts", "4", "8", "--held-out", "6"]
-    words += ["--seeds", "1", "2", "--steps", "4", "--validations", "2", "--mixed", "4"]
+    words += ["--output", str(place / "bench"), "--counts", "4", "--held-out", "6"]
+    words += ["--seeds", "1", "--steps", "4", "--validations", "2", "--mixed", "4"]
     assert warm_start.main(words) == 0
     old = read_records(place / "bench/photos/data/old/train")
     assert not any(warm_start.hits(record, "water") for record in old)
