@@ -202,6 +202,11 @@ def write_transformers(captioner: "Captioner", folder: Path, options: ExportOpti
     from captioning.export.transformers_folder import transformers_speaker, write_transformers
 
     pipeline, config = captioner.pipeline, captioner.config
+    if pipeline.model.gpt2 is not None:
+        raise UserError(
+            "--format transformers writes the decoder that is trained from nothing, and that of "
+            f"{options.checkpoint or 'this checkpoint'} is a GPT-2. Take --format onnx."
+        )
     write_transformers(
         folder,
         pipeline.model,
