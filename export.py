@@ -124,8 +124,6 @@ def check_options(options: ExportOptions) -> None:
         from captioning.export.web import runtime_folder
 
         runtime_folder(options.runtime)
-    if options.int8 and options.format not in GRAPHS:
-        raise UserError(f"--int8 is for --format {' and '.join(GRAPHS)}; leave it out.")
     missing = [name for name in PACKAGES if options.format in GRAPHS and find_spec(name) is None]
     if missing:
         raise UserError(
@@ -184,14 +182,13 @@ def write_graphs(captioner: "Captioner", folder: Path) -> None:
     from captioning.export.folder import write_captioner
 
     pipeline, config = captioner.pipeline, captioner.config
-    tokenizer = pipeline.tokenizer
     write_captioner(
         folder,
         encoder=pipeline.encoder,
         model=pipeline.model,
-        tokenizer_json=tokenizer.to_json(),
+        tokenizer_json=pipeline.tokenizer.to_json(),
         rules=pipeline.rules(),
-        special_ids=(tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id, tokenizer.unk_id),
+        early_stop=pipeline.usual.early_stop,
         beam_size=config.BEAM_SIZE,
         length_penalty=config.LENGTH_PENALTY,
     )

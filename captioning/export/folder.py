@@ -40,7 +40,7 @@ def write_captioner(
     model: Any,
     tokenizer_json: str,
     rules: TokenRules,
-    special_ids: Sequence[int],
+    early_stop: str,
     beam_size: int,
     length_penalty: float,
 ) -> None:
@@ -62,8 +62,11 @@ def write_captioner(
         "max_length": rules.max_length,
         "start_id": rules.start_id,
         "end_id": rules.end_id,
+        "min_length": rules.min_length,
+        "no_repeat_ngram": rules.no_repeat_ngram,
+        "early_stop": early_stop,
         "forbidden_ids": list(rules.forbidden_ids),
-        "special_ids": list(special_ids),
+        "special_ids": sorted({*rules.forbidden_ids, rules.start_id, rules.end_id}),
     }
     graphs = {name: axes_of(folder / name) for name in (ENCODER, DECODER)}
     settings = {"preprocessing": preprocessing, "search": search, "opset": OPSET, "graphs": graphs}

@@ -20,7 +20,6 @@ from captioning.export.resizing import how_resized
 from captioning.system.errors import UserError
 
 VOCABULARY = 9
-RULES = TokenRules(start_id=1, end_id=2, max_length=7, forbidden_ids=(0, 1, 3))
 
 
 @pytest.fixture(scope="module")
@@ -69,25 +68,42 @@ class Theirs(Table):
 
 @pytest.mark.parametrize("beams", [1, 2, 3, 5])
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 1.7])
-def test_its_search_is_the_projects(caption: ModuleType, beams: int, penalty: float) -> None:
+@pytest.mark.parametrize(
+    ("early_stop", "min_length", "no_repeat_ngram"),
+    [("heuristic", 0, 0), ("exact", 0, 1), ("first", 3, 2)],
+)
+def test_its_search_is_the_projects(
+    caption: ModuleType,
+    beams: int,
+    penalty: float,
+    early_stop: str,
+    min_length: int,
+    no_repeat_ngram: int,
+) -> None:
+    lengths = {"max_length": 7, "min_length": min_length, "no_repeat_ngram": no_repeat_ngram}
+    rules = TokenRules(start_id=1, end_id=2, forbidden_ids=(0, 1, 3), **lengths)
     settings = {
         "start_id": 1,
         "end_id": 2,
-        "max_length": RULES.max_length,
         "forbidden_ids": [0, 1, 3],
         "length_penalty": penalty,
+        "early_stop": early_stop,
+        **lengths,
     }
-    method = "beam" if beams > 1 else "greedy"
+    wanted = max(1, beams - 1)
     options = SearchOptions(
-        method=method, beam_size=beams, num_captions=beams, length_penalty=penalty
+        method="beam" if beams > 1 else "greedy",
+        beam_size=beams,
+        num_captions=wanted,
+        length_penalty=penalty,
+        early_stop=early_stop,
     )
     for seed in range(12):
-        (found,) = search(Ours(seed), batch_size=1, rules=RULES, options=options)
-        rows = (
-            caption.greedy(Theirs(seed), settings)
-            if beams == 1
-            else caption.beam_search(Theirs(seed), settings, beams)
-        )
+        (found,) = search(Ours(seed), batch_size=1, rules=rules, options=options)
+        if beams == 1:
+            rows = caption.greedy(Theirs(seed), settings)
+        else:
+            rows = caption.beam_search(Theirs(seed), settings, beams, wanted)[:wanted]
         assert [tuple(one for one in row.tokens if one != 2) for row in rows] == [
             one.ids for one in found
         ]

@@ -24,7 +24,7 @@ import export
 from captioner import Captioner
 from captioning.decoding import SearchOptions
 from captioning.export.checking import Said, check_same, pictures_to_check
-from captioning.export.folder import PROGRAM, quantise, speaker_of_folder
+from captioning.export.folder import PROGRAM, quantise
 from captioning.export.folder import program as program_of
 from captioning.export.graphs import write_encoder
 from captioning.export.quantising import change_of_product
@@ -188,18 +188,25 @@ def test_every_family_of_encoders_is_written(family: str, tmp_path: Path) -> Non
             assert np.abs(one - other).max() < 1e-4
 
 
+def first_step(folder: Path, picture: Image.Image) -> Any:
+    """Log-probabilities of the first token."""
+    caption = program_of(folder / PROGRAM)
+    captioner = caption.Captioner(folder)
+    pixels = caption.pixels_of(caption.load(picture), captioner.settings["preprocessing"])
+    return caption.State(captioner, pixels).step(np.array([1]), np.array([0]))[0]
+
+
 def test_weights_of_8_bits_are_a_quarter_and_say_nearly_the_same(
     exported: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "int8"
     shutil.copytree(exported, folder)
-    pictures = pictures_to_check()[:2]
-    before = speaker_of_folder(folder)(pictures, 1)
     large = onnx.load(folder / "decoder.onnx").graph.initializer
+    pictures = pictures_to_check()[:2]
+    before = first_step(folder, pictures[0])
     assert "MB became" in quantise(folder, pictures)
-    after = speaker_of_folder(folder)(pictures, 1)
-    for one, other in zip(before, after, strict=True):
-        assert one.log_probability == pytest.approx(other.log_probability, rel=0.05)
+    after = first_step(folder, pictures[0])
+    assert 0 < np.abs(after - before).max() < 0.2
     small = onnx.load(folder / "decoder.onnx").graph
     tables = [one for one in large if len(one.dims) == 2 and np.prod(one.dims) >= 4096]
     floats = [one for one in small.initializer if one.data_type == onnx.TensorProto.FLOAT]

@@ -26,6 +26,7 @@ from captioning.system.errors import UserError
 from captioning.system.options import parse_options
 from captioning.system.rules import ARCHITECTURE, OF_OWN_DECODER
 from config import settings_with
+from export import ExportOptions
 from tests.helpers.small_runs import SETTINGS, write_encoder
 from tests.helpers.streams import write_webdataset
 from tests.helpers.tiny_gpt2 import save_gpt2, save_vit_gpt2
@@ -69,11 +70,13 @@ ADDED = {
     "generate": {"device": "cpu"},
     "tokenizer": {},
     "hub": {},
+    "export": {},
 }
 """Flags that each command is given besides, unless it has them."""
 OF_DECODER = settings_with(OF_OWN_DECODER, ARCHITECTURE)
 READ_ONLY = {
     "compare.py": "takes minutes; tests/commands/test_compare.py runs a small one",
+    "export.py": "takes half a minute; tests/export runs it",
     "hub.py upload": "needs the Hub; tests/sharing/test_hub.py runs it against a local one",
     "ENCODER_LORA_RANK": "where `peft`, which the extra `lora` brings, is not installed",
 }
@@ -84,6 +87,8 @@ NOT_RUN = {
     "make": "of make the target must exist, and no more is asked",
     "python benchmarks/": "measure; tests/project has a test of each that a page is made by",
     "pip": "installs from the network",
+    "python captioner/caption.py": "of an export; tests/export runs it",
+    "python -m http.server": "serves until it is stopped",
     "sbatch": "needs Slurm",
 }
 """Commands that are not run, and why."""
@@ -228,6 +233,9 @@ def test_a_command_of_a_page_does_its_work(
 ) -> None:
     if "compare.py" in command:
         assert import_module("compare").plan_of(words_of(command)[1]).runs
+    elif "export.py" in command:
+        options = parse_options(ExportOptions, words_of(command)[1])
+        assert (place / options.checkpoint / "model.safetensors").is_file()
     elif "hub.py upload" in command:
         with pytest.raises(UserError, match=r"Hub"):
             call(command)

@@ -89,7 +89,10 @@ def test_settings_that_pages_name_exist(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "generate", "evaluate", "compare", "prepare_dataset", "features", "tokenizer", "hub"],
+    [
+        *("train", "generate", "evaluate", "compare", "prepare_dataset"),
+        *("features", "tokenizer", "export", "hub"),
+    ],
 )
 def test_each_command_shows_its_help_without_heavy_imports(command: str) -> None:
     program = (
@@ -107,10 +110,12 @@ def test_each_command_shows_its_help_without_heavy_imports(command: str) -> None
 
 def test_flags_that_pages_type_exist() -> None:
     shown = ""
-    for command in ("train", "generate", "evaluate", "compare", "prepare_dataset"):
+    commands = "train generate evaluate compare prepare_dataset export hub".split()
+    for command in commands:
+        words = ["upload"] if command == "hub" else []
         shown += (
             subprocess.run(
-                [sys.executable, f"{command}.py", "--help"],
+                [sys.executable, f"{command}.py", *words, "--help"],
                 cwd=ROOT,
                 capture_output=True,
                 text=True,

@@ -89,7 +89,10 @@ class Captioner:
         search = self.settings["search"]
         beams = max(beam_size or search["beam_size"], num_captions)
         state = State(self, pixels_of(load(picture), self.settings["preprocessing"]))
-        rows = greedy(state, search) if beams == 1 else beam_search(state, search, beams)
+        if beams == 1:
+            rows = greedy(state, search)
+        else:
+            rows = beam_search(state, search, beams, num_captions)
         return [self.caption(row) for row in rows[:num_captions]]
 
     def caption(self, row: Row) -> Caption:
@@ -124,15 +127,15 @@ class State:
         feeds = {"tokens": tokens[None], "rows": rows[None], **self.memory, **self.past}
         log_probabilities, *cache = self.decoder.run(None, feeds)
         self.past = dict(zip(self.past, cache, strict=True))
-        return log_probabilities[0]  # type: ignore[no-any-return]
+        newest: Array = log_probabilities[0]
+        return newest
 
 
 def greedy(state: State, search: dict[str, Any]) -> list[Row]:
     """The likeliest token each time, until the end."""
     row, token = Row(), search["start_id"]
     for _ in range(search["max_length"]):
-        scores = state.step(np.array([token]), np.array([0]))[0]
-        scores[search["forbidden_ids"]] = -np.inf
+        (scores,) = allowed(state.step(np.array([token]), np.array([0])), [row], search)
         token = int(scores.argmax())
         row = Row((*row.tokens, token), (*row.log_probabilities, float(scores[token])))
         if token == search["end_id"]:
@@ -140,19 +143,21 @@ def greedy(state: State, search: dict[str, Any]) -> list[Row]:
     return [row]
 
 
-def beam_search(state: State, search: dict[str, Any], width: int) -> list[Row]:
-    """The likeliest captions for their length.
+def beam_search(state: State, search: dict[str, Any], width: int, wanted: int) -> list[Row]:
+    """The likeliest captions for their length, of which `wanted` count.
 
     A step weighs the 2 * width likeliest continuations of the open rows. Those of the first
     `width` that end are finished, the likeliest `width` that do not end go on, until the best of
-    them, for its length, is no better than the worst of `width` finished ones.
+    them, for its length, is no better than the worst of `width` finished ones. (`early_stop` of
+    the settings may say otherwise: until there are so many, or until none can come among the
+    wanted ones any more.)
     """
     end, penalty, longest = search["end_id"], search["length_penalty"], search["max_length"]
     rows, parents, finished = [Row()], [0], []
     newest = [search["start_id"]]
     for length in range(1, longest + 1):
         log_probabilities = state.step(np.array(newest), np.array(parents))
-        log_probabilities[:, search["forbidden_ids"]] = -np.inf
+        allowed(log_probabilities, rows, search)
         before = np.array([row.score for row in rows], np.float32)
         totals = (log_probabilities + before[:, None]).flatten()
         drafts = []
@@ -160,19 +165,54 @@ def beam_search(state: State, search: dict[str, Any], width: int) -> list[Row]:
             parent, token = divmod(int(place), log_probabilities.shape[1])
             row = rows[parent]
             sure = (*row.log_probabilities, float(log_probabilities[parent, token]))
-            drafts.append((parent, Row((*row.tokens, token), sure, totals[place])))
+            drafts.append((parent, Row((*row.tokens, token), sure, totals.item(place))))
         by_length = np.float32(length**penalty)
         for _, row in drafts[:width]:
             if row.tokens[-1] == end or length == longest:
-                finished.append(Row(row.tokens, row.log_probabilities, row.score / by_length))
+                score = np.float32(row.score) / by_length
+                finished.append(Row(row.tokens, row.log_probabilities, score.item()))
         finished = sorted(finished, key=lambda row: -row.score)[:width]
         going_on = [(parent, row) for parent, row in drafts if row.tokens[-1] != end][:width]
         parents, rows = [parent for parent, _ in going_on], [row for _, row in going_on]
         newest = [row.tokens[-1] for row in rows]
-        best_open = max((row.score for row in rows), default=-np.inf) / by_length
-        if (len(finished) == width and best_open <= finished[-1].score) or not rows:
+        if not rows or is_done(rows, finished, length, width, wanted, search):
             break
     return [row for row in finished if row.score > -np.inf]
+
+
+def is_done(
+    rows: list[Row],
+    finished: list[Row],
+    length: int,
+    width: int,
+    wanted: int,
+    search: dict[str, Any],
+) -> bool:
+    """Whether no open row of so many tokens may still beat a finished one that counts."""
+    way, penalty = search["early_stop"], search["length_penalty"]
+    counting = wanted if way == "exact" else width
+    if len(finished) < counting:
+        return False
+    if way == "exact" and penalty > 0:  # sums only fall; the greatest length flatters them most
+        length = search["max_length"]
+    best_open = np.float32(max(row.score for row in rows)) / np.float32(length**penalty)
+    return bool(way == "first" or best_open <= finished[counting - 1].score)
+
+
+def allowed(scores: Array, rows: list[Row], search: dict[str, Any]) -> Array:
+    """Scores (W, vocabulary) of what follows the rows, -inf where it must not; in place."""
+    scores[:, search["forbidden_ids"]] = -np.inf
+    size = search["no_repeat_ngram"]
+    for number, row in enumerate(rows):
+        end = scores[number, search["end_id"]]
+        for start in range(len(row.tokens) - size + 1 if size else 0):
+            *before, token = row.tokens[start : start + size]
+            if tuple(before) == row.tokens[len(row.tokens) - size + 1 :]:
+                scores[number, token] = -np.inf
+        scores[number, search["end_id"]] = -np.inf
+        if len(row.tokens) >= search["min_length"] or np.isneginf(scores[number]).all():
+            scores[number, search["end_id"]] = end
+    return scores
 
 
 def best_places(values: Array, count: int) -> Array:

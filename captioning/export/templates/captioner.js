@@ -40,7 +40,7 @@ export class Captioner {
     const { search, preprocessing } = this.settings;
     const width = Math.max(beams || search.beam_size, count);
     const state = await this.read(pixelsOf(imageOf(bitmap), preprocessing));
-    const rows = width === 1 ? await greedy(state, search) : await beamSearch(state, search, width);
+    const rows = width === 1 ? await greedy(state, search) : await beamSearch(state, search, width, count);
     return rows.slice(0, count).map((row) => this.captionOf(row));
   }
 
@@ -115,8 +115,7 @@ async function greedy(state, search) {
   let row = EMPTY;
   let token = search.start_id;
   for (let length = 1; length <= search.max_length; length += 1) {
-    const scores = await state.step([token], [0]);
-    for (const id of search.forbidden_ids) scores[id] = -Infinity;
+    const scores = allowed(await state.step([token], [0]), [row], search);
     token = bestPlaces(scores, 1)[0];
     row = extend(row, token, scores[token], 0);
     if (token === search.end_id) break;
@@ -127,17 +126,17 @@ async function greedy(state, search) {
 // The likeliest captions for their length. A step weighs the 2 * width likeliest continuations of
 // the open rows. Those of the first `width` that end are finished, the likeliest `width` that do
 // not end go on, until the best of them, for its length, is no better than the worst finished one.
-async function beamSearch(state, search, width) {
+// (`early_stop` may say otherwise.)
+async function beamSearch(state, search, width, wanted) {
   let rows = [EMPTY];
   let parents = [0];
   let newest = [search.start_id];
   let finished = [];
   for (let length = 1; length <= search.max_length; length += 1) {
-    const scores = await state.step(newest, parents);
+    const scores = allowed(await state.step(newest, parents), rows, search);
     const vocabulary = scores.length / rows.length;
     const totals = new Float32Array(scores.length);
     rows.forEach((row, r) => {
-      for (const id of search.forbidden_ids) scores[r * vocabulary + id] = -Infinity;
       for (let t = r * vocabulary; t < (r + 1) * vocabulary; t += 1) totals[t] = scores[t] + row.score;
     });
     const drafts = bestPlaces(totals, Math.min(2 * width, totals.length)).map((place) => {
@@ -154,10 +153,39 @@ async function beamSearch(state, search, width) {
     parents = goingOn.map((draft) => draft.parent);
     rows = goingOn.map((draft) => draft.row);
     newest = rows.map((row) => row.tokens.at(-1));
-    const bestOpen = Math.fround(Math.max(...rows.map((row) => row.score)) / byLength);
-    if (!rows.length || (finished.length === width && bestOpen <= finished.at(-1).score)) break;
+    if (!rows.length || isDone(rows, finished, length, width, wanted, search)) break;
   }
   return finished.filter((row) => row.score > -Infinity);
+}
+
+// Whether no open row of so many tokens may still beat a finished one that counts.
+function isDone(rows, finished, length, width, wanted, search) {
+  const isExact = search.early_stop === "exact";
+  const counting = isExact ? wanted : width;
+  if (finished.length < counting) return false;
+  const penalty = search.length_penalty;
+  const bound = Math.fround((isExact && penalty > 0 ? search.max_length : length) ** penalty);
+  const bestOpen = Math.fround(Math.max(...rows.map((row) => row.score)) / bound);
+  return search.early_stop === "first" || bestOpen <= finished[counting - 1].score;
+}
+
+// Scores (rows x vocabulary) of what follows the rows, -Infinity where it must not; in place.
+function allowed(scores, rows, search) {
+  const { forbidden_ids, end_id, min_length, no_repeat_ngram: size } = search;
+  const vocabulary = scores.length / rows.length;
+  rows.forEach(({ tokens }, r) => {
+    const own = scores.subarray(r * vocabulary, (r + 1) * vocabulary);
+    const end = own[end_id];
+    for (const id of forbidden_ids) own[id] = -Infinity;
+    for (let start = 0; size && start + size <= tokens.length; start += 1) {
+      const newest = tokens.length - size + 1;
+      const isRepeat = (place) => tokens[start + place] === tokens[newest + place];
+      if ([...Array(size - 1).keys()].every(isRepeat)) own[tokens[start + size - 1]] = -Infinity;
+    }
+    own[end_id] = -Infinity;
+    if (tokens.length >= min_length || own.every((one) => one === -Infinity)) own[end_id] = end;
+  });
+  return scores;
 }
 
 // Where the `count` largest values stand, the largest first; of equal ones the first.
