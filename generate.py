@@ -17,6 +17,7 @@ picture are several lines, best first. What `--write` has written is skipped the
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
@@ -210,7 +211,10 @@ def caption_all(captioner: "Captioner", work: "Work", options: GenerateOptions) 
     told = Shortcomings(options.num_captions, options.force)
     is_shown = runtime.is_main and len(work.files) > 1
     has_lines = options.write != "print"
-    with Progress("captions", len(work.files), is_shown=is_shown, has_lines=has_lines) as bar:
+    bar = Progress("captions", len(work.files), is_shown=is_shown, has_lines=has_lines)
+    with bar, warnings.catch_warnings():
+        # Set once for all threads: what Pillow warns of is either an error or no matter.
+        warnings.simplefilter("ignore")
         for results in _gathered(runtime, batches):
             if runtime.is_main:
                 with bar.aside():

@@ -84,6 +84,16 @@ def test_captions_come_in_order_from_several_processes(
     assert problems.count("3.png") == alone.err.count("3.png") == 1
     assert problems.count("1 of 7 pictures") == 1
 
+    written = tmp_path / "all.jsonl"
+    process = start(["generate.py", *words[:-1], "--write", "jsonl", "--output", written], 2)
+    outputs_of(process)
+    assert process.returncode == 1
+    rows = [json.loads(line) for line in written.read_text().splitlines()]
+    texts = [
+        [(one["image"], one["captions"][0]["text"]) for one in many] for many in (rows, lines[1])
+    ]
+    assert texts[0] == texts[1]
+
 
 def test_several_processes_evaluate_as_one_does(place: Path, tmp_path: Path) -> None:
     words = ["--checkpoint", str(place / "checkpoints/whole/best"), "--device", "cpu"]

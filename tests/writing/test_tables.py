@@ -1,7 +1,6 @@
 """Files of captions: whole or not there, whatever was torn, added or changed by others."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,15 +8,7 @@ import pytest
 from captioning.system.errors import UserError
 from captioning.writing.forms import FORMS
 from captioning.writing.tables import Table
-
-
-@dataclass(frozen=True)
-class Said:
-    """A caption."""
-
-    text: str
-    log_probability: float = -1.0
-    confidence: float = 0.5
+from tests.helpers.said import Said
 
 
 def table(path: Path, form: str, *, overwrite: bool = False) -> Table:
