@@ -300,7 +300,10 @@ def test_every_setting_of_encoder_and_decoder_says_whether_the_model_decides_it(
     by_heading: dict[str, set[str]] = {}
     for one in described_fields(Config):
         by_heading.setdefault(one.heading, set()).add(one.name)
-    of_training = {"ENCODER_TRAINED_BLOCKS", "ENCODER_LEARNING_RATE", "DECODER_DROPOUT"}
+    of_training = {
+        *("ENCODER_TRAINED_BLOCKS", "ENCODER_LEARNING_RATE"),
+        *("DECODER_DROPOUT", "DECODER_TRAINED"),
+    }
     assert settings_with(OF_ENCODER) == {"ENCODER_MODEL_NAME"} | by_heading["Encoder"] - (
         of_training | settings_with(OF_TRAINED_ENCODER)
     )
