@@ -32,6 +32,7 @@ from captioning.system.rules import (
     CACHE,
     DATASET_NAME,
     EVEN,
+    FF_WIDTH,
     FILE_NAME,
     FRACTION,
     INTERVAL,
@@ -43,8 +44,8 @@ from captioning.system.rules import (
     NO_EFFECT,
     NOT_EMPTY,
     OF_ENCODER,
-    OF_LANGUAGE_MODEL,
     OF_OWN_DECODER,
+    OF_PRETRAINED,
     OF_TRAINED_ENCODER,
     ON_CARD,
     PER_RUN,
@@ -178,13 +179,11 @@ class Config:
     MEMORY_LAYERS: Annotated[int, within(0, 1_000), ON_CARD, ARCHITECTURE] = 0
     """Blocks of self-attention over a picture's tokens between projection and decoder, with the
     decoder's heads, feed-forward width and dropout."""
-    DECODER_MODEL_NAME: Annotated[str, ON_CARD, ARCHITECTURE, OF_LANGUAGE_MODEL] = ""
+    DECODER_MODEL_NAME: Annotated[str, ON_CARD, ARCHITECTURE, OF_PRETRAINED] = ""
     """Language model of the GPT-2 family (gpt2, distilgpt2, user/name@revision, a local folder) as
     which the decoder begins: its blocks, embeddings and vocabulary ("" = random weights, and a
     vocabulary of the captions)."""
-    DECODER_TRAINED: Annotated[Literal["all", "cross-attention"], ON_CARD, OF_LANGUAGE_MODEL] = (
-        "all"
-    )
+    DECODER_TRAINED: Annotated[Literal["all", "cross-attention"], ON_CARD, OF_PRETRAINED] = "all"
     """all of the decoder, or its cross-attention alone; projection and memory layers always."""
     DECODER_EMBED_DIM: Annotated[int, EVEN, ON_CARD, ARCHITECTURE, OF_OWN_DECODER] = 512
     """Width of the decoder."""
@@ -192,9 +191,7 @@ class Config:
     """Blocks of the decoder."""
     DECODER_HEADS: Annotated[int, WIDTH, ON_CARD, ARCHITECTURE, OF_OWN_DECODER] = 8
     """Attention heads of a block; divides DECODER_EMBED_DIM."""
-    DECODER_FF_DIM: Annotated[int, within(1, 4 * WIDEST), ON_CARD, ARCHITECTURE, OF_OWN_DECODER] = (
-        2048
-    )
+    DECODER_FF_DIM: Annotated[int, FF_WIDTH, ON_CARD, ARCHITECTURE, OF_OWN_DECODER] = 2048
     """Hidden width of a block's feed-forward network."""
     DECODER_DROPOUT: Annotated[float, between(0, 1)] = 0.1
     """Share of activations dropped in training."""
@@ -339,7 +336,7 @@ class Config:
     @property
     def on_card(self) -> dict[str, Any]:
         """The settings that the model card shows."""
-        without = OF_OWN_DECODER if self.DECODER_MODEL_NAME else OF_LANGUAGE_MODEL
+        without = OF_OWN_DECODER if self.DECODER_MODEL_NAME else OF_PRETRAINED
         names = settings_with(ON_CARD) - settings_with(without)
         return {name: value for name, value in vars(self).items() if name in names}
 

@@ -158,7 +158,8 @@ class CaptionPipeline:
         rows = max(options.num_captions, 1 if options.method == "greedy" else options.beam_size)
         if rules.forced_words:  # a row for each place that a word may have
             rows = max(rows, options.num_captions * rules.max_length)
-        together = max(1, min(MOST_ROWS, MOST_LOGITS // len(self.tokenizer)) // rows)
+        entries = self.model.decoder.embedding.num_embeddings
+        together = max(1, min(MOST_ROWS, MOST_LOGITS // entries) // rows)
         found: list[list[Hypothesis]] = []
         for start in range(0, len(features), together):
             part = slice(start, start + together)

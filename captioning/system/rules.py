@@ -55,7 +55,7 @@ ARCHITECTURE = Role("what a model's weights are made for: as INIT_CHECKPOINT_PAT
 OF_ENCODER = Role("decides what features are: as INIT_CHECKPOINT_PATH has it, unless it is set")
 OF_TRAINED_ENCODER = Role("means nothing while the encoder is frozen")
 OF_OWN_DECODER = Role("means nothing where the decoder begins as a language model")
-OF_LANGUAGE_MODEL = Role("means nothing where the decoder begins with random weights")
+OF_PRETRAINED = Role("means nothing where the decoder begins with random weights")
 OF_CHECKPOINTS = Role("means nothing where captions are given")
 OF_GIVEN_CAPTIONS = Role("means nothing where a checkpoint captions")
 
@@ -90,6 +90,7 @@ LONGEST_CAPTION = 4_096
 WIDEST = 2**16
 """The largest width of a layer."""
 WIDTH = within(1, WIDEST)
+FF_WIDTH = within(1, 4 * WIDEST)
 EVEN = Rule(lambda value: 2 <= value <= WIDEST and value % 2 == 0, f"even and from 2 to {WIDEST:,}")
 DATASET_NAME = Rule(
     lambda text: text and not {".", ".."} & set(text.split("/")) and text == one_line(text),
