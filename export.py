@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from captioning.export.checking import (
     Said,
     Speaker,
-    check_alike,
     check_same,
     pictures_to_check,
+    share_equal,
 )
 from captioning.sharing.repository import resolve_checkpoint
 from captioning.system.errors import EXIT_DONE, UserError, run_command
@@ -98,9 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.int8:
             from captioning.export.folder import quantise, speaker_of_folder
 
-            size = quantise(unfinished, pictures)
-            found = check_alike(ours, speaker_of_folder(unfinished), pictures, beams)
-            print(f"int8: {size}, and {found}", file=sys.stderr)
+            rounded = quantise(unfinished, pictures)
+            found = share_equal(ours, speaker_of_folder(unfinished), pictures, beams)
+            print(f"int8: {rounded}; {found}", file=sys.stderr)
     print(output)
     return EXIT_DONE
 

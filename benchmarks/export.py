@@ -11,6 +11,7 @@ of the difference that of pictures drawn again.
 """
 
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -28,8 +29,8 @@ from PIL import Image
 import export
 from captioner import Captioner
 from captioning.decoding import SearchOptions
-from captioning.export.checking import Said
-from captioning.export.folder import program
+from captioning.export.checking import Said, pictures_to_check
+from captioning.export.folder import program, quantise
 from captioning.metrics import Interval, score_captions
 from captioning.metrics.intervals import interval_of, resampled_scores
 from captioning.sources.images import load_image
@@ -53,6 +54,8 @@ class Options:
     """Pictures at most (0 = all)."""
     beams: int = 0
     """Beams of the search (0 = as in training)."""
+    pictures: str = ""
+    """Folder of the pictures that the exports are made and checked with ("" = drawn scenes)."""
     threads: int = 1
     """Threads of each side."""
     json: str = ""
@@ -122,9 +125,12 @@ def _sides(options: Options, place: Path) -> tuple[dict[str, Say], dict[str, flo
         one.numel() for part in (pipeline.model, pipeline.encoder) for one in part.parameters()
     )
     sizes = {"torch": numbers * 4 / 1e6}
-    for name, flags in (("onnx", []), ("onnx int8", ["--int8"])):
-        folder = place / name
-        export.main(["--checkpoint", options.checkpoint, "--output", str(folder), *flags])
+    whole, small = place / "onnx", place / "onnx int8"
+    words = ["--checkpoint", options.checkpoint, "--output", str(whole)]
+    export.main([*words, *(["--pictures", options.pictures] if options.pictures else [])])
+    shutil.copytree(whole, small)
+    print(quantise(small, pictures_to_check(options.pictures)))
+    for name, folder in (("onnx", whole), ("onnx int8", small)):
         sides[name] = _by_program(folder, beams, options.threads)
         sizes[name] = sum(path.stat().st_size for path in folder.glob("*.onnx*")) / 1e6
     return sides, sizes

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -25,12 +26,15 @@ from captioning.export.checking import Said, Speaker
 from captioning.export.graphs import DECODER, ENCODER, OPSET, axes_of, write_decoder, write_encoder
 from captioning.export.quantising import MOST_CHANGE, quantise_graph
 from captioning.export.resizing import how_resized
+from captioning.system.errors import UserError
 from captioning.system.files import read_json, write_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 PROGRAM, SETTINGS = "caption.py", "captioner.json"
-SAMPLE_PICTURES, MOST_SAMPLES = 4, 12
-"""Pictures, and steps of a graph, by which it is measured what 8 bits do to products."""
+MOST_SAMPLES = 12
+"""Runs of a graph by which it is measured what 8 bits do to products."""
+MOST_LOSS = 0.1
+"""Of the log-probability of a token, in the mean, where weights are rounded to 8 bits."""
 
 
 def write_captioner(
@@ -103,25 +107,50 @@ def program(path: Path) -> ModuleType:
 def quantise(folder: Path, pictures: Sequence[Image.Image]) -> str:
     """Store the graphs of a folder in 8 bits; on pictures it is measured what suffers too much.
 
-    Says what came of it.
+    Says what came of it. Raises `UserError` where captions became much less likely.
     """
-    captioner = program(TEMPLATES / PROGRAM).Captioner(folder)
-    before = _megabytes(folder)
+    caption = program(TEMPLATES / PROGRAM)
+    captioner = caption.Captioner(folder)
+    how, search = captioner.settings["preprocessing"], captioner.settings["search"]
+    shown = [caption.pixels_of(caption.load(picture), how) for picture in pictures]
     samples = {}
-    for name in ("encoder", "decoder"):
-        recorder = _Recorder(getattr(captioner, name))
-        setattr(captioner, name, recorder)
-        samples[f"{name}.onnx"] = recorder.feeds
-    for picture in pictures[:SAMPLE_PICTURES]:
-        captioner(picture)
+    for name in (ENCODER, DECODER):
+        part = name.removesuffix(".onnx")
+        recorder = _Recorder(getattr(captioner, part))
+        setattr(captioner, part, recorder)
+        samples[name] = recorder.feeds
+    said = [caption.greedy(caption.State(captioner, pixels), search)[0] for pixels in shown]
+    before, found = _megabytes(folder), []
     for name, feeds in samples.items():
         changes = quantise_graph(folder / name, feeds[:: max(1, len(feeds) // MOST_SAMPLES)])
         kept = sum(change > MOST_CHANGE for change in changes.values())
-        print(
-            f"{name}: {len(changes) - kept} of {len(changes)} products in integers", file=sys.stderr
-        )
+        found.append(f"{len(changes) - kept} of {len(changes)} products of {name} in integers")
     note_sizes(folder)
-    return f"{before:.1f} MB became {_megabytes(folder):.1f} MB"
+    loss = _loss(caption, caption.Captioner(folder), shown, said)
+    if not loss <= MOST_LOSS:
+        raise UserError(
+            f"with --int8 the captions of the checkpoint lose {loss:.2f} of their log-probability "
+            f"a token, more than {MOST_LOSS:g}, so the export is not kept. Leave --int8 out."
+        )
+    return (
+        f"{', '.join(found)}; {before:.1f} MB became {_megabytes(folder):.1f} MB; captions lose "
+        f"{loss:.3f} of their log-probability a token"
+    )
+
+
+def _loss(caption: ModuleType, captioner: Any, shown: Sequence[Any], said: Sequence[Any]) -> float:
+    """How much less likely the tokens of captions have become, in the mean, each after those before
+    it; below 0 where more."""
+    start = captioner.settings["search"]["start_id"]
+    lost = []
+    for pixels, row in zip(shown, said, strict=True):
+        state = caption.State(captioner, pixels)
+        for before, token, sure in zip(
+            (start, *row.tokens), row.tokens, row.log_probabilities, strict=False
+        ):
+            now = state.step(np.array([before]), np.array([0]))[0]
+            lost.append(sure - float(now[token]))
+    return float(np.mean(lost))
 
 
 class _Recorder:
