@@ -29,7 +29,8 @@ from captioning.export.checking import (
 )
 from captioning.sharing.repository import resolve_checkpoint
 from captioning.system.errors import EXIT_DONE, UserError, run_command
-from captioning.system.folders import EXPORT_MANIFEST, is_ours, read_manifest, written_whole
+from captioning.system.files import sha256_of
+from captioning.system.folders import EXPORT_MANIFEST, is_ours, written_whole
 from captioning.system.options import parse_options
 from captioning.system.privacy import shareable
 from captioning.tracking.provenance import code_version, package_versions
@@ -134,12 +135,11 @@ def check_options(options: ExportOptions) -> None:
 
 def about_export(captioner: "Captioner", folder: Path, options: ExportOptions) -> dict[str, Any]:
     """What the manifest says: of which checkpoint it is, and what it was made with."""
-    manifest = read_manifest(folder)
-    encoder = captioner.pipeline.encoder
+    weights, encoder = folder / "model.safetensors", captioner.pipeline.encoder
     return {
         "format": options.format,
         "int8": options.int8,
-        "checkpoint": manifest["files"]["model.safetensors"]["sha256"],
+        "checkpoint": sha256_of(weights) if weights.is_file() else "",
         "encoder": {**shareable({"name": encoder.name}), "fingerprint": encoder.fingerprint()},
         "code": code_version(Path(__file__).parent),
         "packages": package_versions(),
@@ -196,24 +196,23 @@ def write_graphs(captioner: "Captioner", folder: Path) -> None:
 
 def write_transformers(captioner: "Captioner", folder: Path, options: ExportOptions) -> Speaker:
     """A folder that `AutoModel.from_pretrained` opens, with the one file of code that it takes."""
-    from captioning.export.transformers_folder import transformers_speaker, write_transformers
+    from captioning.export.transformers_folder import (
+        generation_config,
+        transformers_speaker,
+        write_transformers,
+    )
 
     pipeline, config = captioner.pipeline, captioner.config
-    if pipeline.model.gpt2 is not None:
-        raise UserError(
-            "--format transformers writes the decoder that is trained from nothing, and that of "
-            f"{options.checkpoint or 'this checkpoint'} is a GPT-2. Take --format onnx."
-        )
-    write_transformers(
-        folder,
-        pipeline.model,
-        pipeline.encoder,
-        pipeline.encoder.plain_state(),
-        pipeline.tokenizer.to_json(),
-        max_length=pipeline.max_length,
+    generation = generation_config(
+        pipeline.tokenizer,
+        pipeline.rules(),
+        pipeline.usual,
         beam_size=config.BEAM_SIZE,
         length_penalty=config.LENGTH_PENALTY,
     )
+    encoder = pipeline.encoder
+    state = encoder.plain_state()
+    write_transformers(folder, pipeline.model, encoder, state, pipeline.tokenizer, generation)
     return transformers_speaker(folder, config.LENGTH_PENALTY)
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationMixin, Pipeline, PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.image_utils import load_image
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
@@ -48,13 +49,20 @@ class CaptionerConfig(PreTrainedConfig):
         num_attention_heads: int = 8,
         intermediate_size: int = 2048,
         max_position_embeddings: int = 50,
+        plain_projection: bool = False,
+        attention_bias: bool = False,
+        learned_positions: bool = False,
+        scale_embedding: bool = True,
+        activation: str = "gelu_pytorch_tanh",
+        layer_norm_eps: float = 1e-5,
         is_encoder_decoder: bool = True,
         **kwargs: Any,
     ) -> None:
         """`encoder_layers` are the tower's layers put side by side (-1 is its output),
         `encoder_tokens` the first and the end of the tokens that are read, None for the pooled
         vector; squares of `encoder_pooling` patches of `encoder_grid` (rows, columns) become one.
-        `encoder_inputs` is what the tower is told besides pixels."""
+        `encoder_inputs` is what the tower is told besides pixels. From `plain_projection` on a
+        decoder from scratch and a GPT-2 differ."""
         if not isinstance(encoder, PreTrainedConfig):
             encoder = AutoConfig.for_model(**(encoder or {"model_type": "vit"}))
         self.encoder = encoder
@@ -71,6 +79,9 @@ class CaptionerConfig(PreTrainedConfig):
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
         self.max_position_embeddings = max_position_embeddings
+        self.plain_projection, self.attention_bias = plain_projection, attention_bias
+        self.learned_positions, self.scale_embedding = learned_positions, scale_embedding
+        self.activation, self.layer_norm_eps = activation, layer_norm_eps
         super().__init__(is_encoder_decoder=is_encoder_decoder, **kwargs)
 
 
@@ -111,7 +122,7 @@ class VisionEncoder(nn.Module):
         if side == 1:
             return tokens
         prefix, patches = tokens.tensor_split([tokens.shape[1] - rows * columns], dim=1)
-        on_grid = patches.transpose(1, 2).unflatten(2, (rows, columns))
+        on_grid = patches.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
         return torch.cat([prefix, F.avg_pool2d(on_grid, side).flatten(2).transpose(1, 2)], dim=1)
 
 
@@ -159,7 +170,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: CaptionerConfig, layer: int) -> None:
         super().__init__()
         dim, self.heads, self.layer = config.hidden_size, config.num_attention_heads, layer
-        self.query_key_value = nn.Linear(dim, 3 * dim, bias=False)
+        self.query_key_value = nn.Linear(dim, 3 * dim, bias=config.attention_bias)
         self.output = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
@@ -177,8 +188,8 @@ class CrossAttention(nn.Module):
     def __init__(self, config: CaptionerConfig, layer: int) -> None:
         super().__init__()
         dim, self.heads, self.layer = config.hidden_size, config.num_attention_heads, layer
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.key_value = nn.Linear(config.memory_size, 2 * dim, bias=False)
+        self.query = nn.Linear(dim, dim, bias=config.attention_bias)
+        self.key_value = nn.Linear(config.memory_size, 2 * dim, bias=config.attention_bias)
         self.output = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, memory: Tensor | None, cache: Any) -> Tensor:
@@ -201,13 +212,13 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, config: CaptionerConfig, layer: int) -> None:
         super().__init__()
-        dim = config.hidden_size
-        self.norm_self = nn.LayerNorm(dim)
+        dim, eps = config.hidden_size, config.layer_norm_eps
+        self.norm_self = nn.LayerNorm(dim, eps)
         self.self_attention = SelfAttention(config, layer)
-        self.norm_cross = nn.LayerNorm(dim)
+        self.norm_cross = nn.LayerNorm(dim, eps)
         self.cross_attention = CrossAttention(config, layer)
-        self.norm_ff = nn.LayerNorm(dim)
-        self.feed_forward = feed_forward(dim, config.intermediate_size)
+        self.norm_ff = nn.LayerNorm(dim, eps)
+        self.feed_forward = feed_forward(dim, config.intermediate_size, config.activation)
 
     def forward(self, x: Tensor, mask: Tensor | None, memory: Tensor | None, cache: Any) -> Tensor:
         """(R, T, D) -> (R, T, D)."""
@@ -222,18 +233,24 @@ class Decoder(nn.Module):
     def __init__(self, config: CaptionerConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.scale = math.sqrt(config.hidden_size) if config.scale_embedding else 1.0
+        if config.learned_positions:
+            shape = (config.max_position_embeddings, config.hidden_size)
+            self.positions = nn.Parameter(torch.zeros(shape))
         self.blocks = nn.ModuleList(
             DecoderBlock(config, layer) for layer in range(config.num_hidden_layers)
         )
-        self.norm = nn.LayerNorm(config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, ids: Tensor, memory: Tensor | None, cache: Any) -> Tensor:
         """(R, T) ids -> (R, T, V) logits in float32."""
         length = cache.get_seq_length() if cache is not None else 0
         places = torch.arange(length, length + ids.shape[1], device=ids.device)
-        dim = self.embedding.embedding_dim
-        x = self.embedding(ids) * math.sqrt(dim)
-        x = x + sinusoids(places, dim).to(x.dtype)
+        x = self.embedding(ids) * self.scale
+        if hasattr(self, "positions"):
+            x = x + self.positions[places]
+        else:
+            x = x + sinusoids(places, x.shape[-1]).to(x.dtype)
         # A token reads those up to its own place; a single one reads all that there are.
         until = torch.arange(length + ids.shape[1], device=ids.device) <= places[:, None]
         for block in self.blocks:
@@ -246,7 +263,13 @@ class CaptionModel(nn.Module):
 
     def __init__(self, config: CaptionerConfig) -> None:
         super().__init__()
-        self.projection = Projection(config)
+        self.projection: nn.Module
+        if config.plain_projection and config.feature_size == config.memory_size:
+            self.projection = nn.Identity()
+        elif config.plain_projection:
+            self.projection = nn.Linear(config.feature_size, config.memory_size)
+        else:
+            self.projection = Projection(config)
         blocks = [MemoryBlock(config) for _ in range(config.memory_layers)]
         self.memory_layers = nn.Sequential(
             *blocks, *([nn.LayerNorm(config.memory_size)] if blocks else [])
@@ -282,7 +305,11 @@ class CaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def generate(
         self, inputs: Any = None, *args: Any, input_ids: Tensor | None = None, **options: Any
     ) -> Any:
-        """Captions of pixels; `input_ids` are what they begin with, behind <START>, if anything."""
+        """Captions of pixels; `input_ids` are what they begin with, if anything: the tokenizer may
+        have put the start token before them, and the end token behind."""
+        end = self.generation_config.eos_token_id
+        if input_ids is not None and input_ids.shape[1] and (input_ids[:, -1] == end).all():
+            input_ids = input_ids[:, :-1]
         if input_ids is not None and input_ids.shape[1]:
             options["decoder_input_ids"] = input_ids
         return super().generate(inputs, *args, **options)
@@ -334,10 +361,12 @@ class CaptionPipeline(Pipeline):
         return [{"generated_text": text.strip()} for text in texts]
 
 
-def feed_forward(dim: int, intermediate: int) -> nn.Sequential:
+def feed_forward(
+    dim: int, intermediate: int, activation: str = "gelu_pytorch_tanh"
+) -> nn.Sequential:
     """The feed-forward network of a block."""
     return nn.Sequential(
-        nn.Linear(dim, intermediate), nn.GELU(approximate="tanh"), nn.Linear(intermediate, dim)
+        nn.Linear(dim, intermediate), ACT2FN[activation], nn.Linear(intermediate, dim)
     )
 
 

@@ -14,7 +14,7 @@ from captioning.system.folders import EXPORT_MANIFEST, check_files
 
 PLACES = {"transformers": "", "onnx": "onnx/"}
 """Where each format of `export.py` lies in a repository."""
-WEIGHTS = "model.safetensors"
+WEIGHTS, CODE = "model.safetensors", "modeling_captioner.py"
 SHARED_FILES = ("tokenizer.json", "preprocessor_config.json")
 """Files for transformers that say what the checkpoint's own of the same names say."""
 
@@ -42,6 +42,11 @@ def form_files(
         raise UserError(
             f"{export} was made of another checkpoint than {folder}. Make it anew: python "
             f"export.py --checkpoint {folder} --output {export} --format {form}"
+        )
+    if form == "transformers" and CODE not in (files or ()):
+        raise UserError(
+            f"{export} is a ViT-GPT2 as transformers itself has it, whose weights have other names "
+            f"than the checkpoint's. Upload it alone: hf upload USER/NAME {export}"
         )
     if not isinstance(files, dict):
         raise UserError(f"{export / EXPORT_MANIFEST} is damaged: it names no files.")

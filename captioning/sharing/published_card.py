@@ -34,10 +34,10 @@ With transformers and Pillow alone; the code that it runs is `modeling_captioner
 repository:
 
 ```python
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.image_utils import load_image
 
-model = AutoModel.from_pretrained({repo}, trust_remote_code=True)
+model = AutoModelForImageTextToText.from_pretrained({repo}, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained({repo}, trust_remote_code=True, backend="pil")
 inputs = processor(images=load_image("photo.jpg"), return_tensors="pt")
 print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))

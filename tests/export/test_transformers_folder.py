@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor
 
@@ -23,12 +24,14 @@ from captioning.export.modeling_captioner import (
     VisionEncoder,
 )
 from captioning.export.transformers_folder import model_config, write_transformers
+from captioning.gpt2.architecture import GPT2Architecture
 from captioning.system.errors import UserError
 from captioning.vision.tower_features import FeatureChoice
 from encoder import VisionEncoder as OurEncoder
 from model import CaptionModel
 from tests.helpers.small_captioner import SCENES, SMALL, save_captioner
 from tests.helpers.tiny_encoders import FAMILIES, make_siglip2, saved, some_pixels, square_processor
+from tests.helpers.tiny_gpt2 import BEAMS, save_vit_gpt2
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +154,7 @@ def same_features(encoder: OurEncoder, pixels: Tensor) -> None:
     model = CaptionModel.from_config(
         config, patches=encoder.num_tokens, feature_dim=encoder.feature_dim, vocab_size=300
     )
-    written = json.loads(json.dumps(model_config(model, encoder, 12)))
+    written = json.loads(json.dumps(model_config(model, encoder)))
     theirs = VisionEncoder(CaptionerConfig(**written)).eval()
     theirs.load_state_dict(encoder.plain_state())
     with torch.no_grad():
@@ -194,17 +197,65 @@ def test_siglip_2_of_any_shape_gives_the_same_features(tmp_path: Path) -> None:
     same_features(OurEncoder.from_pretrained(str(tmp_path)), some_pixels(32))
 
 
-def test_an_encoder_with_code_of_its_own_is_refused(captioner: Captioner) -> None:
-    class OwnTower(type(captioner.pipeline.encoder.tower)):
-        pass
+def test_an_encoder_with_code_of_its_own_is_refused(
+    captioner: Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = type(captioner.pipeline.encoder.tower)
+    monkeypatch.setattr(tower, "__module__", "transformers_modules.theirs.modeling")
+    options = export.ExportOptions(output=str(tmp_path), format="transformers")
+    with pytest.raises(UserError, match="runs code of its own repository"):
+        export.write_transformers(captioner, tmp_path, options)
+    assert not list(tmp_path.iterdir())
 
-    encoder, tower = captioner.pipeline.encoder, captioner.pipeline.encoder.tower
-    tower_class, tower.__class__ = type(tower), OwnTower
-    try:
-        with pytest.raises(UserError, match="runs code of its own repository"):
-            model_config(captioner.pipeline.model, encoder, 12)
-    finally:
-        tower.__class__ = tower_class
+
+def exported_and_opened(folder: Path, output: Path) -> Any:
+    """What transformers makes of the export of a captioner; the check has compared captions."""
+    captioner = Captioner.from_pretrained(folder, device="cpu", precision="fp32")
+    output.mkdir()
+    options = export.ExportOptions(output=str(output), format="transformers")
+    theirs = export.write_transformers(captioner, output, options)
+    for beams in (1, captioner.config.BEAM_SIZE, 5):
+        said = theirs(SCENES, beams)
+        for one, other in zip(export.speaker_of(captioner)(SCENES, beams), said, strict=True):
+            assert one.text == other.text
+            assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+    return transformers.AutoModelForImageTextToText.from_pretrained(output, trust_remote_code=True)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options"),
+    [
+        ("vit", {"generation": BEAMS}),
+        ("deit", {"width": 16, "generation": {"num_beams": 3, "max_new_tokens": 9}}),
+        ("beit", {"special": ("<pad>", "<s>"), "activation_function": "gelu", "n_inner": 20}),
+    ],
+)
+def test_a_vit_gpt2_becomes_what_it_was_without_code(
+    tmp_path: Path, encoder: str, options: dict[str, Any]
+) -> None:
+    folder = save_vit_gpt2(tmp_path / "theirs", encoder=encoder, **options)
+    model = exported_and_opened(folder, tmp_path / "again")
+    assert type(model) is transformers.VisionEncoderDecoderModel
+    assert not list((tmp_path / "again").glob("*.py"))
+    before = transformers.VisionEncoderDecoderModel.from_pretrained(folder).state_dict()
+    assert before.keys() == model.state_dict().keys()
+    assert all(weight.equal(before[name]) for name, weight in model.state_dict().items())
+
+
+def test_a_gpt2_behind_a_projection_of_ours_takes_the_code(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {
+        "vocab_size": 300,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 30,
+    }
+    sizes |= {"activation_function": "relu", "layer_norm_epsilon": 1e-3}
+    gpt2 = GPT2Architecture.from_values({"model_type": "gpt2", **sizes}, "small")
+    folder = save_captioner(tmp_path, gpt2=gpt2)
+    model = exported_and_opened(folder, tmp_path / "folder")
+    assert type(model).__name__ == "CaptionerForConditionalGeneration"
+    assert model.config.learned_positions
 
 
 def test_the_command_writes_a_folder_that_was_checked(
@@ -226,10 +277,10 @@ def test_the_command_writes_a_folder_that_was_checked(
 def test_a_folder_that_says_something_else_is_not_kept(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_other(folder: Path, model: Any, *about: Any, **options: Any) -> None:
-        write_transformers(folder, model, *about, **options)
+    def write_other(folder: Path, *about: Any) -> None:
+        write_transformers(folder, *about)
         text = (folder / "modeling_captioner.py").read_text()
-        (folder / "modeling_captioner.py").write_text(text.replace("math.sqrt(dim)", "1.0"))
+        (folder / "modeling_captioner.py").write_text(text.replace("* self.scale", "* 1.0"))
 
     monkeypatch.setattr("captioning.export.transformers_folder.write_transformers", write_other)
     words = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "folder")]
@@ -239,8 +290,6 @@ def test_a_folder_that_says_something_else_is_not_kept(
 
 
 def test_pixels_are_those_of_training(captioner: Captioner, exported: Path) -> None:
-    import transformers
-
     processor = transformers.AutoImageProcessor.from_pretrained(exported, backend="pil")
     encoder = captioner.pipeline.encoder
     for size in ((90, 40), (33, 200)):

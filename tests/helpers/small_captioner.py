@@ -7,11 +7,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from captioning.gpt2.architecture import GPT2Architecture
 from captioning.scenes import draw_scene, make_scene
 from captioning.system.runtime import Runtime
 from captioning.training.packing import Packing
 from checkpoint import save_checkpoint
 from config import Config
+from model import CaptionModel
 from pipeline import CaptionPipeline
 from tests.helpers.small_runs import write_encoder
 
@@ -41,11 +43,23 @@ CAPTIONS = [
 ]
 
 
-def save_captioner(place: Path, card: str = "# run\n", **changes: Any) -> Path:
-    """`best` of a run under `place`, which has learnt the captions of `SCENES` more or less."""
+def save_captioner(
+    place: Path, card: str = "# run\n", *, gpt2: GPT2Architecture | None = None, **changes: Any
+) -> Path:
+    """`best` of a run under `place`, which has learnt the captions of `SCENES` more or less; with
+    a decoder of GPT-2's architecture, if one is given."""
     places = {"ENCODER_MODEL_NAME": str(write_encoder(place)), "OUTPUT_DIR": str(place / "runs")}
     config = replace(SMALL, **{**places, **changes})
     pipeline = CaptionPipeline.from_settings(config, Runtime.create("cpu", "fp32"), CAPTIONS)
+    if gpt2 is not None:
+        model = CaptionModel.from_config(
+            config,
+            patches=pipeline.encoder.num_tokens,
+            feature_dim=pipeline.encoder.feature_dim,
+            vocab_size=len(pipeline.tokenizer),
+            gpt2=gpt2,
+        )
+        pipeline = replace(pipeline, model=model)
     learn(pipeline)
     folder = config.run_dir / "best"
     save_checkpoint(folder, pipeline, config, metrics={"CIDEr": 0.5}, card=card)

@@ -200,6 +200,10 @@ def test_each_snippet_says_what_the_checkpoint_says(
         said.append(printed.getvalue().strip())
     assert said[:2] == [expected, expected]
     assert said[2] == str([{"generated_text": expected}])
+    # The page on it has the same lines, for a folder.
+    page = (Path(__file__).parents[2] / "docs" / "transformers.md").read_text()
+    of_page = re.findall(r"^```py\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert of_page == [code.replace(REPO, "demo-hf") for code in snippets(place, "python")[1:]]
     card = (place / "there" / "README.md").read_text()
     command = re.search(r"`(python generate.py .*?)`", card)
     assert command
@@ -250,7 +254,8 @@ def test_an_export_of_something_else_is_not_added(place: Path, tmp_path: Path) -
     for changes, problem in (
         ({"format": "web"}, "beside a checkpoint lie transformers and onnx"),
         ({"checkpoint": "0" * 64}, "was made of another checkpoint"),
-        ({"files": ["config.json"]}, "names no files"),
+        ({"files": ["modeling_captioner.py"]}, "names no files"),
+        ({"files": {"config.json": {}}}, "Upload it alone: hf upload"),
     ):
         (tmp_path / "export.json").write_text(json.dumps(about | changes))
         with pytest.raises(UserError, match=problem):
