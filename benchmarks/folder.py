@@ -140,7 +140,7 @@ def speed(folder: Path, options: Options) -> dict[str, float]:
     pixels = torch.stack([captioner.pixels(one) for one in pictures])
 
     def encoder() -> None:
-        for batch in pixels.split(BATCH):
+        for batch in torch.split(pixels, BATCH):
             captioner.pipeline.features(batch)
 
     def in_turn() -> None:
