@@ -189,7 +189,7 @@ def caption_all(captioner: "Captioner", work: "Work", options: GenerateOptions) 
     from captioning.writing.printing import Shortcomings
 
     runtime, images = captioner.pipeline.runtime, {}
-    is_drawn = not options.attention
+    is_drawn, skipped = not options.attention, 0
 
     def load(one: "Unread | ShardEnd") -> "Image.Image | str":
         image = _read(one)
@@ -227,7 +227,8 @@ def caption_all(captioner: "Captioner", work: "Work", options: GenerateOptions) 
                             _write_strip(captioner, images[one.number], captions[0], options)
                             is_drawn = True
                             images.clear()
-            bar.advance(len(results))
+            bar.advance(len(results) + work.skipped - skipped)
+            skipped = work.skipped
     work.skipped = sum(runtime.gather([work.skipped]))
     if runtime.is_main:
         work.output.finish()

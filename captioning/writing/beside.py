@@ -35,17 +35,16 @@ class BesideFiles:
         own = self._own_path(picture)
         stem = own.stem if own.suffix.lower() in self._endings else own.name
         whole, short = (own.with_name(name + self._suffix) for name in (own.name, stem))
-        if self._suffix != ".xmp":
-            return short
-        return short if short.is_file() and not whole.is_file() else whole
+        usual, other = (whole, short) if self._suffix == ".xmp" else (short, whole)
+        return other if other.is_file() and not usual.is_file() else usual
 
     def has(self, picture: Picture) -> bool:
-        """Whether a picture is captioned already: a sidecar must say something of it."""
+        """Whether a picture is captioned already: what is there must say something of it."""
         path = self.path(picture)
         if self._overwrite or not path.is_file():
             return False
         if self._suffix != ".xmp":
-            return True
+            return path.stat().st_size > 0
         try:
             return has_description(read_regular(path, most_bytes=LARGEST_SIDECAR))
         except (OSError, ValueError):

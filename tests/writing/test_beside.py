@@ -60,6 +60,20 @@ def test_a_sidecar_that_is_there_is_used_by_whatever_name(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg.xmp", "a.xmp"]
 
 
+def test_an_empty_file_is_no_caption_and_one_of_the_other_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts, one = BesideFiles(".txt", "", overwrite=False), named("a.jpg")
+    Path("a.txt").write_text("")
+    assert not texts.has(one)
+    texts.write(one, [Said("")])
+    assert texts.has(one)
+    Path("a.txt").rename("a.jpg.txt")
+    assert texts.has(one)
+    assert str(texts.path(one)) == "a.jpg.txt"
+
+
 def test_a_link_in_the_place_of_captions_is_replaced_and_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
