@@ -167,7 +167,7 @@ class Captioner:
         )
         pipeline = self.pipeline
         stores = open_stores(config, pipeline.encoder, pipeline.runtime, {"train": records})
-        parts = torch.arange(len(records)).split(256)
+        parts = torch.split(torch.arange(len(records)), 256)
         neighbours = Neighbours(
             (pipeline.features(stores["train"].rows(part)) for part in parts),
             [record.captions for record in records],

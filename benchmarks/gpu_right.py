@@ -199,8 +199,8 @@ def check_memory(options: Options) -> dict[str, Any]:
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(runtime.device).total_memory
     torch.cuda.set_per_process_memory_fraction((before + 0.3 * needed + 2**28) / total)
-    micro, tried = 0, []
-    loss = None
+    micro, loss = 0, None
+    tried: list[int] = []
     while loss is None and len(tried) < 12:
         steps = StepDataset(captions, captions.plan(2000, seed=0), rows, micro)
         try:
@@ -236,11 +236,12 @@ def check_sharding(options: Options) -> dict[str, Any]:
     """An encoder in FSDP2's parts over NCCL, with gradient checkpointing, in bfloat16, against the
     same in one piece; one process stands for many."""
     import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore
 
     runtime = Runtime.create(options.device, "bf16")
     is_gpu = runtime.device.type == "cuda"
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if is_gpu else "gloo", store=dist.HashStore(), rank=0, world_size=1
+        "cpu:gloo,cuda:nccl" if is_gpu else "gloo", store=HashStore(), rank=0, world_size=1
     )
     try:
         losses = {name: losses_of_an_encoder(options, runtime, name == "parts") for name in PARTS}

@@ -21,7 +21,7 @@ from torch import Tensor
 from captioning.metrics.cider import CiderD, DocumentFrequencies
 from captioning.metrics.tokenizers import choose_tokenizer
 
-NEAREST = 10
+NEAREST = 20
 """Training pictures that are asked."""
 WEIGHT = 1.0
 """Of their CIDEr-D beside the mean log-probability of a token."""

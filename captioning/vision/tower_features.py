@@ -99,7 +99,7 @@ class FeatureReader:
         if side == 1:
             return tokens
         prefix, patches = tokens.tensor_split([tokens.shape[1] - math.prod(grid)], dim=1)
-        on_grid = patches.transpose(1, 2).unflatten(2, grid)  # (B, F, rows, columns)
+        on_grid = patches.transpose(1, 2).reshape(len(patches), -1, *grid)  # (B, F, rows, columns)
         pooled = F.avg_pool2d(on_grid, side).flatten(2).transpose(1, 2)
         return torch.cat([prefix, pooled], dim=1)
 

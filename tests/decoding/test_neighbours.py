@@ -97,7 +97,7 @@ def test_they_choose_among_all_beams_and_the_results_say_so(best: Path) -> None:
     flags = ["--checkpoint", str(best), "--output", str(output), "--choose", "neighbours"]
     assert evaluate([*flags, "--no-java", "--split", "validation"]) == 0
     decoding = json.loads((output / "metrics.json").read_text())["protocol"]["decoding"]
-    assert "chosen by the captions of the 10 nearest training pictures" in decoding
+    assert "chosen by the captions of the 20 nearest training pictures" in decoding
 
 
 def test_what_cannot_be_chosen_from_is_refused(best: Path, tmp_path: Path) -> None:
