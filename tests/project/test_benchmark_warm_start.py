@@ -54,6 +54,12 @@ def test_the_table_has_means_intervals_and_steps_to_the_same_score() -> None:
     assert "| trained on, 50 new | 0.400 ±0.000 | 0.500 ±0.000 |" in text
 
 
+def test_too_few_pictures_of_a_kind_are_told(place: Path) -> None:
+    words = ["--part", "photos", "--data", str(place / "data" / "small"), "--kind", "water"]
+    with pytest.raises(UserError, match=r"pictures of water, and 900 are needed"):
+        warm_start.main([*words, "--output", str(place / "few")])
+
+
 @pytest.mark.slow
 def test_it_measures_photographs_and_goes_on_where_it_stopped(
     place: Path, capsys: pytest.CaptureFixture[str]
@@ -80,5 +86,3 @@ def test_it_measures_photographs_and_goes_on_where_it_stopped(
     again = capsys.readouterr().out
     assert again.split("| new pictures")[-1] == table
     assert "epoch" not in again  # nothing was trained
-    with pytest.raises(UserError, match=r"pictures of dogs, and .* are needed"):
-        warm_start.main([*words, "--kind", "dogs", "--output", str(place / "dogs")])
