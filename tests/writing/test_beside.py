@@ -9,7 +9,6 @@ import pytest
 
 from captioning.sources.caption_fields import xmp_captions
 from captioning.sources.named_pictures import find_named
-from captioning.system import files
 from captioning.system.errors import UserError
 from captioning.writing.beside import BesideFiles, PlaceError
 from captioning.writing.pictures import Picture, file_picture
@@ -95,7 +94,7 @@ def test_a_place_that_takes_nothing_ends_the_work_with_its_name(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(PlaceError, match=r"No space left on device\. Free some room"):
         BesideFiles(".txt", "out", overwrite=False).write(named("x/a.jpg"), [Said("a")])
     assert [path for path in Path("out").rglob("*") if path.is_file()] == []
