@@ -62,7 +62,7 @@ class ExportOptions:
     """onnx: graphs and caption.py; web: a page that captions in the browser; transformers: a folder
     that `AutoModel.from_pretrained` opens."""
     int8: bool = False
-    """Weights of 8 bits: a quarter of the size; captions may differ a little."""
+    """Weights of 8 bits: a third of the size; captions may differ a little."""
     runtime: str = ""
     """Folder of the npm package onnxruntime-web, for the page ("" = npm fetches it)."""
     pictures: str = ""
