@@ -5,6 +5,7 @@ picture of a plotting library does not. Pure functions of numbers; nothing is re
 """
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -310,7 +311,9 @@ def _range_label(low: float, high: float, whole: bool) -> str:
 
 
 def _round_step(rough: float) -> float:
-    """The round number (1, 2 or 5 times a power of ten) at or above a rough step."""
+    """The round number (1, 2 or 5 times a power of ten) at or above a rough step, which rounding
+    may have made 0."""
+    rough = max(rough, sys.float_info.min)
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
 

@@ -431,8 +431,9 @@ def mortal_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_store.LivePictures, "rows", rows)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mortal_workers")
-@pytest.mark.parametrize("changes", [{}, pytest.param(LIVE, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("changes", [{}, LIVE])
 def test_a_worker_that_is_killed_is_a_sentence(
     place: Path, tmp_path: Path, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -469,6 +470,7 @@ def test_captioning_without_memory_goes_on_in_smaller_batches(
         list(pipeline.each_batch(3, without_memory(list, 0, len)))
 
 
+@pytest.mark.slow
 def test_validation_without_memory_goes_on_in_smaller_batches(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -498,6 +500,7 @@ def test_a_step_without_memory_is_a_sentence(place: Path, monkeypatch: pytest.Mo
         train.main(arguments(place, RUN_NAME="no memory"))
 
 
+@pytest.mark.slow
 def test_a_clock_that_goes_backwards_changes_nothing(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -512,10 +515,11 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     assert equals_whole(place, go_on(place, "backwards, killed"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "language",
     [
-        pytest.param({"LC_ALL": "C"}, marks=pytest.mark.slow),
+        {"LC_ALL": "C"},
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},  # ASCII alone
     ],
 )
@@ -584,17 +588,21 @@ def signals_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.mark.parametrize(
     ("owner", "name", "number"),
     [
-        (trainer, "train_step", 5),
+        pytest.param(trainer, "train_step", 5, marks=pytest.mark.slow),
         (trainer, "train_step", 8),  # the last of an epoch
-        (trainer, "validate", 1),
-        (validation, "caption_loss", 1),
+        pytest.param(trainer, "validate", 1, marks=pytest.mark.slow),
+        pytest.param(validation, "caption_loss", 1, marks=pytest.mark.slow),
         (pipeline, "search", 2),
         (checkpoint, "write_json", 3),
-        (Trainer, "_log_step", 4),
+        pytest.param(Trainer, "_log_step", 4, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize(
-    ("one", "code"), [(signal.SIGINT, EXIT_INTERRUPTED), (signal.SIGTERM, EXIT_TERMINATED)]
+    ("one", "code"),
+    [
+        pytest.param(signal.SIGINT, EXIT_INTERRUPTED, marks=pytest.mark.slow),
+        (signal.SIGTERM, EXIT_TERMINATED),
+    ],
 )
 def test_a_signal_at_any_moment_saves_all_and_the_run_goes_on(
     place: Path,
@@ -639,7 +647,11 @@ def test_a_signal_ends_a_validation_at_once(
 
 @pytest.mark.parametrize(
     ("owner", "name", "number"),
-    [(trainer, "train_step", 5), (checkpoint, "write_json", 3), (tensor_files, "save_file", 4)],
+    [
+        pytest.param(trainer, "train_step", 5, marks=pytest.mark.slow),
+        (checkpoint, "write_json", 3),
+        pytest.param(tensor_files, "save_file", 4, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize(
     ("one", "ending"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
@@ -670,7 +682,10 @@ def test_a_second_signal_stops_at_once_and_leaves_whole_files(
 RENAMES = range(1, 9)
 
 
-@pytest.mark.parametrize("number", RENAMES)
+@pytest.mark.parametrize(
+    "number",
+    [n if n in (3, 7) else pytest.param(n, marks=pytest.mark.slow) for n in RENAMES],
+)
 def test_a_kill_between_any_two_renames_loses_nothing(
     place: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

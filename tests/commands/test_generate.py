@@ -373,6 +373,7 @@ def test_memory_that_does_not_suffice_halves_the_batches_once(
     assert error.count("Out of memory") == 2  # 4, then 2, then 1
 
 
+@pytest.mark.slow
 def test_the_whole_command_in_a_pipe_that_closes_early(place: Path) -> None:
     folder = str(place / "data" / "small" / "train")
     done = subprocess.run(

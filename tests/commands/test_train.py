@@ -118,6 +118,7 @@ SLOW = {
     *("several layers", "live in workers", "augmented pixels in workers", "two captions a step"),
     *("adapters from the second epoch on", "trained encoder", "class token", "augmented, live"),
     *("layers at their own rates", "encoder from the second epoch on", "live"),
+    *("accumulated", "adapters", "averaged"),
 }
 """Modes whose parts other modes hold too, and those that change features alone."""
 
@@ -197,7 +198,7 @@ def test_other_data_is_refused(place: Path, tmp_path: Path) -> None:
 
 def test_best_cannot_be_trained_on(place: Path) -> None:
     folder = run(place, RUN_NAME="best-only")
-    with pytest.raises(UserError, match="name the `last` folder"):
+    with pytest.raises(UserError, match="from the `last` folder"):
         train.main(arguments(place, RESUME_CHECKPOINT_PATH=folder / "best"))
 
 
@@ -388,8 +389,9 @@ def test_a_signal_saves_and_says_how_to_go_on(
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
 )
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_is_answered_once(
     place: Path, number: signal.Signals, code: int
 ) -> None:

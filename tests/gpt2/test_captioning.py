@@ -22,7 +22,6 @@ from captioning.system.runtime import Runtime
 from captioning.training.packing import Packing
 from checkpoint import save_checkpoint
 from config import parse_config
-from export import ExportOptions, write_transformers
 from tests.helpers.small_runs import write_data, write_encoder
 from tests.helpers.tiny_gpt2 import (
     BEAMS,
@@ -241,9 +240,3 @@ def test_behind_another_encoder_its_projection_is_new(
     pipeline = initial_pipeline(initial_checkpoint(config), config, Runtime(torch.device("cpu")))
     assert "The projection behind it begins anew" in capsys.readouterr().out
     assert pipeline.model.projection.weight.shape == (24, pipeline.encoder.feature_dim)
-
-
-def test_a_folder_for_transformers_is_not_written_of_it(vit: Path, tmp_path: Path) -> None:
-    options = ExportOptions(output=str(tmp_path), checkpoint=str(vit), format="transformers")
-    with pytest.raises(UserError, match=r"is a GPT-2\. Take --format onnx"):
-        write_transformers(ours_of(vit), tmp_path, options)

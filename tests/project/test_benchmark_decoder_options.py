@@ -15,6 +15,7 @@ from model import CaptionModel, DecoderState
 from tests.helpers.small_runs import run, write_data, write_encoder
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_data(tmp_path) / "small"
     write_encoder(tmp_path)

@@ -91,6 +91,7 @@ assert not found, found
     )
 
 
+@pytest.mark.slow
 def test_each_module_can_be_the_first_to_be_imported() -> None:
     program = """
 import importlib, sys

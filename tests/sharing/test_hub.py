@@ -151,6 +151,7 @@ def test_a_revision_stays_what_it_was(hub: FakeHub, tmp_path: Path, folder: Path
     assert "has no revision 'v9'" in missing.stderr
 
 
+@pytest.mark.slow
 def test_a_cached_checkpoint_loads_offline(hub: FakeHub, tmp_path: Path, folder: Path) -> None:
     upload(hub, tmp_path, folder)
     run_client(hub, tmp_path, LOAD)

@@ -335,6 +335,7 @@ def test_an_unreadable_picture_is_named_and_costs_its_own_chunk(
     assert store.path.read_bytes() == whole.path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_picture_that_changes_while_a_build_is_interrupted_is_encoded_again(
     images: list[Path], tmp_path: Path
 ) -> None:

@@ -139,9 +139,8 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_all_at_the_same_step(place: Path, number: signal.Signals) -> None:
     name = f"signal {number}"
     process = start_training(place, RUN_NAME=name, NUM_EPOCHS=500, **SAVES)

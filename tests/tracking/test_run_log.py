@@ -333,6 +333,7 @@ def stop_client():
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.slow
 def test_the_real_client_stopped_in_the_middle_holds_up_nothing(tmp_path: Path) -> None:
     head, start, tail = RUN.partition("log.start(FACTS)\n")
     program = f"{STOP}{head}wandb_log.FINISH_TIMEOUT_SECONDS = 1\nstop_client()\n{start}{tail}"
@@ -482,6 +483,7 @@ def test_the_wandb_run_file_holds_every_figure_and_picture(tmp_path: Path) -> No
     assert summary["best/epoch"] == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path: Path) -> None:
     run_id = run_logged(tmp_path, 1, 1).stdout.split()[-1]
     resumed = run_logged(tmp_path, 2, 2, run_id=run_id)
