@@ -7,6 +7,7 @@ may be believed. All data is drawn, all weights are random or trained on the spo
 """
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -351,11 +352,12 @@ def check_self_critical(options: Options) -> dict[str, Any]:
     rewards = [line["reward"] for line in map(json.loads, lines) if "reward" in line]
     few = max(1, len(rewards) // 5)
     first, last = (sum(part) / few for part in (rewards[:few], rewards[-few:]))
+    is_right = last > first or (options.toy and math.isfinite(last))  # a toy has nothing to reward
     return {
         "steps": len(rewards),
         "reward_first": first,
         "reward_last": last,
-        "right": last > first,
+        "right": is_right,
     }
 
 
