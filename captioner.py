@@ -163,7 +163,11 @@ class Captioner:
         mend = f"python prepare_dataset.py --DATASET {dataset_dir.name}"
         records = read_records(dataset_dir / "train", mend=mend)
         config = replace(
-            self.config, DATASET=dataset_dir.name, DATA_DIR=str(dataset_dir.parent), STREAM=""
+            self.config,
+            DATASET=dataset_dir.name,
+            DATA_DIR=str(dataset_dir.parent),
+            STREAM="",
+            FEATURE_CACHE="on" if self.config.feature_cache_bytes else self.config.FEATURE_CACHE,
         )
         pipeline = self.pipeline
         stores = open_stores(config, pipeline.encoder, pipeline.runtime, {"train": records})

@@ -4,7 +4,6 @@ Used by validation during training, by `generate.py` and by `evaluate.py`, so th
 the same caption wherever it is captioned.
 """
 
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -169,7 +168,10 @@ class CaptionPipeline:
         if self.neighbours is None:
             return captions
         texts = [[one.text for one in of_picture] for of_picture in captions]
-        sure = [[math.log(one.confidence) for one in of_picture] for of_picture in captions]
+        sure = [
+            [one.log_probability / len(one.token_probabilities) for one in of_picture]
+            for of_picture in captions
+        ]
         order = self.neighbours.order(features, texts, sure)
         return [
             [of_picture[place] for place in places[:wanted]]
