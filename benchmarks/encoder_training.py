@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 import transformers
 
+from benchmarks.training import make_optimizer
 from captioning.sources.records import Record
 from captioning.system.errors import run_command
 from captioning.system.options import parse_options
@@ -32,7 +33,7 @@ from config import Config
 from dataset import CaptionDataset, Step, StepDataset
 from encoder import VisionEncoder
 from model import CaptionModel
-from optimization import CrossEntropy, Gradients, build_optimizer
+from optimization import CrossEntropy, Gradients
 from tokenizer import train_tokenizer
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -134,16 +135,7 @@ def measure(options: Options) -> dict[str, Any]:
     )
     encoder.to(runtime.device).train()
     model.to(runtime.device).train()
-    optimizer = build_optimizer(
-        model,
-        encoder,
-        learning_rate=1e-4,
-        encoder_learning_rate=1e-5,
-        encoder_layer_decay=1.0,
-        weight_decay=0.05,
-        betas=(0.9, 0.98),
-        eps=1e-8,
-    )
+    optimizer = make_optimizer(model, replace(config, LEARNING_RATE=1e-4), encoder)
     captions = CaptionDataset(records, tokenizer, config.MAX_SEQ_LEN)
     plan = captions.plan(captions.num_captions)
     step = StepDataset(captions, plan, Pixels(encoder.preprocessor.size), 0)[0]

@@ -24,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.flags import last_of_each
 from captioning.system.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError, run_command
 from captioning.system.files import write_json, write_text
 from captioning.system.options import parse_options
@@ -159,17 +160,6 @@ def run_part(name: str, options: Options, folder: Path) -> dict[str, Any]:
         return {**taken, "found": json.loads(result.read_text(encoding="utf-8"))}
     last = Path(log.name).read_text(encoding="utf-8").strip().splitlines()[-1:]
     return {**taken, "failed": f"{why or 'it wrote nothing'}: {' '.join(last)[:300]}"}
-
-
-def last_of_each(words: Sequence[str]) -> list[str]:
-    """Flags of one or more values that are named twice, once: the last of each."""
-    flags: dict[str, list[str]] = {}
-    for word in words:
-        if word.startswith("--"):
-            flags[word] = values = []
-        else:
-            values.append(word)
-    return [word for flag, of_flag in flags.items() for word in (flag, *of_flag)]
 
 
 def machine(device: str) -> dict[str, str]:

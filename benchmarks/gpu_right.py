@@ -24,7 +24,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.training import DrawnRows, drawn_records, make_model, step_of
+from benchmarks.flags import last_of_each
+from benchmarks.training import DrawnRows, drawn_records, make_model, make_optimizer, step_of
 from captioning.scenes import write_scenes
 from captioning.sources.records import Record, read_records
 from captioning.store.rows import LivePictures
@@ -36,7 +37,7 @@ from config import Config
 from dataset import CaptionDataset, StepDataset
 from encoder import VisionEncoder
 from model import CaptionModel
-from optimization import BatchTooLargeError, CrossEntropy, Gradients, build_optimizer, caption_loss
+from optimization import BatchTooLargeError, CrossEntropy, Gradients, caption_loss
 from tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -317,15 +318,8 @@ def train_steps(
     tokenizer: Any,
 ) -> list[float]:
     """Four steps with AdamW on the same pictures; the loss of each."""
-    optimizer = build_optimizer(
-        model,
-        encoder,
-        learning_rate=1e-3,
-        encoder_learning_rate=1e-3,
-        encoder_layer_decay=1.0,
-        weight_decay=0.05,
-        betas=(0.9, 0.98),
-        eps=1e-8,
+    optimizer = make_optimizer(
+        model, Config(LEARNING_RATE=1e-3, ENCODER_LEARNING_RATE=1e-3), encoder
     )
     captions = CaptionDataset(records, tokenizer, 40)
     pictures = LivePictures([record.image for record in records], encoder.preprocessor)
@@ -383,13 +377,6 @@ def train_process(place: Path, options: Options, *words: str) -> "subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-
-
-def last_of_each(words: Sequence[str]) -> list[str]:
-    """Flags that are named twice, once: the last of each."""
-    split = next(number for number, word in enumerate(words) if word.startswith("--"))
-    pairs = dict(zip(words[split::2], words[split + 1 :: 2], strict=True))
-    return [*words[:split], *(word for pair in pairs.items() for word in pair)]
 
 
 def end_of(process: "subprocess.Popen[str]") -> str:

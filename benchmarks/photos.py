@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import evaluate
 import train
+from benchmarks.flags import last_of_each
 from captioning.system.errors import UserError, run_command
 from captioning.system.files import write_json
 from captioning.system.options import parse_options
@@ -146,12 +147,6 @@ def search_flags(name: str) -> list[str]:
     """How a rung searches."""
     rung = RUNGS[name]
     return rung.search.split() if rung.search or not rung.on else search_flags(rung.on)
-
-
-def last_of_each(words: Sequence[str]) -> list[str]:
-    """Flags with one value each, of those that are given twice the last."""
-    pairs = dict(zip(words[::2], words[1::2], strict=True))
-    return [word for pair in pairs.items() for word in pair]
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:

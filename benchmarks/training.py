@@ -152,13 +152,16 @@ def make_model(
     return model.to(device)
 
 
-def make_optimizer(model: CaptionModel, config: Config) -> torch.optim.AdamW:
-    """As `train.py` makes it."""
+def make_optimizer(
+    model: CaptionModel, config: Config, encoder: nn.Module | None = None
+) -> torch.optim.AdamW:
+    """As `train.py` makes it; without an encoder, for features that are given."""
     return build_optimizer(
         model,
-        nn.Identity(),  # type: ignore[arg-type]
+        encoder or nn.Identity(),  # type: ignore[arg-type]
         learning_rate=config.LEARNING_RATE,
-        encoder_learning_rate=0.0,
+        encoder_learning_rate=config.ENCODER_LEARNING_RATE,
+        encoder_layer_decay=config.ENCODER_LAYER_DECAY,
         weight_decay=config.WEIGHT_DECAY,
         betas=(config.ADAM_BETA1, config.ADAM_BETA2),
         eps=config.ADAM_EPS,

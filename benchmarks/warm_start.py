@@ -33,6 +33,7 @@ from typing import Annotated, Any, Literal
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import train
+from benchmarks.flags import last_of_each
 from captioner import Captioner
 from captioning.comparison.chance import seed_interval
 from captioning.metrics.scoring import ScoringOptions, score_split
@@ -297,12 +298,6 @@ def place(records: Iterable[Record], folder: Path) -> None:
             shutil.copy(record.image, path)
         placed.append(replace(record, image=path))
     write_records(folder, placed)
-
-
-def last_of_each(words: Sequence[str]) -> list[str]:
-    """Flags with one value each, of those that are given twice the last."""
-    pairs = dict(zip(words[::2], words[1::2], strict=True))
-    return [word for pair in pairs.items() for word in pair]
 
 
 def batch_size(config: str, flags: Sequence[str]) -> int:

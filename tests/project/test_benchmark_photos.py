@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import photos
+from benchmarks.flags import last_of_each
 from captioning.system.errors import UserError
 from tests.helpers.small_runs import SETTINGS
 
@@ -16,7 +17,7 @@ def test_rungs_stand_on_one_another() -> None:
         "--SCST_EPOCHS 2 --SCST_LEARNING_RATE 2e-5 --SCST_CROSS_ENTROPY 0.5".split()
     )
     assert photos.training_flags("plain sums") == []
-    assert photos.last_of_each(["--A", "1", "--B", "2", "--A", "3"]) == ["--A", "3", "--B", "2"]
+    assert last_of_each(["--A", "1", "--B", "2", "--A", "3"]) == ["--A", "3", "--B", "2"]
     assert all(rung.on in photos.RUNGS for rung in photos.RUNGS.values() if rung.on)
 
 
