@@ -22,7 +22,7 @@ Array = NDArray[Any]
 Feeds = dict[str, Array]
 FEWEST_WEIGHTS = 4096
 """Smaller tables stay as they are."""
-MOST_CHANGE = 0.03
+MOST_CHANGE = 0.01
 """Of a product, as a part of its own size (norm of the difference over the norm, mean of rows)."""
 FLOAT_OPERATORS = {"MatMul": (1, 1), "Conv": (1, 0), "Gather": (0, 0)}
 """Where such an operator has its weights, and the axis along which each place has a scale."""
