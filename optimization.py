@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from captioning.decoding import Hypothesis, SearchOptions, TokenRules, search
+from captioning.decoding.attention import KeysValues
 from captioning.system.runtime import Runtime
 from captioning.training.packing import Packing
 from captioning.training.reward import Written
@@ -30,7 +31,7 @@ from captioning.training.weight_average import WeightAverage
 from captioning.vision.blocks import depths
 from dataset import Batch, Step
 from encoder import VisionEncoder, encode
-from model import CaptionModel, DecoderState, KeysValues
+from model import CaptionModel, DecoderState
 from tokenizer import CaptionTokenizer
 
 NO_TOKEN = -1
