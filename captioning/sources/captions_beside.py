@@ -75,13 +75,18 @@ class CaptionsFile:
 
 
 def find_captions_files(
-    where: str, files: Mapping[str, Read], captions_file: str, reading: TableReading
+    where: str,
+    files: Mapping[str, Read],
+    captions_file: str,
+    reading: TableReading,
+    *,
+    looks_inside: bool = True,
 ) -> list[CaptionsFile]:
     """The captions of the pictures in `where`, whose files are given by name.
 
     `captions_file` is a path, a pattern, several of these with semicolons between, a suffix
     (`.txt`) for the files beside the pictures, or `metadata` for what is inside of them; "" looks
-    among the files, and then inside.
+    among the files, and then inside, for which each picture is read, unless told otherwise.
     """
     if captions_file == INSIDE and not os.path.exists(INSIDE):
         return [_inside(where, files, reading)]
@@ -94,7 +99,7 @@ def find_captions_files(
     else:
         chosen, beside = _choose(files, where)
         if not (chosen or beside):
-            return [_inside(where, files, reading)]
+            return [_inside(where, files, reading)] if looks_inside else []
         if beside:
             return [_beside(where, files, beside, reading)]
         found = [_parsed(f"{where}/{name}", files[name], _parent(name), reading) for name in chosen]
