@@ -229,7 +229,9 @@ function say(item, status, text, message) {
       take(answer.item);
       tell(message);
     } catch (error) {
-      if (error.status === 409) conflict(error.body.item, status, text);
+      const holds = error.status === 409 && error.body.item;
+      if (holds && holds.status === status && holds.text === text) take(holds);  // the answer was lost
+      else if (holds) conflict(holds, status, text);
       else if (error instanceof Refused) tell(error.message);
       else throw error;
       if (error.status !== 409 && status === "edited") giveBack(item, text);
