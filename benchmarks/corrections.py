@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -115,23 +115,29 @@ def learn(album: Album, model: PageModel, bench: Bench, seed: str, count: int) -
     return run / "best"
 
 
-def measure(bench: Bench, seed: str, options: Options) -> dict[str, Any]:
-    """CIDEr on new and old pictures, before and after."""
-    place = bench.folder / f"corrected-{options.corrected}-seed{seed}"
-    path = place / "numbers.json"
+def scores(bench: Bench, path: Path, best: Path, options: Options) -> dict[str, float]:
+    """CIDEr of a checkpoint on new and old pictures, unless `path` has it."""
     if not path.exists():
-        base = bench.base()
-        album, model = corrected_folder(bench, base, place / f"folder{seed}", seed, options)
-        best = learn(album, model, bench, seed, options.corrected)
-        found = {}
-        for name, checkpoint in (("before", base), ("after", best)):
-            new = bench.score(checkpoint, f"new-{bench.counts[-1]}", "test", limit=options.scored)
-            found[name] = {"new": new, "old": bench.score(checkpoint, "old", "validation")}
-        write_json(path, found)
+        new = bench.score(best, f"new-{bench.counts[-1]}", "test", limit=options.scored)
+        write_json(path, {"new": new, "old": bench.score(best, "old", "validation")})
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def table(found: Sequence[dict[str, Any]], options: Options) -> str:
+def measure(bench: Bench, seed: str, options: Options) -> dict[str, dict[str, float]]:
+    """The numbers before and after."""
+    place = bench.folder / f"corrected-{options.corrected}-seed{seed}"
+    base, path = bench.base(), place / "after.json"
+    best = Path()
+    if not path.exists():
+        album, model = corrected_folder(bench, base, place / f"folder{seed}", seed, options)
+        best = learn(album, model, bench, seed, options.corrected)
+    return {
+        "before": scores(bench, bench.folder / "before.json", base, options),
+        "after": scores(bench, path, best, options),
+    }
+
+
+def table(found: Sequence[dict[str, dict[str, float]]], options: Options) -> str:
     """Means over seeds with their intervals."""
     lines = [
         f"| CIDEr | {options.scored} other scenes of the changed world | scenes of the old world |",

@@ -14,7 +14,7 @@ CORRECTIONS = "corrections.jsonl"
 """The captions file of what was corrected, in the folder."""
 FEW = 20
 """With fewer corrections than these, not much can be learnt."""
-STEPS, FEWEST_EPOCHS = 400, 5
+STEPS, FEWEST_EPOCHS = 200, 5
 """Of a training on corrections: updates, and passes at least."""
 FOR_FEW: Mapping[str, Any] = {"BATCH_SIZE": 32, "WARMUP_STEPS": 20, "BEST_METRIC": "loss"}
 """Settings for few captions: CIDEr of a handful of validation pictures is chance."""

@@ -157,7 +157,7 @@ function tellDrafts(drafts) {
     return;
   }
   find("#sort").hidden = more <= 0;
-  find("#sort").textContent = `Sort again: ${more.toLocaleString("en")} new caption${more === 1 ? "" : "s"}`;
+  find("#sort").textContent = `Sort again (${more.toLocaleString("en")} new)`;
 }
 
 // ---- what is shown ----
