@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -185,6 +186,25 @@ def test_it_goes_on_exactly_without_the_model_that_it_began_with(place: Path, ba
     for content in published.values():
         data = content if isinstance(content, bytes) else content.read_bytes()
         assert str(place).encode() not in data
+
+
+def test_of_the_hub_the_commit_is_written_down(
+    place: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, commit = tmp_path / "models--me--captioner", "c0ffee" + "1" * 34
+    shutil.copytree(base, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    address = f"https://huggingface.co/me/captioner/tree/{commit}"
+    for name in ("me/captioner", f"me/captioner@{commit}", address):
+        child = begun(place, name, RUN_NAME="of-hub")
+    child.save_last()
+    last = read_checkpoint(child.config.run_dir / "last")
+    assert last.parent == {"name": address, "sha256": sha256_of(base / "model.safetensors")}
+    card = (last.folder / "README.md").read_text()
+    assert "\nbase_model: me/captioner\n" in card
+    assert f"`{address}`" in card
 
 
 def saved_after_a_change(place: Path, name: str, **changes: object) -> Path:
