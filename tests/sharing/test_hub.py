@@ -165,7 +165,7 @@ def test_a_cached_checkpoint_loads_offline(hub: FakeHub, tmp_path: Path, folder:
 def test_without_hub_and_cache_one_sentence(tmp_path: Path, settings: dict[str, str]) -> None:
     result = run_client(None, tmp_path, LOAD, **settings)
     assert result.returncode == 2
-    assert "not whole in the cache" in result.stderr
+    assert "its cache does not hold it whole; check the name" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -279,6 +279,8 @@ def test_a_folder_is_itself(folder: Path) -> None:
         resolve_checkpoint(str(folder), revision="main")
     with pytest.raises(ValueError, match="neither a folder nor"):
         resolve_checkpoint("no/such/folder")
+    with pytest.raises(ValueError, match=r"is a file; name the folder that it lies in: .*best$"):
+        resolve_checkpoint(str(folder / "config.toml"))
 
 
 BACKGROUND = """
