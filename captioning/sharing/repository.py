@@ -138,7 +138,7 @@ def upload_checkpoint(
     )
     with _user_errors(repo_id):
         make_repository(repo_id, private=private)
-        return commit_files(files, repo_id, message or commit_message(_metrics(folder)))
+        return commit_files(files, repo_id, message or commit_message(metrics_in(folder)))
 
 
 def check_token(repo_id: str) -> None:
@@ -264,7 +264,8 @@ def _check_folder(folder: Path, name: str) -> None:
         )
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
+def metrics_in(folder: Path) -> dict[str, Any]:
+    """The scores of a checkpoint; empty where it has none. Raises `UserError`."""
     path = folder / "metrics.json"
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
