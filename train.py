@@ -86,7 +86,7 @@ def train(config: Config, resumed: Path | None = None) -> int:
             try:
                 trainer.folder.close(wait_seconds=UPLOAD_SECONDS if code == EXIT_DONE else 0.0)
             finally:
-                trainer.log.close(finished=code == EXIT_DONE)
+                trainer.log.close(finished=code == EXIT_DONE, best_step=trainer.state.best_step)
         return code
 
 
