@@ -87,8 +87,9 @@ class Config:
     weights, vocabulary, architecture and encoder. Data, optimizer and schedule are new."""
     RESUME_CHECKPOINT_PATH: Annotated[str, NO_EFFECT, PER_RUN, TYPED] = ""
     """Checkpoint folder to go on from; "auto" = the newest of this run, or a fresh start."""
-    NUM_EPOCHS: Annotated[int, within(1, 1_000_000), MAY_CHANGE, ON_CARD] = 15
-    """Times that each pair is trained on."""
+    NUM_EPOCHS: Annotated[int, within(0, 1_000_000), MAY_CHANGE, ON_CARD] = 15
+    """Times that each pair is trained on (0 = self-critical training alone, of a model that has
+    learnt already)."""
     BATCH_SIZE: Annotated[int, within(1, 1_000_000), ON_CARD] = 256
     """Captions (picture-caption pairs) a step, over all processes."""
     LEARNING_RATE: Annotated[float, POSITIVE, MAY_CHANGE, ON_CARD] = 5e-4

@@ -230,6 +230,23 @@ def test_who_goes_on_uploads_the_best_that_a_kill_may_have_kept_back(
     assert submitted == [base]
 
 
+def test_self_critical_training_alone_of_a_model_that_has_learnt(place: Path, base: Path) -> None:
+    small = {"NUM_EPOCHS": 0, "SCST_EPOCHS": 1, "SCST_SAMPLES": 2, "VALIDATION_IMAGES": 1}
+    assert train.main(words(place, base, RUN_NAME="rewarded", **small)) == 0
+    run = place / "checkpoints/rewarded"
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any("reward" in line for line in log)
+    assert not any("loss" in line for line in log)
+    killed = {"RUN_NAME": "rewarded-killed", "SAVE_INTERVAL": 1, **small}
+    with before_each_step(vanish_after(2)), pytest.raises(Killed):
+        train.main(words(place, base, **killed))
+    assert train.main(words(place, base, RESUME_CHECKPOINT_PATH="auto", **killed)) == 0
+    assert differences(run / "last", place / "checkpoints/rewarded-killed/last") == []
+    for changes in ({"SCST_EPOCHS": 0}, {"INIT_CHECKPOINT_PATH": ""}):
+        with pytest.raises(UserError, match="NUM_EPOCHS is 0, which leaves"):
+            parse_config(words(place, base, **{**small, **changes}))
+
+
 def saved_after_a_change(place: Path, name: str, **changes: object) -> Path:
     """A checkpoint of a run whose trained encoder has other weights than it began with."""
     config = parse_config(arguments(place, RUN_NAME=name, **changes))
