@@ -169,7 +169,8 @@ def print_places(folder: Path) -> None:
 def print_captions(evaluation: Evaluation) -> None:
     """A few captions beside what a person wrote."""
     pictures = evaluation.pictures
-    print(f"\n{min(SHOWN_CAPTIONS, len(pictures))} captions, and what a person wrote:")
+    shown = min(SHOWN_CAPTIONS, len(pictures))
+    print(f"\n{shown} caption{'' if shown == 1 else 's'}, and what a person wrote:")
     step = max(len(pictures) // SHOWN_CAPTIONS, 1)
     for one in pictures[::step][:SHOWN_CAPTIONS]:
         name, caption, reference = map(one_line, (one.image.name, one.caption, one.references[0]))

@@ -237,6 +237,9 @@ def test_self_critical_training_alone_of_a_model_that_has_learnt(place: Path, ba
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("reward" in line for line in log)
     assert not any("loss" in line for line in log)
+    (validated,) = (line for line in log if "validation_loss" in line)
+    assert "BLEU-4" in validated
+    assert "CIDEr" not in validated  # of a single picture
     killed = {"RUN_NAME": "rewarded-killed", "SAVE_INTERVAL": 1, **small}
     with before_each_step(vanish_after(2)), pytest.raises(Killed):
         train.main(words(place, base, **killed))
