@@ -3,12 +3,15 @@
 import os
 import secrets
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from captioning.system.errors import UserError
 from captioning.system.files import (
+    alone_in,
     atomic_write,
     own_file,
     read_json,
@@ -54,6 +57,22 @@ def test_after_an_error_nothing_has_changed(tmp_path: Path, error: BaseException
         write_half()
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["name.txt"]
+
+
+def test_two_who_write_files_that_belong_together_do_not_mix_them(tmp_path: Path) -> None:
+    def write(name: str) -> None:
+        with alone_in(tmp_path):
+            for file in ("a", "b"):
+                write_text(tmp_path / file, name)
+                time.sleep(0.01)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "xyz"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
 def test_no_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
