@@ -4,7 +4,6 @@ import os
 import secrets
 import stat
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -59,20 +58,21 @@ def test_after_an_error_nothing_has_changed(tmp_path: Path, error: BaseException
     assert os.listdir(tmp_path) == ["name.txt"]
 
 
-def test_two_who_write_files_that_belong_together_do_not_mix_them(tmp_path: Path) -> None:
-    def write(name: str) -> None:
+def test_who_writes_files_that_belong_together_is_alone(tmp_path: Path) -> None:
+    def write_both() -> None:
         with alone_in(tmp_path):
             for file in ("a", "b"):
-                write_text(tmp_path / file, name)
-                time.sleep(0.01)
+                write_text(tmp_path / file, "other")
 
-    threads = [threading.Thread(target=write, args=(name,)) for name in "xyz"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
-    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    other = threading.Thread(target=write_both)
+    with alone_in(tmp_path):
+        write_text(tmp_path / "a", "mine")
+        other.start()
+        other.join(0.2)
+        assert other.is_alive()
+        assert os.listdir(tmp_path) == ["a"]
+    other.join()
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "other"
 
 
 def test_no_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
