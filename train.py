@@ -137,6 +137,8 @@ def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = Non
         else None,
         say=log.say,
     )
+    if checkpoint is not None:
+        folder.upload_best()
     if runtime.is_main:
         write_provenance(config.run_dir, record, resumed=checkpoint is not None)
     log.start(facts_of(config, pipeline, records, phase.steps, validation, state))

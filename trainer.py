@@ -112,9 +112,15 @@ class RunFolder:
         """Write `best`, and upload it if that is wanted; gives whether the disk took it."""
         folder = self._config.run_dir / "best"
         is_saved = self._save(folder, state)
-        if is_saved and self._uploader is not None:
-            self._uploader.submit(folder, self._metrics)
+        if is_saved:
+            self.upload_best()
         return is_saved
+
+    def upload_best(self) -> None:
+        """Upload `best` if that is wanted: a new one, or one whose upload a kill cut short."""
+        folder = self._config.run_dir / "best"
+        if self._uploader is not None and folder.exists():
+            self._uploader.submit(folder)
 
     def keep_best(self) -> None:
         """Keep `best` under another name too: what follows is judged by itself."""

@@ -60,7 +60,7 @@ class Console:
         self._print_table(
             (
                 ("encoder", _encoder(config)),
-                *((("begins with", _model(config)),) if config.INIT_CHECKPOINT_PATH else ()),
+                *((("began with", _model(config)),) if config.INIT_CHECKPOINT_PATH else ()),
                 ("parameters", f"{count_text(facts.trained_parameters)} trained{frozen}"),
                 ("data", f"{_data(config, facts)}, {facts.validation_pictures:,} for validation"),
                 *((("tokens", f"scored {facts.scored_tokens}"),) if facts.scored_tokens else ()),

@@ -165,7 +165,7 @@ def test_a_cached_checkpoint_loads_offline(hub: FakeHub, tmp_path: Path, folder:
 def test_without_hub_and_cache_one_sentence(tmp_path: Path, settings: dict[str, str]) -> None:
     result = run_client(None, tmp_path, LOAD, **settings)
     assert result.returncode == 2
-    assert "not whole in the cache" in result.stderr
+    assert "its cache does not hold it whole; check the name" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -279,6 +279,8 @@ def test_a_folder_is_itself(folder: Path) -> None:
         resolve_checkpoint(str(folder), revision="main")
     with pytest.raises(ValueError, match="neither a folder nor"):
         resolve_checkpoint("no/such/folder")
+    with pytest.raises(ValueError, match=r"is a file; name the folder that it lies in: .*best$"):
+        resolve_checkpoint(str(folder / "config.toml"))
 
 
 BACKGROUND = """
@@ -307,7 +309,7 @@ def test_the_best_is_uploaded_as_it_was_when_submitted(
     make_folder(folder.parent / ".uploads" / "of-a-killed-run", seed=9)
     hub.faults.append(Fault("preupload", waits=True))
     code = """
-uploader.submit(folder, {"CIDEr": 0.25})
+uploader.submit(folder)
 shutil.rmtree(folder)
 ask("/test/release")
 print(uploader.finish(timeout_seconds=60), uploader.url)
@@ -316,26 +318,26 @@ print(uploader.finish(timeout_seconds=60), uploader.url)
     assert result.stdout == f"True {hub.url}/{REPO}\n", result.stderr
     (commit,) = hub.repositories[REPO].commits
     assert commit.files == expected
-    assert commit.message == "Checkpoint: CIDEr 0.250"
+    assert commit.message == "Checkpoint: CIDEr 0.600"
     assert not (folder.parent / ".uploads").exists()
 
 
 def test_of_those_that_wait_the_newest_wins(hub: FakeHub, tmp_path: Path, folder: Path) -> None:
     hub.faults.append(Fault("preupload", waits=True))
     code = """
-uploader.submit(folder, {"CIDEr": 0.1})
+uploader.submit(folder)
 ask("/test/until-waiting")
 for score in (0.2, 0.3, 0.4):
     (folder / "metrics.json").unlink()
-    (folder / "metrics.json").write_text(str(score))
-    uploader.submit(folder, {"CIDEr": score})
+    (folder / "metrics.json").write_text(f'{{"CIDEr": {score}}}')
+    uploader.submit(folder)
 ask("/test/release")
 print(uploader.finish(timeout_seconds=60))
 """
     assert background(hub, tmp_path, folder, code).stdout == "True\n"
     commits = hub.repositories[REPO].commits
-    assert [commit.message[-5:] for commit in commits] == ["0.100", "0.400"]
-    assert commits[-1].files["metrics.json"] == b"0.4"
+    assert [commit.message[-5:] for commit in commits] == ["0.600", "0.400"]
+    assert commits[-1].files["metrics.json"] == b'{"CIDEr": 0.4}'
 
 
 def test_a_failed_upload_is_tried_again(hub: FakeHub, tmp_path: Path, folder: Path) -> None:
@@ -343,7 +345,7 @@ def test_a_failed_upload_is_tried_again(hub: FakeHub, tmp_path: Path, folder: Pa
         Fault("POST /api/repos/create", status=500, times=2),
         Fault("/commit/main", cut_after=0),  # committed, but the answer is lost
     ]
-    code = "uploader.submit(folder, {})\nprint(uploader.finish(timeout_seconds=60))"
+    code = "uploader.submit(folder)\nprint(uploader.finish(timeout_seconds=60))"
     result = background(hub, tmp_path, folder, code)
     assert result.stdout == "True\n", result.stderr
     assert len(hub.repositories[REPO].commits) == 1
@@ -354,7 +356,7 @@ def test_a_refused_background_upload_is_told_early_with_the_command(
     hub: FakeHub, tmp_path: Path, folder: Path
 ) -> None:
     code = """
-uploader.submit(folder, {})
+uploader.submit(folder)
 print(uploader.finish(timeout_seconds=60))
 """
     result = background(hub, tmp_path, folder, code, token=READER_TOKEN)
@@ -371,7 +373,7 @@ def test_a_server_that_never_answers_ends_neither_training_nor_the_process(
 ) -> None:
     hub.faults.append(Fault("PUT /large-files", waits=True, times=99))
     code = """
-uploader.submit(folder, {})
+uploader.submit(folder)
 print(uploader.finish(timeout_seconds=1.5))
 """
     result = background(hub, tmp_path, folder, code)
@@ -386,7 +388,7 @@ def test_a_folder_that_cannot_be_kept_is_a_sentence(
     hub: FakeHub, tmp_path: Path, folder: Path
 ) -> None:
     (folder.parent / ".uploads").write_text("a file where a folder should be")
-    result = background(hub, tmp_path, folder, "uploader.submit(folder, {})")
+    result = background(hub, tmp_path, folder, "uploader.submit(folder)")
     assert result.returncode == 0
     assert f"{folder} is not uploaded" in result.stderr
 

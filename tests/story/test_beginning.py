@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -213,6 +214,20 @@ def test_of_the_hub_the_commit_is_written_down(
     card = (last.folder / "README.md").read_text()
     assert "\nbase_model: me/captioner\n" in card
     assert f"`{address}`" in card
+
+
+def test_who_goes_on_uploads_the_best_that_a_kill_may_have_kept_back(
+    place: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[Path] = []
+    uploader = SimpleNamespace(submit=submitted.append)
+    monkeypatch.setattr(train, "BestUploader", lambda *_, **__: uploader)
+    upload = {"HF_REPO_ID": "me/x", "HF_UPLOAD_BEST_CHECKPOINTS": True}
+    begun(place, base, RUN_NAME="uploading", **upload)
+    assert submitted == []
+    config = parse_config(arguments(place, RUN_NAME="base", NUM_EPOCHS=1, **upload))
+    train.build_trainer(config, RUNTIME, base.parent / "last").log.close(finished=False)
+    assert submitted == [base]
 
 
 def test_self_critical_training_alone_of_a_model_that_has_learnt(place: Path, base: Path) -> None:
