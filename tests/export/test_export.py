@@ -328,8 +328,8 @@ def test_the_page_fits_any_width_and_its_controls_have_names(browser: Browser, w
 def test_a_page_that_is_opened_as_a_file_says_how_to_serve_it(
     browser: Browser, tmp_path: Path
 ) -> None:
-    for name in PAGE:
-        shutil.copy(Path(export.__file__).parent / "captioning/export/templates" / name, tmp_path)
+    for path in PAGE:
+        shutil.copy(path, tmp_path)
     browser.open(tmp_path / "index.html")
     text = browser.script("return document.querySelector('#failure').innerText")
     assert "python -m http.server" in text
