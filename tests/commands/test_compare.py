@@ -316,7 +316,12 @@ def test_a_comparison_must_be_named_and_be_one() -> None:
 
 def test_models_that_exist_are_compared_as_evaluate_does(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setattr(evaluate, "main", lambda argv: asked.append(argv) or 1)
+
+    def evaluated(argv: list[str]) -> int:
+        asked.append(argv)
+        return 1
+
+    monkeypatch.setattr(evaluate, "main", evaluated)
     assert compare.main("--split validation --checkpoint a b --limit 3 --no-java".split()) == 1
     assert compare.main("--checkpoint a --model b".split()) == 1
     assert asked == [
