@@ -409,7 +409,8 @@ class Trainer:
         tokens = {"tokenizer": result.tokenizer} if result.tokenizer else {}
         self.folder.note_validation({**result.metrics, **tokens}, result.samples)
         loss = result.metrics["validation_loss"]
-        score = -loss if self.config.BEST_METRIC == "loss" else result.metrics["CIDEr"]
+        # Where there is no CIDEr all are equal, and the loss decides.
+        score = -loss if self.config.BEST_METRIC == "loss" else result.metrics.get("CIDEr", 0.0)
         is_best = self.state.is_improved_by(score, loss)
         self.log.validation(
             self.state.step,

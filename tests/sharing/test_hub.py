@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from captioning.sharing import repository
-from tests.helpers.fake_hub import OWNER_TOKEN, READER_TOKEN, FakeHub, Fault, running_hub
+from tests.helpers.fake_hub import (
+    OWNER_TOKEN,
+    READER_TOKEN,
+    Commit,
+    FakeHub,
+    Fault,
+    Repository,
+    running_hub,
+)
 from tests.helpers.small_runs import arguments, write_data, write_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -446,6 +454,34 @@ def test_a_run_uploads_its_best_and_everybody_uses_it_by_name(hub: FakeHub, tmp_
     scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert scores["provenance"]["data"]["sha256"]
     assert scores["CIDEr"] is not None
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_a_repository_and_its_encoder_as_they_were(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    write_data(tmp_path)
+    files = {path.name: path.read_bytes() for path in write_encoder(tmp_path).iterdir()}
+    first, second = "1" * 40, "2" * 40
+    encoder = hub.repositories["me/encoder"] = Repository(False, [Commit(first, "", files)])
+
+    def train(**changes: object) -> Path:
+        words = arguments(tmp_path, NUM_EPOCHS=1, VALIDATION_IMAGES=1, **changes)
+        result = run_client(hub, tmp_path, f"import train; train.main({words!r})")
+        assert result.returncode == 0, result.stderr
+        return tmp_path / "checkpoints" / str(changes["RUN_NAME"]) / "best"
+
+    best = train(RUN_NAME="base", ENCODER_MODEL_NAME="me/encoder")
+    assert json.loads((best / "checkpoint.json").read_text())["encoder"]["revision"] == first
+    assert upload(hub, tmp_path, best).returncode == 0
+    (commit,) = hub.repositories[REPO].commits
+    encoder.commits.append(Commit(second, "", {}))  # main has moved on since
+    hub.repositories[REPO].commits.append(Commit(second, "", {}))
+    model = f"{REPO}@{commit.oid}"
+    child = train(RUN_NAME="child", ENCODER_MODEL_NAME=None, INIT_CHECKPOINT_PATH=model)
+    about = json.loads((child / "checkpoint.json").read_text())
+    assert (about["encoder"]["name"], about["encoder"]["revision"]) == ("me/encoder", first)
+    assert about["parent"]["name"] == f"https://huggingface.co/{REPO}/tree/{commit.oid}"
 
 
 def test_a_run_without_token_says_so_before_anything_else(hub: FakeHub, tmp_path: Path) -> None:

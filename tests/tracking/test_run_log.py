@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +97,16 @@ def test_other_processes_log_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert log.wandb_run_id == ""
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr().out == ""
+
+
+def test_a_run_of_few_steps_is_told_how_to_make_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Console(config(tmp_path, BATCH_SIZE=64)).start(replace(FACTS, steps_per_epoch=1), 0)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "few steps 12 steps in all may teach little; a BATCH_SIZE below 64 or more" in text
+    Console(config(tmp_path)).start(FACTS, 0)
+    assert "few steps" not in capsys.readouterr().out
 
 
 def test_the_validation_of_the_best_step_is_found() -> None:
