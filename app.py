@@ -41,6 +41,11 @@ WISHES = (
 ).split()
 """Options of `generate.py` that the page may set."""
 
+LEARNT_ALIKE = "ENCODER_TRAINED_BLOCKS DECODER_DROPOUT LABEL_SMOOTHING WEIGHT_DECAY".split()
+"""Settings of a training with which the model learns on from corrections."""
+SLOWER = 4
+"""By how much it does."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AppOptions:
@@ -270,11 +275,21 @@ def _beginning(model: PageModel) -> "Beginning":
     has_old = bool(config.DATASET) and (old / "train").is_dir() and not config.STREAM
     return Beginning(
         model.name,
-        config.LEARNING_RATE,
+        learning_settings(config),
         old_data=str(old) if has_old else "",
         data_dir=Config.DATA_DIR,
-        batch_size=Config.BATCH_SIZE,
     )
+
+
+def learning_settings(config: Config) -> dict[str, object]:
+    """How a model that was trained so learns on: alike, but more slowly."""
+    kept = {
+        name: getattr(config, name)
+        for name in LEARNT_ALIKE
+        if getattr(config, name) != getattr(Config, name)
+    }
+    rates = ["LEARNING_RATE"] + ["ENCODER_LEARNING_RATE"] * bool(config.ENCODER_TRAINED_BLOCKS)
+    return {**kept, **{name: f"{getattr(config, name) / SLOWER:.2g}" for name in rates}}
 
 
 def _newest(output_dir: str) -> str:

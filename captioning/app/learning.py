@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ CORRECTIONS = "corrections.jsonl"
 """The captions file of what was corrected, in the folder."""
 FEW = 20
 """With fewer corrections than these, not much can be learnt."""
-STEPS, FEWEST_EPOCHS, SLOWER = 200, 5, 4
-"""Of a training on corrections: updates, passes at least, and by how much its rate is lower."""
+STEPS, FEWEST_EPOCHS = 200, 5
+"""Of a training on corrections: updates, and passes at least."""
+FOR_FEW: Mapping[str, Any] = {"BATCH_SIZE": 32, "WARMUP_STEPS": 20, "BEST_METRIC": "loss"}
+"""Settings for few captions: CIDEr of a handful of validation pictures is chance."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,12 @@ class Beginning:
     """The model that is to learn, as the command names it."""
 
     checkpoint: str
-    learning_rate: float
-    """That it was trained with; what is learnt on is learnt more slowly."""
+    settings: Mapping[str, object]
+    """How it was trained, where that holds for what is learnt on too; rates lowered already."""
     old_data: str = ""
     """Its prepared data set, where that lies on this machine."""
     data_dir: str = "data"
     """Where prepared data sets are made."""
-    batch_size: int = 256
-    """Captions of a step, where nobody says otherwise."""
 
 
 def commands(album: Album, beginning: Beginning, count: int) -> dict[str, str]:
@@ -40,15 +41,17 @@ def commands(album: Album, beginning: Beginning, count: int) -> dict[str, str]:
     source: list[str | Path] = ["--DATASET", dataset, "--IMAGE_DIR", album.folder]
     source += ["--CAPTIONS_FILE", album.corrections.path]
     usual = ["--RUN_NAME", run, "--INIT_CHECKPOINT_PATH", beginning.checkpoint]
-    usual += ["--LEARNING_RATE", f"{beginning.learning_rate / SLOWER:.2g}", "--WARMUP_STEPS", "20"]
-    steps = -(-count // beginning.batch_size) or 1  # of an epoch
-    epochs = max(FEWEST_EPOCHS, -(-STEPS // steps))
+    for name, value in {**beginning.settings, **FOR_FEW}.items():
+        usual += [f"--{name}", str(value)]
+    epochs = max(FEWEST_EPOCHS, -(-STEPS // max(1, -(-count // FOR_FEW["BATCH_SIZE"]))))
     long = ["--NUM_EPOCHS", str(epochs), "--VALIDATION_INTERVAL", str(max(1, epochs // 10))]
     found = {"alone": _typed("python", "train.py", *source, *usual, *long)}
     if beginning.old_data:
         stream = f"{Path(beginning.data_dir) / dataset} = 1; {beginning.old_data} = 1"
         mixed = ["--DATASET", dataset, "--STREAM", stream, "--STREAM_STEPS_PER_EPOCH"]
-        mixed += [str(STEPS // 10), "--NUM_EPOCHS", "10", "--FEATURE_CACHE", "1GB"]
+        mixed += [str(STEPS // 10), "--NUM_EPOCHS", "10"]
+        if not beginning.settings.get("ENCODER_TRAINED_BLOCKS"):
+            mixed += ["--FEATURE_CACHE", "1GB"]
         prepare = _typed("python", "prepare_dataset.py", *source)
         found["mixed"] = f"{prepare}\n{_typed('python', 'train.py', *mixed, *usual)}"
     best = Path("checkpoints") / run / "best"

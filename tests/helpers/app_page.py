@@ -1,6 +1,13 @@
-"""A page over a folder of drawn scenes, with a model that says what it is told to."""
+"""A page over a small folder, with a model that says how red a picture is.
 
-from collections.abc import Mapping, Sequence
+python -m tests.helpers.app_page FOLDER PORT        serves it until it is killed
+"""
+
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +19,7 @@ from captioning.app.corrections import Corrections
 from captioning.app.desk import Said
 from captioning.app.drafts import Drafting
 from captioning.app.learning import Beginning
-from captioning.app.server import Page
-from captioning.scenes import draw_scene, make_scene
+from captioning.app.server import Page, build
 from captioning.sources.records import WordHeat
 
 
@@ -49,17 +55,45 @@ def write_reds(folder: Path, reds: Mapping[str, int]) -> Path:
     return folder
 
 
-def write_scenes_to(folder: Path, count: int, side: int = 96) -> Path:
-    """Drawn scenes, 0.png and so on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        draw_scene(make_scene(1, number), side).save(folder / f"{number:03d}.png")
-    return folder
-
-
 def page_of(folder: Path, *models: Any, **of_drafting: Any) -> Page:
     """A page over a folder, with parrots unless other models are given."""
     models = models or (Parrot(),)
     album = Album(folder, Corrections(folder / "corrections.jsonl"))
     drafting = Drafting(album, models[0].drafts, folder / ".drafts.jsonl", **of_drafting)
-    return Page(models, Beginning("checkpoints/demo/best", 2e-3), album, drafting)
+    return Page(
+        models, Beginning("checkpoints/demo/best", {"LEARNING_RATE": "0.0005"}), album, drafting
+    )
+
+
+def listener_at(port: int = 0) -> socket.socket:
+    """A socket on this machine alone."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    return listener
+
+
+@contextmanager
+def served(page: Page) -> Iterator[str]:
+    """The address of a page that is served from a thread."""
+    import uvicorn
+
+    listener = listener_at()
+    config = uvicorn.Config(build(page), log_level="error", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+if __name__ == "__main__":
+    import uvicorn
+
+    folder, port = Path(sys.argv[1]), int(sys.argv[2])
+    uvicorn.Server(uvicorn.Config(build(page_of(folder)), log_level="error")).run(
+        sockets=[listener_at(port)]
+    )

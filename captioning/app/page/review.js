@@ -157,7 +157,7 @@ function tellDrafts(drafts) {
     return;
   }
   find("#sort").hidden = more <= 0;
-  find("#sort").textContent = `Sort again: ${more.toLocaleString("en")} new caption${more === 1 ? "" : "s"}`;
+  find("#sort").textContent = `Sort again (${more.toLocaleString("en")} new)`;
 }
 
 // ---- what is shown ----
@@ -229,7 +229,9 @@ function say(item, status, text, message) {
       take(answer.item);
       tell(message);
     } catch (error) {
-      if (error.status === 409) conflict(error.body.item, status, text);
+      const holds = error.status === 409 && error.body.item;
+      if (holds && holds.status === status && holds.text === text) take(holds);  // the answer was lost
+      else if (holds) conflict(holds, status, text);
       else if (error instanceof Refused) tell(error.message);
       else throw error;
       if (error.status !== 409 && status === "edited") giveBack(item, text);
