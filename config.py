@@ -229,6 +229,9 @@ class Config:
     model samples are rewarded by CIDEr-D."""
     SCST_SAMPLES: Annotated[int, within(2, 1_000), ON_CARD] = 5
     """Captions sampled of each picture; BATCH_SIZE of them a step."""
+    SCST_SEARCH: Annotated[Literal["sample", "beam"], ON_CARD] = "sample"
+    """Where these come from: drawn by their probability, or the best of as many beams (Cornia et
+    al., 2020)."""
     SCST_LEARNING_RATE: Annotated[float, POSITIVE, MAY_CHANGE, ON_CARD] = 1e-5
     """Peak learning rate of self-critical training; a trained encoder's is lowered alike."""
     SCST_CROSS_ENTROPY: Annotated[float, at_least(0), ON_CARD] = 0.0

@@ -323,6 +323,7 @@ def build_phase(
         pipeline.rules(),
         config.SCST_SAMPLES,
         cross_entropy=config.SCST_CROSS_ENTROPY,
+        search=config.SCST_SEARCH,
     )
     slower = config.SCST_LEARNING_RATE / config.LEARNING_RATE
     optimization = build_optimization(

@@ -74,7 +74,12 @@ RUNGS = {
     "8 epochs": Rung("plain", "--NUM_EPOCHS 8 --DECODER_DROPOUT 0.2 --WARMUP_STEPS 200"),
     "8 epochs, neighbours": Rung("8 epochs", search=NEIGHBOURS),
     "self-critical": Rung("plain", f"{SELF_CRITICAL} --SCST_LEARNING_RATE 5e-5", goes_on=True),
-    "self-critical, neighbours": Rung("self-critical", search=NEIGHBOURS),
+    "self-critical, beams": Rung(
+        "plain",
+        f"{SELF_CRITICAL} --SCST_LEARNING_RATE 1e-4 --SCST_SEARCH beam --SCST_EPOCHS 1",
+        goes_on=True,
+    ),
+    "self-critical, neighbours": Rung("self-critical, beams", search=NEIGHBOURS),
     "with cross-entropy": Rung(
         "plain",
         f"{SELF_CRITICAL} --SCST_LEARNING_RATE 5e-5 --SCST_CROSS_ENTROPY 0.5",
@@ -82,7 +87,7 @@ RUNGS = {
     ),
     "two blocks trained": Rung(
         "plain",
-        "--NUM_EPOCHS 4 --ENCODER_TRAINED_BLOCKS 2 --ENCODER_LEARNING_RATE 5e-5 "
+        "--NUM_EPOCHS 3 --ENCODER_TRAINED_BLOCKS 2 --ENCODER_LEARNING_RATE 5e-5 "
         "--LEARNING_RATE 3e-4 --AUGMENTATION flip",
         goes_on=True,
     ),

@@ -70,6 +70,19 @@ def own_file(path: str, flags: int) -> int:
     return descriptor
 
 
+def lock_alone(file: IO[bytes]) -> bool:
+    """Lock an open file for this process alone, however it ends; False where another one has it."""
+    try:
+        import fcntl
+    except ImportError:
+        return True  # Windows
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def refuse_links(folder: Path) -> None:
     """Raise `UserError` where a folder is a link, or something in it is one.
 

@@ -91,7 +91,7 @@ def test_settings_that_pages_name_exist(page: Path) -> None:
     "command",
     [
         *("train", "generate", "evaluate", "compare", "prepare_dataset"),
-        *("features", "tokenizer", "export", "hub"),
+        *("features", "tokenizer", "export", "hub", "app"),
     ],
 )
 def test_each_command_shows_its_help_without_heavy_imports(command: str) -> None:
@@ -110,7 +110,7 @@ def test_each_command_shows_its_help_without_heavy_imports(command: str) -> None
 
 def test_flags_that_pages_type_exist() -> None:
     shown = ""
-    commands = "train generate evaluate compare prepare_dataset export hub".split()
+    commands = "train generate evaluate compare prepare_dataset export hub app".split()
     for command in commands:
         words = ["upload"] if command == "hub" else []
         shown += (
