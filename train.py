@@ -125,16 +125,14 @@ def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = Non
         provenance=record,
         is_main=runtime.is_main,
     )
-    uploads = config.HF_UPLOAD_BEST_CHECKPOINTS and runtime.is_main
+    shared = config.HF_UPLOAD_BEST_CHECKPOINTS and runtime.is_main
     folder = RunFolder(
         config,
         pipeline,
         metrics=checkpoint.metrics if checkpoint else {},
         provenance=record,
         energy=EnergyMeter(runtime.gpu_uuids, joules=state.joules),
-        uploader=BestUploader(config.HF_REPO_ID, left_out=settings_with(TYPED))
-        if uploads
-        else None,
+        uploader=BestUploader(config.HF_REPO_ID, left_out=settings_with(TYPED)) if shared else None,
         say=log.say,
     )
     if checkpoint is not None:

@@ -457,9 +457,7 @@ def test_a_run_uploads_its_best_and_everybody_uses_it_by_name(hub: FakeHub, tmp_
 
 
 @pytest.mark.slow
-def test_a_run_begins_with_a_repository_and_its_encoder_as_they_were(
-    hub: FakeHub, tmp_path: Path
-) -> None:
+def test_a_run_begins_with_what_the_repositories_held(hub: FakeHub, tmp_path: Path) -> None:
     write_data(tmp_path)
     files = {path.name: path.read_bytes() for path in write_encoder(tmp_path).iterdir()}
     first, second = "1" * 40, "2" * 40
