@@ -238,7 +238,7 @@ def test_what_is_done_is_not_done_again(
 def test_best_is_evaluated_and_a_part_is_no_whole(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = compare.plan_of(words(place, tmp_path))
+    plan = compare.plan_of(*compare.options_of(words(place, tmp_path)))
     read, plans = [], []
     monkeypatch.setattr(captioner.Captioner, "from_pretrained", lambda path, **_: read.append(path))
     monkeypatch.setattr(evaluate, "evaluate_checkpoint", lambda *_: None)
@@ -256,7 +256,7 @@ def test_best_is_evaluated_and_a_part_is_no_whole(
 
 
 def test_the_heading_says_how_long_the_rest_takes(place: Path, tmp_path: Path) -> None:
-    run = compare.plan_of(words(place, tmp_path)).runs[2]
+    run = compare.plan_of(*compare.options_of(words(place, tmp_path))).runs[2]
     began = time.monotonic() - 600  # in which two runs were trained
     text = compare._heading(run, 5, 8, left=4, trained=2, began=began)
     assert text == "\n=== run 5 of 8: CLIP, seed 2; about 20 minutes to go ==="
@@ -312,6 +312,32 @@ def test_a_comparison_must_be_named_and_be_one() -> None:
         compare.main([])
     with pytest.raises(UserError, match=r"the table \[compare\] is missing"):
         compare.main(["--config", str(ROOT / "presets" / "demo.toml")])
+
+
+def test_models_that_exist_are_compared_as_evaluate_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def evaluated(argv: list[str]) -> int:
+        asked.append(argv)
+        return 1
+
+    monkeypatch.setattr(evaluate, "main", evaluated)
+    assert compare.main("--split validation --checkpoint a b --limit 3 --no-java".split()) == 1
+    assert compare.main("--checkpoint a --model b".split()) == 1
+    assert asked == [
+        "--checkpoint a b --split validation --limit 3 --no-java".split(),
+        "--checkpoint a --model b".split(),
+    ]
+    for line, sentence in (
+        ("--checkpoint a", "a is one model; name two or more, or score it by itself: python ev"),
+        ("--checkpoint a a", "--checkpoint a is one model"),
+        ("--checkpoint a b --seeds 1", "--seeds is for models that are trained here; leave it out"),
+        ("--config x.toml --checkpoint a b", "--config is for models that are trained here"),
+        ("--checkpoint", "--checkpoint needs"),
+    ):
+        with pytest.raises(UserError) as error:
+            compare.main(line.split())
+        assert sentence in str(error.value)
 
 
 def test_flags_are_shared_out() -> None:
