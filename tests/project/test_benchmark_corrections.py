@@ -7,6 +7,7 @@ from PIL import Image
 
 from benchmarks import corrections
 from benchmarks.warm_start import Bench
+from captioner import Captioner
 from captioning.sources.caption_files import read_captions
 from captioning.sources.records import Record, write_records
 from tests.helpers.app_page import Parrot
@@ -23,7 +24,7 @@ def test_the_least_confident_are_corrected_by_the_truth(
     for record in records:
         Image.new("RGB", (8, 8), (int(record.image.stem), 0, 0)).save(record.image)
     write_records(train, records)
-    monkeypatch.setattr(corrections.Captioner, "from_pretrained", lambda _: None)
+    monkeypatch.setattr(Captioner, "from_pretrained", lambda _: None)
     monkeypatch.setattr(corrections, "PageModel", lambda *_: Parrot())
     place = tmp_path / "folder"
     album, _ = corrections.corrected_folder(bench, Path("base"), place, "1", options)
