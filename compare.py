@@ -297,7 +297,7 @@ def is_trained(run: PlannedRun) -> bool:
     """Whether a run has reached its last epoch."""
     path = run.folder / "last" / "trainer_state.json"
     is_whole = path.is_file() and (run.folder / "best" / "checkpoint.json").is_file()
-    return is_whole and read_json(path).get("epoch", 0) >= run.config.NUM_EPOCHS
+    return is_whole and read_json(path).get("epoch", 0) >= run.config.all_epochs
 
 
 def is_evaluated(run: PlannedRun) -> bool:

@@ -295,7 +295,7 @@ def test_a_changed_comparison_is_not_mixed_with_the_old(place: Path, done: Path)
         (["--seeds", "1", "1"], "each seed may stand once"),
         (["--models", "CLIPP"], "there is no model CLIPP; did you mean CLIP?"),
         (["--NUM_EPOCH", "3"], "there is no setting NUM_EPOCH; did you mean NUM_EPOCHS?"),
-        (["--NUM_EPOCHS", "0"], "NUM_EPOCHS is 0; it must be from 1 to 1,000,000."),
+        (["--NUM_EPOCHS", "-1"], "NUM_EPOCHS is -1; it must be from 0 to 1,000,000."),
     ],
 )
 def test_each_mistake_has_its_sentence(
@@ -305,6 +305,18 @@ def test_each_mistake_has_its_sentence(
         compare.main(words(place, tmp_path, *more))
     assert sentence in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_stopped_amid_self_critical_training_is_not_done(tmp_path: Path) -> None:
+    config = Config(OUTPUT_DIR=str(tmp_path), RUN_NAME="a", NUM_EPOCHS=2, SCST_EPOCHS=1)
+    run = PlannedRun("A", 1, config)
+    for name, content in (("last/trainer_state", {"epoch": 2}), ("best/checkpoint", {})):
+        path = run.folder / f"{name}.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
+    assert not compare.is_trained(run)
+    (run.folder / "last/trainer_state.json").write_text(json.dumps({"epoch": 3}))
+    assert compare.is_trained(run)
 
 
 def test_a_comparison_must_be_named_and_be_one() -> None:
