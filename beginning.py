@@ -268,9 +268,10 @@ def initial_pipeline(checkpoint: Checkpoint, config: Config, runtime: Runtime) -
 
 
 def parent_of(checkpoint: Checkpoint, config: Config) -> dict[str, str]:
-    """What is written down of the model that a run began with, for others to see too."""
+    """What is written down of the model that a run began with, for others to see too: of the Hub,
+    where it can be had again."""
     name, _ = split_revision(config.INIT_CHECKPOINT_PATH)
-    repository = repository_of(name)
-    shown = f"{HUB}{repository}" if repository else without_places(mask_urls(name))
+    repository, commit = repository_of(name), checkpoint.folder.name
+    shown = f"{HUB}{repository}/tree/{commit}" if repository else without_places(mask_urls(name))
     captioner = checkpoint.vit_gpt2
     return {"name": shown, "sha256": captioner.sha256() if captioner else checkpoint.sha256}

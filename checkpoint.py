@@ -390,12 +390,14 @@ def load_optimizer(
         }
 
 
-def data_folder(name: str, config: Config) -> Path:
-    """Where the prepared data sets of a checkpoint (its folder or repository) lie: as in training,
-    or in the usual place, wherever the data of training are.
+def data_folder(name: str, config: Config, wanted: str = "") -> Path:
+    """Where the prepared data sets of a checkpoint (its folder or repository) lie: where they are
+    `wanted`, else as in training, or in the usual place, wherever the data of training are.
 
     It may be somebody else's, so that it alone does not choose what is read. Raises `UserError`.
     """
+    if wanted:
+        return Path(wanted)
     usual = Path(Config.DATA_DIR)
     if config.DATA_DIR == Config.DATA_DIR or not Path(name).is_dir():
         return usual

@@ -3,6 +3,7 @@
     python compare.py --config presets/compare-encoders.toml       half an hour on two cores
     python compare.py --config presets/compare-flickr30k.toml      CLIP, ViT and BLIP; needs a GPU
     python compare.py --config mine.toml --seeds 1 2 --models CLIP ViT --NUM_EPOCHS 5
+    python compare.py --checkpoint A/best B/best                   models that exist, as evaluate.py
 
 A comparison is a TOML file. Its settings are those of every run; `[compare]` names the seeds, each
 `[models.NAME]` the settings in which that model differs:
@@ -20,6 +21,7 @@ one was stopped: runs that are done are not repeated.
 
 import difflib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -68,7 +70,8 @@ EVALUATIONS = "evaluations"
 ENDINGS = {EXIT_INTERRUPTED: "was interrupted", EXIT_TERMINATED: "was terminated"}
 DESCRIPTION = (
     "Train several models with several seeds, and say which captions better. Any setting of "
-    "train.py is a flag here too, for all runs: python train.py --help lists them."
+    "train.py is a flag here too, for all runs: python train.py --help lists them. With "
+    "--checkpoint the flags are those of evaluate.py."
 )
 
 
@@ -82,6 +85,8 @@ class CompareOptions:
     """Seeds in place of the file's."""
     models: tuple[str, ...] = ()
     """Only these of the file's models."""
+    checkpoint: tuple[str, ...] = ()
+    """In place of config: checkpoint folders or Hub repositories, compared without training."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,10 @@ class Plan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what is left to do of a comparison."""
-    plan = plan_of(sys.argv[1:] if argv is None else argv)
+    options, others = options_of(sys.argv[1:] if argv is None else argv)
+    if options.checkpoint:
+        return compare_checkpoints(options, others)
+    plan = plan_of(options, others)
     for folder in (plan.folder, plan.folder / EVALUATIONS):
         refuse_links(folder)
     refuse_others(plan)
@@ -177,13 +185,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_DONE
 
 
-def plan_of(argv: Sequence[str]) -> Plan:
-    """The comparison of a command line: flags of this command, and settings for every run."""
-    flags, settings = split_flags(argv)
-    options = parse_options(CompareOptions, flags, description=DESCRIPTION)
+def options_of(argv: Sequence[str]) -> tuple[CompareOptions, list[str]]:
+    """This command's own flags, and the words of all others."""
+    flags, others = split_flags(argv)
+    return parse_options(CompareOptions, flags, description=DESCRIPTION), others
+
+
+def compare_checkpoints(options: CompareOptions, others: Sequence[str]) -> int:
+    """Compare models that exist, as `evaluate.py` does; returns its exit code."""
+    problems = [
+        f"--{name} is for models that are trained here; leave it out, or leave out --checkpoint."
+        for name in ("config", "seeds", "models")
+        if getattr(options, name)
+    ]
+    flags = [word.partition("=")[0] for word in others]
+    if len(set(options.checkpoint)) < 2 and "--model" not in flags:
+        problems.append(
+            f"--checkpoint {options.checkpoint[0]} is one model; name two or more, or score it by "
+            f"itself: python evaluate.py --checkpoint {shlex.quote(options.checkpoint[0])}"
+        )
+    if problems:
+        raise UserError(*problems)
+    import evaluate
+
+    return evaluate.main(["--checkpoint", *options.checkpoint, *others])
+
+
+def plan_of(options: CompareOptions, settings: Sequence[str]) -> Plan:
+    """The comparison of a command line; `settings` are those of every run."""
     if not options.config:
         raise UserError(
-            "--config is missing; name a comparison, such as --config presets/compare-encoders.toml"
+            "--config is missing; name a comparison, such as --config "
+            "presets/compare-encoders.toml, or models that exist: --checkpoint A/best B/best"
         )
     seeds = [int(word) if word.isdecimal() else word for word in options.seeds]
     if options.seeds and (problems := check_seeds(seeds)):
@@ -264,7 +297,7 @@ def is_trained(run: PlannedRun) -> bool:
     """Whether a run has reached its last epoch."""
     path = run.folder / "last" / "trainer_state.json"
     is_whole = path.is_file() and (run.folder / "best" / "checkpoint.json").is_file()
-    return is_whole and read_json(path).get("epoch", 0) >= run.config.NUM_EPOCHS
+    return is_whole and read_json(path).get("epoch", 0) >= run.config.all_epochs
 
 
 def is_evaluated(run: PlannedRun) -> bool:

@@ -87,8 +87,9 @@ class Config:
     weights, vocabulary, architecture and encoder. Data, optimizer and schedule are new."""
     RESUME_CHECKPOINT_PATH: Annotated[str, NO_EFFECT, PER_RUN, TYPED] = ""
     """Checkpoint folder to go on from; "auto" = the newest of this run, or a fresh start."""
-    NUM_EPOCHS: Annotated[int, within(1, 1_000_000), MAY_CHANGE, ON_CARD] = 15
-    """Times that each pair is trained on."""
+    NUM_EPOCHS: Annotated[int, within(0, 1_000_000), MAY_CHANGE, ON_CARD] = 15
+    """Times that each pair is trained on (0 = self-critical training alone, of a model that has
+    learnt already)."""
     BATCH_SIZE: Annotated[int, within(1, 1_000_000), ON_CARD] = 256
     """Captions (picture-caption pairs) a step, over all processes."""
     LEARNING_RATE: Annotated[float, POSITIVE, MAY_CHANGE, ON_CARD] = 5e-4
@@ -228,6 +229,9 @@ class Config:
     model samples are rewarded by CIDEr-D."""
     SCST_SAMPLES: Annotated[int, within(2, 1_000), ON_CARD] = 5
     """Captions sampled of each picture; BATCH_SIZE of them a step."""
+    SCST_SEARCH: Annotated[Literal["sample", "beam"], ON_CARD] = "sample"
+    """Where these come from: drawn by their probability, or the best of as many beams (Cornia et
+    al., 2020)."""
     SCST_LEARNING_RATE: Annotated[float, POSITIVE, MAY_CHANGE, ON_CARD] = 1e-5
     """Peak learning rate of self-critical training; a trained encoder's is lowered alike."""
     SCST_CROSS_ENTROPY: Annotated[float, at_least(0), ON_CARD] = 0.0

@@ -62,7 +62,7 @@ class EvaluateOptions:
     """Prepared data set under data-dir ("" = that of the first checkpoint)."""
     candidates: str = ""
     """Any model's captions: {"id": "caption"}, COCO results, JSON Lines (generate.py --json), CSV
-    or a folder of .txt files. Needs references."""
+    or a folder of .txt files; a pattern for parts ("captions-*-of-64.csv"). Needs references."""
     references: str = ""
     """What people wrote: {"id": ["...", ...]}, COCO annotations, Karpathy JSON, JSON Lines, CSV,
     token file or a folder of .txt files."""
@@ -208,7 +208,7 @@ def _evaluated_checkpoint(options: EvaluateOptions, name: str) -> tuple["Evaluat
     if not captioner.is_ours:
         captioner.take_dataset(options.dataset, name)
     config = captioner.config
-    data_dir = Path(options.data_dir) if options.data_dir else data_folder(name, config)
+    data_dir = data_folder(name, config, options.data_dir)
     dataset_dir = _dataset_dir(options, {**vars(config), "DATA_DIR": str(data_dir)})
     if options.choose == "neighbours":
         captioner.ask_neighbours(dataset_dir)

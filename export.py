@@ -13,6 +13,7 @@ sentence.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = share_equal(ours, speaker_of_folder(unfinished), pictures, beams)
             print(f"int8: {rounded}; {found}", file=sys.stderr)
     print(output)
+    if options.format == "onnx":
+        words = shlex.join(["python", str(output / "caption.py"), "PHOTO.jpg"])
+        print(f"Next: {words}", file=sys.stderr)
     return EXIT_DONE
 
 

@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from checkpoint import data_folder
 
             name, config = options.checkpoint or _newest(options.output_dir), captioner.config
-            folder = Path(options.data_dir) if options.data_dir else data_folder(name, config)
+            folder = data_folder(name, config, options.data_dir)
             captioner.ask_neighbours(folder / config.dataset_name)
         with closing(work.output):
             caption_all(captioner, work, options)

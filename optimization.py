@@ -13,7 +13,7 @@ for the device: losses stay tensors.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from captioning.decoding import Hypothesis, SearchOptions, TokenRules, search
+from captioning import decoding
+from captioning.decoding import Hypothesis, SearchOptions, TokenRules
 from captioning.decoding.attention import KeysValues
 from captioning.system.runtime import Runtime
 from captioning.training.packing import Packing
@@ -203,7 +204,9 @@ class SelfCritical:
     reward is above the mean of the picture's other samples (Luo, 2020, "A better variant of
     self-critical sequence training"), a baseline that no sample has part in: the estimate is
     unbiased. Samples are drawn, and scored, without dropout. Which are drawn is a function of the
-    random seed of the step and each picture's row.
+    random seed of the step and each picture's row. With `search` "beam" the captions are those of
+    a beam search instead (Cornia et al., 2020, "Meshed-memory transformer for image captioning"),
+    the likely ones among which a search must choose, and the estimate is biased towards them.
     """
 
     reward: Reward
@@ -213,6 +216,7 @@ class SelfCritical:
     """Captions sampled of each picture, at least 2."""
     cross_entropy: float = 0.0
     """Weight of the cross-entropy of people's captions beside it."""
+    search: Literal["sample", "beam"] = "sample"
     logged_as = "reward"
 
     def count(self, step: Step) -> int:
@@ -245,13 +249,14 @@ class SelfCritical:
         self, model: CaptionModel, memory: Sequence[KeysValues], rows: Tensor
     ) -> list[list[Hypothesis]]:
         fixed = [KeysValues(*(part.detach() for part in layer)) for layer in memory]
-        return search(
+        return decoding.search(
             DecoderState(model.decoder, fixed),
             batch_size=len(rows),
             rules=self.rules,
             options=SearchOptions(
-                method="sample",
+                method=self.search,
                 num_captions=self.samples,
+                beam_size=self.samples,
                 seed=torch.initial_seed() % 2**63,
             ),
             picture_numbers=rows.tolist(),

@@ -86,7 +86,7 @@ def train(config: Config, resumed: Path | None = None) -> int:
             try:
                 trainer.folder.close(wait_seconds=UPLOAD_SECONDS if code == EXIT_DONE else 0.0)
             finally:
-                trainer.log.close(finished=code == EXIT_DONE)
+                trainer.log.close(finished=code == EXIT_DONE, best_step=trainer.state.best_step)
         return code
 
 
@@ -125,18 +125,18 @@ def build_trainer(config: Config, runtime: "Runtime", resumed: Path | None = Non
         provenance=record,
         is_main=runtime.is_main,
     )
-    uploads = config.HF_UPLOAD_BEST_CHECKPOINTS and runtime.is_main
+    shared = config.HF_UPLOAD_BEST_CHECKPOINTS and runtime.is_main
     folder = RunFolder(
         config,
         pipeline,
         metrics=checkpoint.metrics if checkpoint else {},
         provenance=record,
         energy=EnergyMeter(runtime.gpu_uuids, joules=state.joules),
-        uploader=BestUploader(config.HF_REPO_ID, left_out=settings_with(TYPED))
-        if uploads
-        else None,
+        uploader=BestUploader(config.HF_REPO_ID, left_out=settings_with(TYPED)) if shared else None,
         say=log.say,
     )
+    if checkpoint is not None:
+        folder.upload_best()
     if runtime.is_main:
         write_provenance(config.run_dir, record, resumed=checkpoint is not None)
     log.start(facts_of(config, pipeline, records, phase.steps, validation, state))
@@ -321,6 +321,7 @@ def build_phase(
         pipeline.rules(),
         config.SCST_SAMPLES,
         cross_entropy=config.SCST_CROSS_ENTROPY,
+        search=config.SCST_SEARCH,
     )
     slower = config.SCST_LEARNING_RATE / config.LEARNING_RATE
     optimization = build_optimization(

@@ -112,9 +112,15 @@ class RunFolder:
         """Write `best`, and upload it if that is wanted; gives whether the disk took it."""
         folder = self._config.run_dir / "best"
         is_saved = self._save(folder, state)
-        if is_saved and self._uploader is not None:
-            self._uploader.submit(folder, self._metrics)
+        if is_saved:
+            self.upload_best()
         return is_saved
+
+    def upload_best(self) -> None:
+        """Upload `best` if that is wanted: a new one, or one whose upload a kill cut short."""
+        folder = self._config.run_dir / "best"
+        if self._uploader is not None and folder.exists():
+            self._uploader.submit(folder)
 
     def keep_best(self) -> None:
         """Keep `best` under another name too: what follows is judged by itself."""
@@ -403,7 +409,8 @@ class Trainer:
         tokens = {"tokenizer": result.tokenizer} if result.tokenizer else {}
         self.folder.note_validation({**result.metrics, **tokens}, result.samples)
         loss = result.metrics["validation_loss"]
-        score = -loss if self.config.BEST_METRIC == "loss" else result.metrics["CIDEr"]
+        # Where there is no CIDEr all are equal, and the loss decides.
+        score = -loss if self.config.BEST_METRIC == "loss" else result.metrics.get("CIDEr", 0.0)
         is_best = self.state.is_improved_by(score, loss)
         self.log.validation(
             self.state.step,

@@ -68,7 +68,8 @@ def validate(
     options: SearchOptions,
     check_stop: Callable[[], None] = lambda: None,
 ) -> ValidationResult:
-    """Loss over the split, scores over its first `num_images` pictures (-1 = all, 0 = none).
+    """Loss over the split, scores over its first `num_images` pictures (-1 = all, 0 = none); one
+    picture, or pictures of equal references, have no CIDEr.
 
     `check_stop` is called now and then, and may raise `Stopped`.
     """
@@ -100,4 +101,7 @@ def validate(
         {str(sample.image): sample.caption for sample in samples},
         {str(sample.image): sample.references for sample in samples},
     )
-    return ValidationResult({"validation_loss": loss} | scores.corpus, samples, scores.tokenizer)
+    metrics = {"validation_loss": loss} | scores.corpus
+    if not scores.has_cider:
+        del metrics["CIDEr"]
+    return ValidationResult(metrics, samples, scores.tokenizer)

@@ -3,9 +3,9 @@
     python benchmarks/photos.py --data data/flickr8k --encoder FOLDER --output ladder
     python benchmarks/photos.py ... --rungs "plain" "memory layers" --seeds 1 2 3
 
-Each rung is a training by `train.py` with the features of a frozen encoder, or another search with
-the model of the rung that it stands on; `evaluate.py` scores its `best` on the validation split.
-The table gives mean and standard deviation over seeds. What `output` holds already is not done
+Each rung is a training by `train.py`, from nothing or on from the model of the rung that it stands
+on, or another search with that model; `evaluate.py` scores its `best` on the validation split. The
+table gives mean and standard deviation over seeds. What `output` holds already is not done
 again, and a training that was cut off goes on.
 """
 
@@ -28,8 +28,8 @@ from captioning.system.options import parse_options
 
 PLAIN = (
     "--PROJECTION_DIM 256 --DECODER_EMBED_DIM 256 --DECODER_LAYERS 3 --DECODER_HEADS 4 "
-    "--DECODER_FF_DIM 1024 --DECODER_DROPOUT 0.2 --VOCAB_SIZE 5000 --BATCH_SIZE 128 "
-    "--LEARNING_RATE 1e-3 --WARMUP_STEPS 200 --NUM_EPOCHS 8 --VALIDATION_IMAGES -1 "
+    "--DECODER_FF_DIM 1024 --DECODER_DROPOUT 0.1 --VOCAB_SIZE 5000 --BATCH_SIZE 64 "
+    "--LEARNING_RATE 8e-4 --WARMUP_STEPS 150 --NUM_EPOCHS 4 --VALIDATION_IMAGES -1 "
     "--SAVE_INTERVAL 5m --WANDB_MODE disabled --NUM_WORKERS 0"
 )
 SHOWN = ("CIDEr", "BLEU-4", "ROUGE-L", "METEOR")
@@ -45,14 +45,22 @@ class Rung:
     """Flags of `train.py` that it adds; none for another search alone."""
     search: str = ""
     """Flags of `evaluate.py` in the place of those of the rung that it stands on."""
+    goes_on: bool = False
+    """Whether its training begins with that rung's model, and not from nothing."""
 
 
+NEIGHBOURS = "--beam-size 10 --choose neighbours"
+SELF_CRITICAL = "--NUM_EPOCHS 0 --SCST_EPOCHS 2 --BATCH_SIZE 250 --WARMUP_STEPS 20"
 RUNGS = {
     "plain": Rung(),
+    "neighbours": Rung("plain", search=NEIGHBOURS),
     "5 beams": Rung("plain", search="--beam-size 5"),
     "plain sums": Rung("plain", search="--beam-size 5 --length-penalty 0"),
     "memory layers": Rung("plain", "--MEMORY_LAYERS 3"),
+    "pooled": Rung("plain", "--ENCODER_POOLING 2"),
+    "pooled, memory layers": Rung("pooled", "--MEMORY_LAYERS 3"),
     "layer -2": Rung("plain", "--ENCODER_LAYERS -2"),
+    "mirrored": Rung("plain", "--FEATURE_VIEWS 2 --AUGMENTATION flip"),
     "2 captions a step": Rung("plain", "--CAPTIONS_PER_STEP 2"),
     "smoothing 0": Rung("plain", "--LABEL_SMOOTHING 0"),
     "dropout 0.3": Rung("plain", "--DECODER_DROPOUT 0.3"),
@@ -62,10 +70,27 @@ RUNGS = {
         "--PROJECTION_DIM 512 --DECODER_EMBED_DIM 512 --DECODER_FF_DIM 2048 --DECODER_HEADS 8",
     ),
     "vocabulary 2000": Rung("plain", "--VOCAB_SIZE 2000"),
-    "12 epochs": Rung("plain", "--NUM_EPOCHS 12"),
     "average of weights": Rung("plain", "--EMA_DECAY 0.999"),
-    "self-critical": Rung("plain", "--SCST_EPOCHS 2 --SCST_LEARNING_RATE 2e-5"),
-    "with cross-entropy": Rung("self-critical", "--SCST_CROSS_ENTROPY 0.5"),
+    "8 epochs": Rung("plain", "--NUM_EPOCHS 8 --DECODER_DROPOUT 0.2 --WARMUP_STEPS 200"),
+    "8 epochs, neighbours": Rung("8 epochs", search=NEIGHBOURS),
+    "self-critical": Rung("plain", f"{SELF_CRITICAL} --SCST_LEARNING_RATE 5e-5", goes_on=True),
+    "self-critical, beams": Rung(
+        "plain",
+        f"{SELF_CRITICAL} --SCST_LEARNING_RATE 1e-4 --SCST_SEARCH beam --SCST_EPOCHS 1",
+        goes_on=True,
+    ),
+    "self-critical, neighbours": Rung("self-critical, beams", search=NEIGHBOURS),
+    "with cross-entropy": Rung(
+        "plain",
+        f"{SELF_CRITICAL} --SCST_LEARNING_RATE 5e-5 --SCST_CROSS_ENTROPY 0.5",
+        goes_on=True,
+    ),
+    "two blocks trained": Rung(
+        "plain",
+        "--NUM_EPOCHS 3 --ENCODER_TRAINED_BLOCKS 2 --ENCODER_LEARNING_RATE 5e-5 "
+        "--LEARNING_RATE 3e-4 --AUGMENTATION flip",
+        goes_on=True,
+    ),
 }
 
 
@@ -112,6 +137,8 @@ class Ladder:
         words += ["--DATASET", data.name, "--DATA_DIR", str(data.parent)]
         words += ["--ENCODER_MODEL_NAME", self.options.encoder, "--OUTPUT_DIR", str(output)]
         words += ["--RUN_NAME", f"{name} {seed}", "--RANDOM_SEED", seed]
+        if RUNGS[name].goes_on:
+            words += ["--INIT_CHECKPOINT_PATH", str(self._train(RUNGS[name].on, seed))]
         folder = output / f"{name} {seed}"
         if not (folder / "done").exists():
             if train.main([*last_of_each(words), "--RESUME_CHECKPOINT_PATH", "auto"]):

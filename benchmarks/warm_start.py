@@ -228,9 +228,9 @@ class Bench:
             flags += ["--NUM_EPOCHS", str(epochs), "--VALIDATION_INTERVAL", str(every)]
         return self.train(name, *flags)
 
-    def score(self, best: Path, dataset: str, split: str) -> float:
-        """CIDEr of a checkpoint on a split."""
-        limit = self.options.old_pictures if dataset == "old" else 0
+    def score(self, best: Path, dataset: str, split: str, limit: int = 0) -> float:
+        """CIDEr of a checkpoint on a split, or on its first `limit` pictures."""
+        limit = self.options.old_pictures if dataset == "old" else limit
         prepared = PreparedSplit.read(self.data / dataset / split, limit=limit)
         captions = Captioner.from_pretrained(best).captions(prepared.images)
         texts = [one.text for one, *_ in captions]

@@ -30,12 +30,12 @@ PAGES = ("README.md", "CONTRIBUTING.md", "docs/settings.md", "docs/encoders.md")
 STORY = (
     "config prepare_dataset tokenizer encoder features dataset model optimization pipeline "
     "checkpoint captioner validation trainer beginning train generate evaluate compare export "
-    "hub"
+    "hub app"
 ).split()
 """The files at the root in reading order: each imports only those before it."""
 ROOMS = (
     "system sources scenes metrics vision gpt2 store streaming training decoding tracking sharing "
-    "reports writing rivals comparison export"
+    "reports writing rivals comparison export app"
 ).split()
 """The folders of `captioning/`, in the order in which the story enters them."""
 

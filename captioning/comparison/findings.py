@@ -35,6 +35,12 @@ def caveats(comparison: Comparison) -> list[str]:
         )
     elif any(name.startswith("random:") for name in names):
         caveats.append("Some encoders began from random weights, others pretrained.")
+    elif len(set(names)) > 1:
+        caveats.append(
+            "Pretrained encoders differ in data, labels, size and tokens at once: this compares "
+            "their weights as they are, for these captions and this budget, and says neither why "
+            "one is ahead nor which kind of network is better."
+        )
     if {one.get("DATASET") for one in settings} == {"demo"}:
         caveats.append(
             "The pictures are drawn scenes of a few words: scores are far above those of "

@@ -12,10 +12,17 @@ import tempfile
 from pathlib import Path
 
 from captioning.export.folder import TEMPLATES, note_sizes
+from captioning.reports.report import TEMPLATES_DIR
 from captioning.system.errors import UserError
 from captioning.system.files import write_text
 
-PAGE = ("index.html", "page.css", "page.js", "worker.js", "captioner.js")
+PAGE = (
+    TEMPLATES_DIR / "palette.css",  # as in reports
+    *(
+        TEMPLATES / one
+        for one in ("index.html", "page.css", "page.js", "worker.js", "captioner.js")
+    ),
+)
 RUNTIME_PACKAGE = "onnxruntime-web@1.30.0"
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 PATIENCE_SECONDS = 300
@@ -24,8 +31,8 @@ PATIENCE_SECONDS = 300
 def add_page(folder: Path, runtime: str = "") -> None:
     """Put the page into a folder with graphs, and the runtime's files from the folder `runtime`,
     or from npm. Raises `UserError` where they cannot be had."""
-    for name in PAGE:
-        write_text(folder / name, (TEMPLATES / name).read_text(encoding="utf-8"))
+    for path in PAGE:
+        write_text(folder / path.name, path.read_text(encoding="utf-8"))
     if runtime:
         _copy(runtime_folder(runtime), folder)
     else:

@@ -20,6 +20,7 @@ from captioning.gpt2.names import gpt2_names, gpt2_shapes, turned
 from captioning.gpt2.vocabulary import Vocabulary, read_vocabulary
 from captioning.system.errors import UserError
 from captioning.system.files import read_json, sha256_of
+from captioning.system.folders import EXPORT_MANIFEST, instead_of
 from captioning.system.processes import is_main_process
 from captioning.system.tensors import Shapes, read_some, tensor_shapes
 from captioning.vision.loading import shard_names
@@ -125,6 +126,8 @@ def open_captioner(folder: Path, name: str) -> ViTGPT2:
             f"{name} is a language model, which reads no pictures. Train it to, with: python "
             f"train.py --DECODER_MODEL_NAME {name}"
         )
+    if kind != CAPTIONER_TYPE and (folder / EXPORT_MANIFEST).is_file():
+        raise UserError(f"{name} is not a checkpoint. {instead_of(folder)}")
     parts = [config.get(part) for part in ("encoder", "decoder")]
     if kind != CAPTIONER_TYPE or not all(isinstance(part, dict) for part in parts):
         raise UserError(

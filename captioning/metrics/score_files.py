@@ -9,15 +9,18 @@ Candidates and references are read alike, by looking at the content:
                     `generate.py --json`, `captions.jsonl` and LAVIS' coco_karpathy files have them
     tables          all that `sources.caption_files` reads: CSV, Parquet, results.csv, token files
     a folder        of .txt, .caption or .xmp files, named as the pictures are
+    a pattern       of files that are parts of one, "captions-*-of-64.csv"
 
 Which candidate belongs to which references is found by `score_pairs`.
 """
 
+import glob
 import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -132,7 +135,10 @@ def shown(keys: Sequence[str]) -> str:
 
 
 def _read(path: str | os.PathLike[str], *, wanted: Sequence[str]) -> Iterator[NamedCaptions]:
-    """The rows of a file; of several keys with captions, those `wanted` are read."""
+    """The rows of a file, or of all that a pattern means; of several keys with captions, those
+    `wanted` are read."""
+    if not os.path.exists(path) and (found := sorted(glob.glob(str(path)))):
+        return chain.from_iterable(_read(one, wanted=wanted) for one in found)
     if Path(path).is_dir():
         return _text_files(Path(path))
     try:

@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from captioning.metrics.score_files import NamedCaptions, counted, shown
+from captioning.sources.picture_names import path_parts
 from captioning.system.errors import UserError
 
 NUMBER = re.compile(r"(?:coco_(?:train|val|test)\d{4}_|coco_)?0*(\d+)(?:\.0+)?")
@@ -232,10 +233,9 @@ class _Form:
 
 
 def _form(name: str) -> _Form:
-    text = unquote(urlsplit(name).path) if "://" in name else name.replace("\\", "/")
-    text = unicodedata.normalize("NFC", text).strip().casefold()
-    text = text.rpartition("../")[2]
-    *folders, last = [part for part in text.split("/") if part not in ("", ".")] or [""]
+    where = unquote(urlsplit(name).path) if "://" in name else name  # without the host
+    text = unicodedata.normalize("NFC", where).casefold()
+    *folders, last = path_parts(text) or ("",)
     match = SUFFIX.search(last)
     stem = last[: match.start()] if match else last
     number = NUMBER.fullmatch(stem)

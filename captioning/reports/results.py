@@ -21,10 +21,11 @@ from captioning.metrics.scoring import ScoreSheet
 from captioning.reports.contact_sheet import contact_sheet
 from captioning.reports.report import Report, ReportedScore, write_report
 from captioning.sources.records import CaptionedPicture, Record
-from captioning.system.files import write_json, write_text
+from captioning.system.files import alone_in, write_json, write_text
 from captioning.system.terminal import one_line
 from captioning.tracking.effort import Effort
 
+NUMBERS = "metrics.json"
 SHEET_PICTURES = 12
 SHOWN_CAPTIONS = 5
 
@@ -99,22 +100,25 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write numbers, captions and report into `folder`, and a contact sheet where pictures are."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = evaluation.pictures
-    if evaluation.checkpoint:
-        spread = np.linspace(0, len(pictures) - 1, min(SHEET_PICTURES, len(pictures))).astype(int)
-        contact_sheet([pictures[number] for number in spread], folder / "captions.png")
     lines = [
         json.dumps(_line(name, picture), ensure_ascii=False) + "\n"
         for name, picture in zip(evaluation.sheet.base.ids, pictures, strict=True)
     ]
-    write_text(folder / "captions.jsonl", "".join(lines))
     ids = coco_ids(evaluation.sheet.base.ids)
     results = [
         {"image_id": one, "caption": picture.caption}
         for one, picture in zip(ids, pictures, strict=True)
     ]
-    write_json(folder / "captions.json", results)
-    write_report(folder / "report.html", evaluation.report())
-    write_json(folder / "metrics.json", evaluation.to_json())
+    with alone_in(folder):
+        (folder / NUMBERS).unlink(missing_ok=True)  # they are of what is replaced now
+        if evaluation.checkpoint:
+            count = min(SHEET_PICTURES, len(pictures))
+            spread = np.linspace(0, len(pictures) - 1, count).astype(int)
+            contact_sheet([pictures[number] for number in spread], folder / "captions.png")
+        write_text(folder / "captions.jsonl", "".join(lines))
+        write_json(folder / "captions.json", results)
+        write_report(folder / "report.html", evaluation.report())
+        write_json(folder / NUMBERS, evaluation.to_json())
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -169,7 +173,8 @@ def print_places(folder: Path) -> None:
 def print_captions(evaluation: Evaluation) -> None:
     """A few captions beside what a person wrote."""
     pictures = evaluation.pictures
-    print(f"\n{min(SHOWN_CAPTIONS, len(pictures))} captions, and what a person wrote:")
+    shown = min(SHOWN_CAPTIONS, len(pictures))
+    print(f"\n{shown} caption{'' if shown == 1 else 's'}, and what a person wrote:")
     step = max(len(pictures) // SHOWN_CAPTIONS, 1)
     for one in pictures[::step][:SHOWN_CAPTIONS]:
         name, caption, reference = map(one_line, (one.image.name, one.caption, one.references[0]))

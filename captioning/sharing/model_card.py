@@ -184,7 +184,8 @@ def _dataset_id(config: "Config") -> str:
 def _parent_name(record: Mapping[str, Any]) -> str:
     """The repository of the model that the run began with; "" for none, or a folder."""
     name = str((record.get("parent") or {}).get("name", ""))
-    return name.removeprefix(HUB) if name.startswith(HUB) else ""
+    found = HUB_ID.match(name.removeprefix(HUB)) if name.startswith(HUB) else None
+    return found[0] if found else ""
 
 
 def _is_hub_id(name: str) -> bool:

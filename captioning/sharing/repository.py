@@ -13,6 +13,7 @@ from typing import Any
 
 from captioning.sharing.published import CHECKPOINT_FILES, EXAMPLES, published_files
 from captioning.system.errors import UserError
+from captioning.system.folders import instead_of
 
 FILES_OF_MODEL = (
     *("config.json", "generation_config.json", "preprocessor_config.json"),
@@ -47,6 +48,8 @@ def resolve_checkpoint(name: str, *, revision: str = "") -> Path:
         if revision:
             raise UserError(f"{name} is a folder and has no revision {revision!r}; leave it out.")
         return Path(name)
+    if Path(name).is_file():
+        raise UserError(f"{name} is a file; name the folder that it lies in: {Path(name).parent}")
     if not REPO_ID.fullmatch(name):
         raise UserError(
             f"{name} is neither a folder nor the name of a Hub repository (user/name, or its "
@@ -135,7 +138,7 @@ def upload_checkpoint(
     )
     with _user_errors(repo_id):
         make_repository(repo_id, private=private)
-        return commit_files(files, repo_id, message or commit_message(_metrics(folder)))
+        return commit_files(files, repo_id, message or commit_message(metrics_in(folder)))
 
 
 def check_token(repo_id: str) -> None:
@@ -215,8 +218,8 @@ def explain(error: BaseException, repo_id: str, revision: str = "") -> str:
         return f"The Hub failed with status {status} on {repo_id}; try again later."
     if isinstance(error, errors.LocalEntryNotFoundError):
         return (
-            f"The Hub cannot be reached and {repo_id} is not whole in the cache; check the "
-            "connection (and that HF_HUB_OFFLINE is not set), or name a folder."
+            f"{repo_id} is no folder here, the Hub cannot be reached, and its cache does not hold "
+            "it whole; check the name, and the connection (and that HF_HUB_OFFLINE is not set)."
         )
     return f"The Hub cannot be reached for {repo_id}: {_first_line(error)}."
 
@@ -257,11 +260,12 @@ def _check_folder(folder: Path, name: str) -> None:
     if missing:
         raise UserError(
             f"{name} is not a checkpoint of this trainer: it has no {', '.join(missing)}. "
-            "Name a folder such as checkpoints/RUN/best or a repository that was made from one."
+            f"{instead_of(folder)}"
         )
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
+def metrics_in(folder: Path) -> dict[str, Any]:
+    """The scores of a checkpoint; empty where it has none. Raises `UserError`."""
     path = folder / "metrics.json"
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))

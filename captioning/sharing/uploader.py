@@ -1,7 +1,7 @@
 """Uploads each new best checkpoint to the Hub in the background; training never waits for it.
 
 uploader = BestUploader("user/my-captioner")
-uploader.submit(run_dir / "best", metrics)      returns at once
+uploader.submit(run_dir / "best")               returns at once
 uploader.finish(timeout_seconds=600)            at the end of the run
 """
 
@@ -12,11 +12,10 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from captioning.sharing.published import checkpoint_files, published_files
 from captioning.sharing.repository import (
@@ -26,7 +25,9 @@ from captioning.sharing.repository import (
     explain,
     is_refusal,
     make_repository,
+    metrics_in,
 )
+from captioning.system.errors import UserError
 from captioning.system.progress import Progress, say
 
 STAGING_NAME = ".uploads"
@@ -70,19 +71,23 @@ class BestUploader:
         # never answers must not keep the process from ending.
         threading.Thread(target=self._work, name="hub-upload", daemon=True).start()
 
-    def submit(self, folder: Path, metrics: Mapping[str, Any]) -> None:
-        """Upload what `folder` holds now, in place of what still waits; returns at once."""
+    def submit(self, folder: Path) -> None:
+        """Upload what `folder` holds now, in place of what still waits; returns at once.
+
+        Where the repository holds it already, nothing is changed there.
+        """
         if not self._waiting.unfinished_tasks:
             # What lies there now is of uploads that have ended, or of a run that was killed.
             shutil.rmtree(folder.parent / STAGING_NAME, ignore_errors=True)
         try:
             staged = _stage(folder)
-        except OSError as error:
-            say(f"{folder} is not uploaded: {error}.")
+            message = commit_message(metrics_in(staged))
+        except (OSError, UserError) as error:
+            say(f"{folder} is not uploaded: {str(error).rstrip('.')}.")
             return
         with suppress(queue.Empty):
             self._drop(self._waiting.get_nowait())
-        self._newest = Upload(staged, folder, commit_message(metrics))
+        self._newest = Upload(staged, folder, message)
         self._waiting.put(self._newest)
 
     def finish(self, *, timeout_seconds: float) -> bool:

@@ -52,6 +52,8 @@ LESS_LIKELY_PATTERNS = ("*.json", "*.txt")
 
 INSIDE = "metadata"
 """What CAPTIONS_FILE says for descriptions inside the pictures."""
+LIST_SUFFIXES = (".txt", ".lst")
+"""Of lists of the pictures of a split."""
 SUFFIXES = (*TEXT_SUFFIXES, *JSON_SUFFIXES, *XMP_SUFFIXES)
 """Of files that may stand beside a picture."""
 WITH_PICTURES = (*SUFFIXES, INSIDE)
@@ -75,13 +77,18 @@ class CaptionsFile:
 
 
 def find_captions_files(
-    where: str, files: Mapping[str, Read], captions_file: str, reading: TableReading
+    where: str,
+    files: Mapping[str, Read],
+    captions_file: str,
+    reading: TableReading,
+    *,
+    looks_inside: bool = True,
 ) -> list[CaptionsFile]:
     """The captions of the pictures in `where`, whose files are given by name.
 
     `captions_file` is a path, a pattern, several of these with semicolons between, a suffix
     (`.txt`) for the files beside the pictures, or `metadata` for what is inside of them; "" looks
-    among the files, and then inside.
+    among the files, and then inside, for which each picture is read, unless told otherwise.
     """
     if captions_file == INSIDE and not os.path.exists(INSIDE):
         return [_inside(where, files, reading)]
@@ -94,7 +101,7 @@ def find_captions_files(
     else:
         chosen, beside = _choose(files, where)
         if not (chosen or beside):
-            return [_inside(where, files, reading)]
+            return [_inside(where, files, reading)] if looks_inside else []
         if beside:
             return [_beside(where, files, beside, reading)]
         found = [_parsed(f"{where}/{name}", files[name], _parent(name), reading) for name in chosen]
@@ -296,6 +303,8 @@ def _pairs(files: Iterable[str], suffixes: Sequence[str]) -> dict[str, list[str]
         path = PurePosixPath(name)
         if path.suffix.lower() in suffixes:
             texts.setdefault(str(path.with_suffix("")), []).append(name)
+    if not texts:
+        return {}
     found = {
         name: texts.get(str(PurePosixPath(name).with_suffix("")), []) + texts.get(name, [])
         for name in files
@@ -323,17 +332,19 @@ def _captions_in(name: str, read: Read) -> tuple[tuple[str, ...], str]:
 def _with_lists(found: list[CaptionsFile], lists: Mapping[str, Read]) -> list[CaptionsFile]:
     """Captions that say no splits with those that split lists say; what no list names is left out,
     as those who use the lists leave it out."""
-    if any(file.split or p.split for file in found for p in file.pictures):
+    lists = {
+        name: read
+        for name, read in lists.items()
+        if name.lower().endswith(LIST_SUFFIXES) and len(splits_in(PurePosixPath(name).name)) == 1
+    }
+    if not lists or any(file.split or p.split for file in found for p in file.pictures):
         return found
     rows = [picture.file_name for file in found for picture in file.pictures]
     known = PictureNames(dict.fromkeys(rows))
     split_of: dict[str, str] = {}
     used: dict[str, str] = {}
     for list_name, read in lists.items():
-        splits = splits_in(PurePosixPath(list_name).name)
-        if len(splits) != 1 or PurePosixPath(list_name).suffix.lower() not in (".txt", ".lst"):
-            continue
-        split = min(splits)
+        split = min(splits_in(PurePosixPath(list_name).name))
         for name in _listed_in(read, known):
             if split_of.setdefault(name, split) != split:
                 raise UserError(
@@ -374,10 +385,10 @@ def _listed_in(read: Read, known: PictureNames) -> list[str]:
 
 def _lists_around(paths: Sequence[str], files: Mapping[str, Read]) -> dict[str, Read]:
     """Text files among the pictures' and in the folders of captions files."""
-    found = {name: read for name, read in files.items() if name.lower().endswith((".txt", ".lst"))}
+    found = {name: read for name, read in files.items() if name.lower().endswith(LIST_SUFFIXES)}
     for path in paths:
         for entry in sorted(Path(path).parent.glob("*")):
-            is_text = entry.suffix.lower() in (".txt", ".lst") and str(entry) not in paths
+            is_text = entry.suffix.lower() in LIST_SUFFIXES and str(entry) not in paths
             if is_text and entry.is_file():
                 found[str(entry)] = _reader(entry)
     return found

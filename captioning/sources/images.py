@@ -47,19 +47,20 @@ WHITE_LEVELS = {"I": (*DEPTHS, 2.0**31 - 1), "F": (1.0, *DEPTHS)}
 """Values that mean white in integer and in real greys; a picture has the first that holds it."""
 
 
-def load_image(source: Source, *, name: str = "") -> Image.Image:
+def load_image(source: Source, *, name: str = "", side: int = 0) -> Image.Image:
     """The picture as RGB: upright by its EXIF orientation, transparency laid on white.
 
     Greys of 16 and 32 bits are scaled to 8. `name` stands for the picture in messages where
-    `source` has no path. Raises `UserError` for what is missing, empty, no picture, truncated, or
-    larger than Pillow's limit against decompression bombs.
+    `source` has no path. With a `side`, a JPEG may come out smaller, as it is read faster, but not
+    below so many pixels a side. Raises `UserError` for what is missing, empty, no picture,
+    truncated, or larger than Pillow's limit against decompression bombs.
     """
     name = name or _name(source)
     with warnings.catch_warnings():
         # Pillow warns of untidy metadata and of large pictures below its limit; both can be read.
         warnings.simplefilter("ignore")
         try:
-            picture = _decode(source, name)
+            picture = _decode(source, name, side)
             picture.info.clear()  # an orientation that is left would turn it once more next time
             return picture
         except (UserError, KeyboardInterrupt):
@@ -77,7 +78,7 @@ def load_image(source: Source, *, name: str = "") -> Image.Image:
             raise UserError(f"{name} cannot be read: {reason}.") from None
 
 
-def _decode(source: Source, name: str) -> Image.Image:
+def _decode(source: Source, name: str, side: int) -> Image.Image:
     if isinstance(source, Image.Image):
         return _to_rgb(_upright(source))
     if not isinstance(source, bytes):
@@ -85,6 +86,8 @@ def _decode(source: Source, name: str) -> Image.Image:
     with _open(source) as picture:
         if picture.format == "EPS":
             raise UserError(f"{name} is PostScript, a program; convert it to PNG first.")
+        if side:
+            picture.draft(None, (side, side))
         return _to_rgb(_upright(picture))
 
 

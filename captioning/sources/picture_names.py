@@ -7,6 +7,7 @@ and `cats/0.jpg` mean the file `cats/0.jpg`, `0.jpg` does where no other file is
 `dogs/0.jpg` does not.
 """
 
+import posixpath
 import re
 import unicodedata
 from collections import defaultdict
@@ -41,7 +42,7 @@ _LONG_NUMBER = re.compile(r"(?:^|_)(0\d+|\d{12})$")
 
 def is_picture_name(name: str) -> bool:
     """Whether a name ends as picture files do."""
-    return PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
+    return posixpath.splitext(name)[1].lower() in PICTURE_SUFFIXES
 
 
 def path_parts(name: str) -> Path:
@@ -52,7 +53,9 @@ def path_parts(name: str) -> Path:
     for part in name.strip().replace("\\", "/").split("/"):
         if part == "..":
             del parts[-1:]
-        elif part not in ("", ".") and not re.fullmatch(r"[A-Za-z]:", part):
+        elif ":" not in part:
+            parts += [part] if part not in ("", ".") else []
+        elif not re.fullmatch(r"[A-Za-z]:", part):
             parts.append(re.sub(r"^[A-Za-z]:", "", part))
     return tuple(parts)
 

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 def combinations(config: "Config") -> Iterator[str]:
     """What is wrong with settings together, each with what to type instead."""
     yield from _encoder_combinations(config)
+    if config.NUM_EPOCHS == 0 and not (config.SCST_EPOCHS and config.INIT_CHECKPOINT_PATH):
+        yield (
+            "NUM_EPOCHS is 0, which leaves self-critical training alone, of a model that has "
+            "learnt already; name it and its epochs with --INIT_CHECKPOINT_PATH FOLDER "
+            "--SCST_EPOCHS 1, or train with --NUM_EPOCHS 1."
+        )
     if config.DECODER_MODEL_NAME and not config.INIT_CHECKPOINT_PATH:
         for field in fields(config):
             value = getattr(config, field.name)

@@ -103,8 +103,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"{folder} is not a checkpoint: {MANIFEST} is missing. Name a folder such as "
-            "checkpoints/RUN/best, or make one with: python train.py"
+            f"{folder} is not a checkpoint: {MANIFEST} is missing. {instead_of(folder)}"
         )
     manifest = read_json(path)
     version = manifest.get("format_version")
@@ -116,6 +115,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not (_fits(manifest.get("encoder"), ENCODER_TYPES) and _are_files(manifest.get("files"))):
         raise UserError(f"{path} is damaged: its files or its encoder are not as they are written.")
     return manifest
+
+
+def instead_of(folder: Path) -> str:
+    """What to name instead of a folder that is no checkpoint, in a sentence."""
+    inside = [folder / name for name in ("best", "last") if (folder / name / MANIFEST).is_file()]
+    if inside:
+        return f"It is the folder of a run; name a checkpoint in it: {inside[0]}"
+    if (folder / EXPORT_MANIFEST).is_file():
+        return "It is an export, made to be used elsewhere; name the checkpoint that it is of."
+    return "Name a folder such as checkpoints/RUN/best, or make one with: python train.py"
 
 
 def parent_in(manifest: Mapping[str, Any], folder: Path) -> dict[str, str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BAR_COLUMNS = 80
 """Narrower terminals get plain lines."""
 LOG_FILE_COLUMNS = 120
+FEW_STEPS = 100
 SHOWN_SAMPLES = 3
 PICTURE_NAME_COLUMNS = 22
 
@@ -60,7 +61,7 @@ class Console:
         self._print_table(
             (
                 ("encoder", _encoder(config)),
-                *((("begins with", _model(config)),) if config.INIT_CHECKPOINT_PATH else ()),
+                *((("began with", _model(config)),) if config.INIT_CHECKPOINT_PATH else ()),
                 ("parameters", f"{count_text(facts.trained_parameters)} trained{frozen}"),
                 ("data", f"{_data(config, facts)}, {facts.validation_pictures:,} for validation"),
                 *((("tokens", f"scored {facts.scored_tokens}"),) if facts.scored_tokens else ()),
@@ -84,6 +85,7 @@ class Console:
                         else ""
                     ),
                 ),
+                *_few_steps(config, facts),
                 ("device", facts.device),
                 ("folder", str(config.run_dir)),
             )
@@ -258,6 +260,20 @@ def _data(config: "Config", facts: RunFacts) -> str:
         f"{config.DATASET}: {facts.train_pictures:,} pictures with "
         f"{facts.train_captions:,} captions"
     )
+
+
+def _few_steps(config: "Config", facts: RunFacts) -> list[tuple[str, str]]:
+    """A line on a run that is too short to learn much, which a small set in large steps makes."""
+    steps = facts.epochs * facts.steps_per_epoch
+    if steps >= FEW_STEPS:
+        return []
+    return [
+        (
+            "few steps",
+            f"{_plural(steps, 'step')} in all may teach little; a BATCH_SIZE below "
+            f"{config.BATCH_SIZE:,} or more NUM_EPOCHS make more",
+        )
+    ]
 
 
 def _cut_captions(config: "Config", facts: RunFacts) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ Always writes, in the run's folder:
     log.start(facts)
     log.step(50, 1, {"loss": 4.1, "learning_rate": 5e-4, "pairs_per_second": 9e3, ...})
     log.validation(118, 1, {"validation_loss": 3.2, "CIDEr": 0.31}, samples, is_best=True)
-    log.close(finished=True)
+    log.close(finished=True, best_step=118)
 """
 
 import json
@@ -59,7 +59,6 @@ class RunLog:
         """
         self._started = time.monotonic()
         self._step = resumed_step or 0
-        self._best_metric = config.BEST_METRIC
         self._is_open = is_main
         self.wandb_run_id = ""
         """Belongs in the checkpoint, so that a resumed run goes on there; "" without W&B."""
@@ -129,15 +128,16 @@ class RunLog:
         if self._is_open:
             self._files.sync()
 
-    def close(self, *, finished: bool) -> None:
-        """End the log; says where things are, and what next."""
+    def close(self, *, finished: bool, best_step: int = 0) -> None:
+        """End the log; says where things are, how good the model of `best_step` is (0 for none),
+        and what next."""
         if not self._is_open:
             return
         self._is_open = False
         outcome = Outcome(
             seconds=time.monotonic() - self._started,
             finished=finished,
-            best=best_validation(self._files.metrics.read(), self._best_metric),
+            best=validation_at(self._files.metrics.read(), best_step),
             notes=(("W&B", self._wandb.place),) if self._wandb.place else (),
             commands=(self._wandb.sync_command,) if self._wandb.sync_command else (),
         )
@@ -221,14 +221,10 @@ class JsonLines:
             os.fsync(file.fileno())
 
 
-def best_validation(lines: Iterable[Mapping[str, Any]], metric: str) -> dict[str, float]:
-    """The validation line with the largest `metric`; with the smallest loss for "loss", or where
-    that metric was not computed. Empty where there was no validation. Of equals, the first."""
-    validations = [line for line in lines if line.get("validation_loss") is not None]
-    scored = [line for line in validations if line.get(metric) is not None]
-    if scored:
-        return dict(max(scored, key=lambda line: line[metric]))
-    return dict(min(validations, key=lambda line: line["validation_loss"], default={}))
+def validation_at(lines: Iterable[Mapping[str, Any]], step: int) -> dict[str, float]:
+    """The validation line of a step; empty where there is none."""
+    found = (one for one in lines if one["step"] == step and one.get("validation_loss") is not None)
+    return dict(next(found, {}))
 
 
 def _to_line(line: Mapping[str, Any]) -> str:

@@ -43,7 +43,7 @@ class LoadedTower:
     missing: frozenset[str]
     """Names of weights that the checkpoint does not hold; they are random."""
     revision: str
-    """Commit on the Hub ("" for a local folder)."""
+    """As it was asked for, or of the converted weights that were found instead."""
 
 
 def load_config(name: str, *, revision: str = "", trust_remote_code: bool = False) -> Any:
@@ -65,9 +65,19 @@ def load_config(name: str, *, revision: str = "", trust_remote_code: bool = Fals
         raise
     except Exception as error:  # of the Hub, or whatever the library stumbles over in a config
         raise _explained(name, error) from None
-    part = _vision_part(without_code(config))
-    part._commit_hash = getattr(config, "_commit_hash", None)  # a part does not know it itself
-    return part
+    return _vision_part(without_code(config))
+
+
+def commit_of(name: str, revision: str = "") -> str:
+    """The commit that a revision of a repository stands for, so that all files are read from one
+    state of it and what was read can be had again; "" for a folder."""
+    if _looks_local(name):
+        return ""
+    try:
+        file = _found_file(name, "config.json", revision)
+    except Exception as error:  # of the Hub
+        raise _explained(name, error) from None
+    return file.parent.name if file else revision  # the Hub's cache has a folder for each commit
 
 
 def without_code(config: Any) -> Any:
@@ -93,9 +103,10 @@ def load_tower(
             model, info = _read_weights(tower_class, name, config, revision)
         except OSError as error:
             is_elsewhere = not _looks_local(name) and "safetensors" in str(error)
-            revision = converted_revision(name) if is_elsewhere else ""
-            if not revision:
+            found = converted_revision(name) if is_elsewhere else ""
+            if not found:
                 raise
+            revision = commit_of(name, found)
             config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
             model, info = _read_weights(tower_class, name, config, revision)
         prefix = _prefix(set(info["missing_keys"]), set(info["unexpected_keys"]))
@@ -106,8 +117,7 @@ def load_tower(
         raise
     except Exception as error:  # of the Hub, or whatever the library stumbles over in the files
         raise _explained(name, error) from None
-    commit = getattr(config, "_commit_hash", None) or ""
-    return LoadedTower(model, frozenset(info["missing_keys"]), commit)
+    return LoadedTower(model, frozenset(info["missing_keys"]), revision)
 
 
 def build_tower(
@@ -179,8 +189,6 @@ def _vision_part(config: Any) -> Any:
 def _read_weights(
     tower_class: Any, name: str, config: Any, revision: str, **options: Any
 ) -> tuple[nn.Module, dict[str, Any]]:
-    # The commit of the config, so that both come from one state of the repository.
-    revision = getattr(config, "_commit_hash", None) or revision
     shapes = _weight_shapes(name, revision)
     # A pooler may be missing, which makes a small model no more than twice as large.
     spare = sum(map(math.prod, shapes.values())) + SPARE_NUMBERS

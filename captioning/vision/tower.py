@@ -26,7 +26,13 @@ from torch import Tensor, nn
 from captioning.system.errors import UserError
 from captioning.system.tensors import Shapes
 from captioning.vision.limits import check_tokens
-from captioning.vision.loading import build_tower, find_class, load_config, load_tower
+from captioning.vision.loading import (
+    build_tower,
+    commit_of,
+    find_class,
+    load_config,
+    load_tower,
+)
 from captioning.vision.preprocessing import ImagePreprocessor
 from captioning.vision.tower_features import FeatureChoice, FeatureReader, FeatureShape
 
@@ -97,12 +103,13 @@ class VisionTower(nn.Module):
         cannot be found, is no vision model, or lacks weights.
         """
         folder = name.removeprefix(RANDOM_PREFIX)
+        revision = commit_of(folder, revision)
         config = load_config(folder, revision=revision, trust_remote_code=trust_remote_code)
         # What reads no pictures has no image processor either; that it is none is to be told first.
         find_class(config, folder, trust_remote_code=trust_remote_code)
         preprocessor = ImagePreprocessor.from_pretrained(
             processor_name or folder,
-            revision="" if processor_name else getattr(config, "_commit_hash", None) or revision,
+            revision="" if processor_name else revision,
             model_type=config.model_type,
         )
         if image_size:

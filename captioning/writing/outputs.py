@@ -277,9 +277,10 @@ def _common_root(pictures: Sequence[Picture], form: Form) -> str:
         one.name.removesuffix(one.inner_name).rstrip("/") or ("/" if one.name[:1] == "/" else ".")
         for one in pictures
     }
-    if len(roots) != 1 or not all(one.is_file for one in pictures):
+    root = roots.pop()
+    if roots or not all(one.is_file for one in pictures):
         raise UserError(
-            "the pictures are not of one folder; name the file for their captions: --output "
-            f"captions{form.suffix}"
+            f"{'the pictures are not of one folder' if roots else f'{root} is no folder'}; name "
+            f"the file for their captions: --output captions{form.suffix}"
         )
-    return roots.pop()
+    return root

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from captioning.system.errors import UserError
-from captioning.system.files import atomic_write, own_file
+from captioning.system.files import atomic_write, lock_alone, own_file
 from captioning.system.terminal import json_line
 from captioning.writing.forms import Form, Row
 from captioning.writing.pictures import Said
@@ -117,19 +117,13 @@ def _locked(path: Path) -> BinaryIO:
         journal = open(  # noqa: SIM115 - `Table.close` does
             path, "a+b", opener=own_file
         )
-        try:
-            import fcntl
-
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            return journal  # Windows
-        except OSError:
+        if not lock_alone(journal):
             journal.close()
             own = path.with_name(path.name[1 : -len(".partial")])
             raise UserError(
                 f"Another process is writing {own}; wait for it, or give each process a part: "
                 "--part 1/2 and --part 2/2"
-            ) from None
+            )
         # Another process may have finished, and taken this file away, before it was locked.
         if path.exists() and os.path.samestat(os.fstat(journal.fileno()), path.stat()):
             return journal

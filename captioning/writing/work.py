@@ -83,10 +83,8 @@ class Work:
         """Say on standard error what became of the pictures."""
         if self.output.description:
             before = f"; {self.skipped:,} were before" if self.skipped else ""
-            print(
-                f"{self.captioned:,} pictures captioned: {self.output.description}{before}.",
-                file=sys.stderr,
-            )
+            pictures = f"{self.captioned:,} picture{'' if self.captioned == 1 else 's'}"
+            print(f"{pictures} captioned: {self.output.description}{before}.", file=sys.stderr)
             if self.skipped and not (self.captioned or self.broken):
                 print("--overwrite captions them again.", file=sys.stderr)
         total = self.captioned + self.broken

@@ -238,7 +238,7 @@ def test_what_is_done_is_not_done_again(
 def test_best_is_evaluated_and_a_part_is_no_whole(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = compare.plan_of(words(place, tmp_path))
+    plan = compare.plan_of(*compare.options_of(words(place, tmp_path)))
     read, plans = [], []
     monkeypatch.setattr(captioner.Captioner, "from_pretrained", lambda path, **_: read.append(path))
     monkeypatch.setattr(evaluate, "evaluate_checkpoint", lambda *_: None)
@@ -256,7 +256,7 @@ def test_best_is_evaluated_and_a_part_is_no_whole(
 
 
 def test_the_heading_says_how_long_the_rest_takes(place: Path, tmp_path: Path) -> None:
-    run = compare.plan_of(words(place, tmp_path)).runs[2]
+    run = compare.plan_of(*compare.options_of(words(place, tmp_path))).runs[2]
     began = time.monotonic() - 600  # in which two runs were trained
     text = compare._heading(run, 5, 8, left=4, trained=2, began=began)
     assert text == "\n=== run 5 of 8: CLIP, seed 2; about 20 minutes to go ==="
@@ -295,7 +295,7 @@ def test_a_changed_comparison_is_not_mixed_with_the_old(place: Path, done: Path)
         (["--seeds", "1", "1"], "each seed may stand once"),
         (["--models", "CLIPP"], "there is no model CLIPP; did you mean CLIP?"),
         (["--NUM_EPOCH", "3"], "there is no setting NUM_EPOCH; did you mean NUM_EPOCHS?"),
-        (["--NUM_EPOCHS", "0"], "NUM_EPOCHS is 0; it must be from 1 to 1,000,000."),
+        (["--NUM_EPOCHS", "-1"], "NUM_EPOCHS is -1; it must be from 0 to 1,000,000."),
     ],
 )
 def test_each_mistake_has_its_sentence(
@@ -307,11 +307,49 @@ def test_each_mistake_has_its_sentence(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_that_stopped_amid_self_critical_training_is_not_done(tmp_path: Path) -> None:
+    config = Config(OUTPUT_DIR=str(tmp_path), RUN_NAME="a", NUM_EPOCHS=2, SCST_EPOCHS=1)
+    run = PlannedRun("A", 1, config)
+    for name, content in (("last/trainer_state", {"epoch": 2}), ("best/checkpoint", {})):
+        path = run.folder / f"{name}.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
+    assert not compare.is_trained(run)
+    (run.folder / "last/trainer_state.json").write_text(json.dumps({"epoch": 3}))
+    assert compare.is_trained(run)
+
+
 def test_a_comparison_must_be_named_and_be_one() -> None:
     with pytest.raises(UserError, match="--config is missing; name a comparison"):
         compare.main([])
     with pytest.raises(UserError, match=r"the table \[compare\] is missing"):
         compare.main(["--config", str(ROOT / "presets" / "demo.toml")])
+
+
+def test_models_that_exist_are_compared_as_evaluate_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def evaluated(argv: list[str]) -> int:
+        asked.append(argv)
+        return 1
+
+    monkeypatch.setattr(evaluate, "main", evaluated)
+    assert compare.main("--split validation --checkpoint a b --limit 3 --no-java".split()) == 1
+    assert compare.main("--checkpoint a --model b".split()) == 1
+    assert asked == [
+        "--checkpoint a b --split validation --limit 3 --no-java".split(),
+        "--checkpoint a --model b".split(),
+    ]
+    for line, sentence in (
+        ("--checkpoint a", "a is one model; name two or more, or score it by itself: python ev"),
+        ("--checkpoint a a", "--checkpoint a is one model"),
+        ("--checkpoint a b --seeds 1", "--seeds is for models that are trained here; leave it out"),
+        ("--config x.toml --checkpoint a b", "--config is for models that are trained here"),
+        ("--checkpoint", "--checkpoint needs"),
+    ):
+        with pytest.raises(UserError) as error:
+            compare.main(line.split())
+        assert sentence in str(error.value)
 
 
 def test_flags_are_shared_out() -> None:

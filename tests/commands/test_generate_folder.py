@@ -275,6 +275,7 @@ def test_a_prefix_begins_each_caption(
         ("--write txt --image photos.zip", "nothing can stand beside photos.zip/p0.png"),
         ("--write txt --image http://example.org/a.png", "nothing can stand beside http"),
         ("--write csv --image photos photos.zip", "not of one folder; name the file"),
+        ("--write csv --image photos.zip", "photos.zip is no folder; name the file for their"),
         ("--write txt --image photos twins", "twins/a.jpg and twins/a.png would share twins/a.txt"),
         ("--write coco --image numbers", "would both be 5 in this form"),
         ("--write jsonl --image foreign", "foreign/captions.jsonl is there and cannot be added"),

@@ -183,6 +183,8 @@ def test_caveats_are_those_of_the_runs() -> None:
 
     pretrained = text(sample_run("a"), sample_run("b"))
     assert "random weights" not in pretrained
+    assert "compares their weights as they are" in pretrained
+    assert "weights as they are" not in text(sample_run("a", 1), sample_run("a", 2))
     assert "a and b have one seed only" in pretrained
     assert "leave out encoding" in pretrained
     assert "drawn scenes" not in pretrained
@@ -190,6 +192,7 @@ def test_caveats_are_those_of_the_runs() -> None:
     random = text(*(sample_run(f"random:{n}", s, settings=trained) for n in "ab" for s in (1, 2)))
     assert "All encoders began from random weights" in random
     assert "drawn scenes" in random
+    assert "weights as they are" not in random
     assert "one seed" not in random
     assert "leave out encoding" not in random
     assert "Some encoders" in text(sample_run("random:a"), sample_run("b"))

@@ -360,7 +360,7 @@ def has_repeat(ids: tuple[int, ...], size: int) -> bool:
     return len(set(ngrams)) < len(ngrams)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     picture=st.integers(0, 1000),
     size=st.integers(1, 4),
@@ -390,7 +390,7 @@ def contains(ids: tuple[int, ...], word: tuple[int, ...]) -> bool:
     return any(ids[i : i + len(word)] == word for i in range(len(ids)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     picture=st.integers(0, 1000),
     method=st.sampled_from(METHODS),

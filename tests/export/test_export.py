@@ -35,7 +35,7 @@ from encoder import VisionEncoder
 from model import CaptionModel, DecoderState, Projection, TransformerDecoder
 from tests.helpers.small_runs import run
 from tests.helpers.tiny_encoders import FAMILIES, saved, some_pixels
-from tests.helpers.webdriver import Browser, open_browser
+from tests.helpers.webdriver import FAKE_CAMERA, Browser, open_browser
 
 
 @pytest.fixture(scope="module")
@@ -325,11 +325,42 @@ def test_the_page_fits_any_width_and_its_controls_have_names(browser: Browser, w
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["drop", "paste", "camera"])
+def test_a_picture_comes_in_every_way(tmp_path: Path, way: str) -> None:
+    """Also before there is a model."""
+    folder, picture = tmp_path / "page", tmp_path / "a.png"
+    folder.mkdir()
+    for path in PAGE:
+        shutil.copy(path, folder)
+    pictures_to_check()[0].save(picture)
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with open_browser(tmp_path / "profile", FAKE_CAMERA) as browser:
+            browser.visit(f"http://127.0.0.1:{server.server_port}/")
+            if way == "drop":
+                browser.drop(picture)
+            elif way == "paste":
+                browser.paste(picture)
+            else:
+                browser.wait_for("return !document.querySelector('#open-camera').hidden")
+                browser.click("#open-camera")
+                browser.wait_for("return document.querySelector('#viewfinder').videoWidth")
+                browser.click("#shoot")
+            browser.wait_for(f"{RESULTS}.length === 1")
+            browser.wait_for("return document.querySelector('#results img').naturalWidth")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_a_page_that_is_opened_as_a_file_says_how_to_serve_it(
     browser: Browser, tmp_path: Path
 ) -> None:
-    for name in PAGE:
-        shutil.copy(Path(export.__file__).parent / "captioning/export/templates" / name, tmp_path)
+    for path in PAGE:
+        shutil.copy(path, tmp_path)
     browser.open(tmp_path / "index.html")
     text = browser.script("return document.querySelector('#failure').innerText")
     assert "python -m http.server" in text

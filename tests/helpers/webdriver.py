@@ -14,6 +14,9 @@ import pytest
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage".split()
 
+FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+"""A camera that shows a moving picture, and nobody who is asked."""
+
 
 class Browser:
     """One window."""
@@ -63,6 +66,67 @@ class Browser:
         """Press the keys of `text` in the first element that matches."""
         self._driver.find_element("css selector", selector).send_keys(text)
 
+    def press(self, *keys: str) -> None:
+        """Press keys one after another, wherever the focus is: letters, or names such as ENTER;
+        CONTROL is held for the next one."""
+        from selenium.webdriver.common.action_chains import ActionChains
+        from selenium.webdriver.common.keys import Keys
+
+        actions, is_held = ActionChains(self._driver, duration=0), False
+        for key in keys:
+            if key == "CONTROL":
+                actions.key_down(Keys.CONTROL)
+                is_held = True
+                continue
+            actions.send_keys(getattr(Keys, key, key))
+            if is_held:
+                actions.key_up(Keys.CONTROL)
+                is_held = False
+        actions.perform()
+
+    def hover(self, selector: str) -> None:
+        """Move the mouse to the middle of the first element that matches."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        place = self._driver.find_element("css selector", selector)
+        ActionChains(self._driver, duration=0).move_to_element(place).perform()
+
+    def drop(self, path: Path, x: int = 300, y: int = 300) -> None:
+        """Drag a file over the page, and let it fall."""
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.command("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
+
+    def paste(self, picture: Path) -> None:
+        """Put a PNG into the clipboard, and press Ctrl and V."""
+        wanted = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+        self.command("Browser.grantPermissions", {"permissions": wanted})
+        self.command("Page.bringToFront", {})
+        encoded = base64.b64encode(picture.read_bytes()).decode()
+        self._driver.execute_async_script(
+            "const [encoded, done] = arguments;"
+            "const bytes = Uint8Array.from(atob(encoded), (one) => one.charCodeAt(0));"
+            "const blob = new Blob([bytes], { type: 'image/png' });"
+            "const item = new ClipboardItem({ 'image/png': blob });"
+            "navigator.clipboard.write([item]).then(done, done);",
+            encoded,
+        )
+        key = {"key": "v", "code": "KeyV", "windowsVirtualKeyCode": 86, "modifiers": 2}
+        self.command("Input.dispatchKeyEvent", {**key, "type": "keyDown", "commands": ["paste"]})
+        self.command("Input.dispatchKeyEvent", {**key, "type": "keyUp"})
+
+    def open_window(self) -> str:
+        """Open another window and turn to it; gives the handle of the one before."""
+        before: str = self._driver.current_window_handle
+        self._driver.switch_to.new_window("tab")
+        return before
+
+    def turn_to(self, window: str) -> str:
+        """Turn to a window by its handle; gives that of the one before."""
+        before: str = self._driver.current_window_handle
+        self._driver.switch_to.window(window)
+        return before
+
     def console(self) -> list[str]:
         """Errors and warnings since the last call, those of the network too."""
         return [line["message"] for line in self._driver.get_log("browser")]
@@ -85,7 +149,7 @@ class Browser:
 
 
 @contextmanager
-def open_browser(profile: Path) -> Iterator[Browser]:
+def open_browser(profile: Path, arguments: Sequence[str] = ()) -> Iterator[Browser]:
     """A browser with an empty profile; skips the test where Chromium is not installed."""
     chromium = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     chromedriver = shutil.which("chromedriver")
@@ -94,7 +158,12 @@ def open_browser(profile: Path) -> Iterator[Browser]:
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for argument in (*ARGUMENTS, f"--user-data-dir={profile}", "--window-size=1280,900"):
+    for argument in (
+        *ARGUMENTS,
+        *arguments,
+        f"--user-data-dir={profile}",
+        "--window-size=1280,900",
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     options.ignore_local_proxy_environment_variables()  # the driver is on this machine

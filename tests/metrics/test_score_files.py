@@ -175,3 +175,12 @@ def test_the_first_offending_ids_are_named() -> None:
 def test_no_candidates_at_all() -> None:
     with pytest.raises(UserError, match="no candidates"):
         check_pairs({}, {"x": ["a"]})
+
+
+def test_a_pattern_means_all_parts(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b"), start=1):
+        (tmp_path / f"captions-{number}-of-2.csv").write_text(f"image,caption\n{name}.jpg,a dog\n")
+    found = by_name(read_candidates(tmp_path / "captions-*-of-2.csv"))
+    assert found == {"a.jpg": ("a dog",), "b.jpg": ("a dog",)}
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        read_candidates(tmp_path / "captions-*-of-3.csv")

@@ -27,6 +27,7 @@ def named(*names: str, split: str | None = None) -> list[NamedCaptions]:
         ("a.jpg", "/home/me/set/a.jpg"),
         ("./set/a.jpg", "../set/a.jpg"),
         ("set\\a.jpg", "C:\\photos\\set\\a.jpg"),
+        ("D:set\\a.jpg", "C:\\photos\\set\\a.jpg"),
         ("set/a.jpg", "https://example.org/photos/set/a.jpg?size=large"),
         ("my dog.jpg", "https://example.org/my%20dog.jpg"),
         ("A.JPG", "a.jpeg"),

@@ -9,13 +9,15 @@ import pytest
 from benchmarks import photos
 from benchmarks.flags import last_of_each
 from captioning.system.errors import UserError
+from captioning.system.files import sha256_of
 from tests.helpers.small_runs import SETTINGS
 
 
 def test_rungs_stand_on_one_another() -> None:
-    assert photos.training_flags("with cross-entropy") == (
-        "--SCST_EPOCHS 2 --SCST_LEARNING_RATE 2e-5 --SCST_CROSS_ENTROPY 0.5".split()
+    assert photos.training_flags("pooled, memory layers") == (
+        "--ENCODER_POOLING 2 --MEMORY_LAYERS 3".split()
     )
+    assert photos.search_flags("self-critical, neighbours") == photos.NEIGHBOURS.split()
     assert photos.training_flags("plain sums") == []
     assert last_of_each(["--A", "1", "--B", "2", "--A", "3"]) == ["--A", "3", "--B", "2"]
     assert all(rung.on in photos.RUNGS for rung in photos.RUNGS.values() if rung.on)
@@ -37,5 +39,9 @@ def test_it_climbs_and_goes_on_where_it_stopped(
     printed = capsys.readouterr().out
     assert "plain sums" in printed
     assert "epoch" not in printed  # nothing was trained
+    assert photos.main([*words, "--rungs", "self-critical"]) == 0
+    run = place / "ladder/runs/self-critical 1"
+    parent = json.loads((run / "best/checkpoint.json").read_text())["parent"]
+    assert parent["sha256"] == sha256_of(place / "ladder/runs/plain 1/best/model.safetensors")
     with pytest.raises(UserError, match="'plainer' is no rung"):
         photos.main([*words, "--rungs", "plainer"])

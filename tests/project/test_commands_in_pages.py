@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from app import AppOptions
 from captioning.metrics.frequency_files import count_frequencies, save_frequencies
 from captioning.scenes import write_scenes
 from captioning.sources.records import read_records
@@ -71,10 +72,12 @@ ADDED = {
     "tokenizer": {},
     "hub": {},
     "export": {},
+    "app": {},
 }
 """Flags that each command is given besides, unless it has them."""
 OF_DECODER = settings_with(OF_OWN_DECODER, ARCHITECTURE)
 READ_ONLY = {
+    "app.py": "serves until it is stopped; tests/app opens it",
     "compare.py": "takes minutes; tests/commands/test_compare.py runs a small one",
     "export.py": "takes half a minute; tests/export runs it",
     "hub.py upload": "needs the Hub; tests/sharing/test_hub.py runs it against a local one",
@@ -233,6 +236,9 @@ def test_a_command_of_a_page_does_its_work(
 ) -> None:
     if "compare.py" in command:
         assert import_module("compare").plan_of(words_of(command)[1]).runs
+    elif "app.py" in command:
+        app_options = parse_options(AppOptions, words_of(command)[1])
+        assert all(Path(one).exists() for one in (app_options.folder, app_options.captions) if one)
     elif "export.py" in command:
         options = parse_options(ExportOptions, words_of(command)[1])
         assert (place / options.checkpoint / "model.safetensors").is_file()

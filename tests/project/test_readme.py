@@ -91,7 +91,7 @@ def test_settings_that_pages_name_exist(page: Path) -> None:
     "command",
     [
         *("train", "generate", "evaluate", "compare", "prepare_dataset"),
-        *("features", "tokenizer", "export", "hub"),
+        *("features", "tokenizer", "export", "hub", "app"),
     ],
 )
 def test_each_command_shows_its_help_without_heavy_imports(command: str) -> None:
@@ -110,7 +110,7 @@ def test_each_command_shows_its_help_without_heavy_imports(command: str) -> None
 
 def test_flags_that_pages_type_exist() -> None:
     shown = ""
-    commands = "train generate evaluate compare prepare_dataset export hub".split()
+    commands = "train generate evaluate compare prepare_dataset export hub app".split()
     for command in commands:
         words = ["upload"] if command == "hub" else []
         shown += (
@@ -128,7 +128,8 @@ def test_flags_that_pages_type_exist() -> None:
     pages = [README, *(path.read_text("utf-8") for path in (ROOT / "docs").glob("[!m]*.md"))]
     prose = re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", "", "".join(pages), flags=re.DOTALL)
     prose = prose.replace("torchrun --nproc-per-node", "")
-    for flag in set(re.findall(r"--([A-Za-z][\w-]+)", prose)) - {"config", "help", "no-java"}:
+    others = {"config", "help", "no-java", "no-open", "no-draft", "no-cache-dir", "index-url"}
+    for flag in set(re.findall(r"--([A-Za-z][\w-]+)", prose)) - others:
         assert f"--{flag.replace('_', '-').lower()}" in shown, flag
 
 

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from captioning.sharing import repository
-from tests.helpers.fake_hub import OWNER_TOKEN, READER_TOKEN, FakeHub, Fault, running_hub
+from tests.helpers.fake_hub import (
+    OWNER_TOKEN,
+    READER_TOKEN,
+    Commit,
+    FakeHub,
+    Fault,
+    Repository,
+    running_hub,
+)
 from tests.helpers.small_runs import arguments, write_data, write_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +173,7 @@ def test_a_cached_checkpoint_loads_offline(hub: FakeHub, tmp_path: Path, folder:
 def test_without_hub_and_cache_one_sentence(tmp_path: Path, settings: dict[str, str]) -> None:
     result = run_client(None, tmp_path, LOAD, **settings)
     assert result.returncode == 2
-    assert "not whole in the cache" in result.stderr
+    assert "its cache does not hold it whole; check the name" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -279,6 +287,8 @@ def test_a_folder_is_itself(folder: Path) -> None:
         resolve_checkpoint(str(folder), revision="main")
     with pytest.raises(ValueError, match="neither a folder nor"):
         resolve_checkpoint("no/such/folder")
+    with pytest.raises(ValueError, match=r"is a file; name the folder that it lies in: .*best$"):
+        resolve_checkpoint(str(folder / "config.toml"))
 
 
 BACKGROUND = """
@@ -307,7 +317,7 @@ def test_the_best_is_uploaded_as_it_was_when_submitted(
     make_folder(folder.parent / ".uploads" / "of-a-killed-run", seed=9)
     hub.faults.append(Fault("preupload", waits=True))
     code = """
-uploader.submit(folder, {"CIDEr": 0.25})
+uploader.submit(folder)
 shutil.rmtree(folder)
 ask("/test/release")
 print(uploader.finish(timeout_seconds=60), uploader.url)
@@ -316,26 +326,26 @@ print(uploader.finish(timeout_seconds=60), uploader.url)
     assert result.stdout == f"True {hub.url}/{REPO}\n", result.stderr
     (commit,) = hub.repositories[REPO].commits
     assert commit.files == expected
-    assert commit.message == "Checkpoint: CIDEr 0.250"
+    assert commit.message == "Checkpoint: CIDEr 0.600"
     assert not (folder.parent / ".uploads").exists()
 
 
 def test_of_those_that_wait_the_newest_wins(hub: FakeHub, tmp_path: Path, folder: Path) -> None:
     hub.faults.append(Fault("preupload", waits=True))
     code = """
-uploader.submit(folder, {"CIDEr": 0.1})
+uploader.submit(folder)
 ask("/test/until-waiting")
 for score in (0.2, 0.3, 0.4):
     (folder / "metrics.json").unlink()
-    (folder / "metrics.json").write_text(str(score))
-    uploader.submit(folder, {"CIDEr": score})
+    (folder / "metrics.json").write_text(f'{{"CIDEr": {score}}}')
+    uploader.submit(folder)
 ask("/test/release")
 print(uploader.finish(timeout_seconds=60))
 """
     assert background(hub, tmp_path, folder, code).stdout == "True\n"
     commits = hub.repositories[REPO].commits
-    assert [commit.message[-5:] for commit in commits] == ["0.100", "0.400"]
-    assert commits[-1].files["metrics.json"] == b"0.4"
+    assert [commit.message[-5:] for commit in commits] == ["0.600", "0.400"]
+    assert commits[-1].files["metrics.json"] == b'{"CIDEr": 0.4}'
 
 
 def test_a_failed_upload_is_tried_again(hub: FakeHub, tmp_path: Path, folder: Path) -> None:
@@ -343,7 +353,7 @@ def test_a_failed_upload_is_tried_again(hub: FakeHub, tmp_path: Path, folder: Pa
         Fault("POST /api/repos/create", status=500, times=2),
         Fault("/commit/main", cut_after=0),  # committed, but the answer is lost
     ]
-    code = "uploader.submit(folder, {})\nprint(uploader.finish(timeout_seconds=60))"
+    code = "uploader.submit(folder)\nprint(uploader.finish(timeout_seconds=60))"
     result = background(hub, tmp_path, folder, code)
     assert result.stdout == "True\n", result.stderr
     assert len(hub.repositories[REPO].commits) == 1
@@ -354,7 +364,7 @@ def test_a_refused_background_upload_is_told_early_with_the_command(
     hub: FakeHub, tmp_path: Path, folder: Path
 ) -> None:
     code = """
-uploader.submit(folder, {})
+uploader.submit(folder)
 print(uploader.finish(timeout_seconds=60))
 """
     result = background(hub, tmp_path, folder, code, token=READER_TOKEN)
@@ -371,7 +381,7 @@ def test_a_server_that_never_answers_ends_neither_training_nor_the_process(
 ) -> None:
     hub.faults.append(Fault("PUT /large-files", waits=True, times=99))
     code = """
-uploader.submit(folder, {})
+uploader.submit(folder)
 print(uploader.finish(timeout_seconds=1.5))
 """
     result = background(hub, tmp_path, folder, code)
@@ -386,7 +396,7 @@ def test_a_folder_that_cannot_be_kept_is_a_sentence(
     hub: FakeHub, tmp_path: Path, folder: Path
 ) -> None:
     (folder.parent / ".uploads").write_text("a file where a folder should be")
-    result = background(hub, tmp_path, folder, "uploader.submit(folder, {})")
+    result = background(hub, tmp_path, folder, "uploader.submit(folder)")
     assert result.returncode == 0
     assert f"{folder} is not uploaded" in result.stderr
 
@@ -444,6 +454,32 @@ def test_a_run_uploads_its_best_and_everybody_uses_it_by_name(hub: FakeHub, tmp_
     scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert scores["provenance"]["data"]["sha256"]
     assert scores["CIDEr"] is not None
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_what_the_repositories_held(hub: FakeHub, tmp_path: Path) -> None:
+    write_data(tmp_path)
+    files = {path.name: path.read_bytes() for path in write_encoder(tmp_path).iterdir()}
+    first, second = "1" * 40, "2" * 40
+    encoder = hub.repositories["me/encoder"] = Repository(False, [Commit(first, "", files)])
+
+    def train(**changes: object) -> Path:
+        words = arguments(tmp_path, NUM_EPOCHS=1, VALIDATION_IMAGES=1, **changes)
+        result = run_client(hub, tmp_path, f"import train; train.main({words!r})")
+        assert result.returncode == 0, result.stderr
+        return tmp_path / "checkpoints" / str(changes["RUN_NAME"]) / "best"
+
+    best = train(RUN_NAME="base", ENCODER_MODEL_NAME="me/encoder")
+    assert json.loads((best / "checkpoint.json").read_text())["encoder"]["revision"] == first
+    assert upload(hub, tmp_path, best).returncode == 0
+    (commit,) = hub.repositories[REPO].commits
+    encoder.commits.append(Commit(second, "", {}))  # main has moved on since
+    hub.repositories[REPO].commits.append(Commit(second, "", {}))
+    model = f"{REPO}@{commit.oid}"
+    child = train(RUN_NAME="child", ENCODER_MODEL_NAME=None, INIT_CHECKPOINT_PATH=model)
+    about = json.loads((child / "checkpoint.json").read_text())
+    assert (about["encoder"]["name"], about["encoder"]["revision"]) == ("me/encoder", first)
+    assert about["parent"]["name"] == f"https://huggingface.co/{REPO}/tree/{commit.oid}"
 
 
 def test_a_run_without_token_says_so_before_anything_else(hub: FakeHub, tmp_path: Path) -> None:

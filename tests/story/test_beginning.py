@@ -4,7 +4,9 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,7 +26,15 @@ from compare import read_plan
 from config import Config, dump_config, parse_config, settings_with
 from dataset import Step
 from tests.helpers.forged_checkpoints import forge
-from tests.helpers.small_runs import arguments, differences, run, write_encoder
+from tests.helpers.processes import run_together
+from tests.helpers.small_runs import (
+    arguments,
+    differences,
+    lines_of,
+    run,
+    weights_of,
+    write_encoder,
+)
 from tests.helpers.steps import Killed, before_each_step
 from trainer import Trainer
 
@@ -187,6 +197,59 @@ def test_it_goes_on_exactly_without_the_model_that_it_began_with(place: Path, ba
         assert str(place).encode() not in data
 
 
+def test_of_the_hub_the_commit_is_written_down(
+    place: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, commit = tmp_path / "models--me--captioner", "c0ffee" + "1" * 34
+    shutil.copytree(base, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    address = f"https://huggingface.co/me/captioner/tree/{commit}"
+    for name in ("me/captioner", f"me/captioner@{commit}", address):
+        child = begun(place, name, RUN_NAME="of-hub")
+    child.save_last()
+    last = read_checkpoint(child.config.run_dir / "last")
+    assert last.parent == {"name": address, "sha256": sha256_of(base / "model.safetensors")}
+    card = (last.folder / "README.md").read_text()
+    assert "\nbase_model: me/captioner\n" in card
+    assert f"`{address}`" in card
+
+
+def test_who_goes_on_uploads_the_best_that_a_kill_may_have_kept_back(
+    place: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[Path] = []
+    uploader = SimpleNamespace(submit=submitted.append)
+    monkeypatch.setattr(train, "BestUploader", lambda *_, **__: uploader)
+    upload = {"HF_REPO_ID": "me/x", "HF_UPLOAD_BEST_CHECKPOINTS": True}
+    begun(place, base, RUN_NAME="uploading", **upload)
+    assert submitted == []
+    config = parse_config(arguments(place, RUN_NAME="base", NUM_EPOCHS=1, **upload))
+    train.build_trainer(config, RUNTIME, base.parent / "last").log.close(finished=False)
+    assert submitted == [base]
+
+
+def test_self_critical_training_alone_of_a_model_that_has_learnt(place: Path, base: Path) -> None:
+    small = {"NUM_EPOCHS": 0, "SCST_EPOCHS": 1, "SCST_SAMPLES": 2, "VALIDATION_IMAGES": 1}
+    assert train.main(words(place, base, RUN_NAME="rewarded", **small)) == 0
+    run = place / "checkpoints/rewarded"
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any("reward" in line for line in log)
+    assert not any("loss" in line for line in log)
+    (validated,) = (line for line in log if "validation_loss" in line)
+    assert "BLEU-4" in validated
+    assert "CIDEr" not in validated  # of a single picture
+    killed = {"RUN_NAME": "rewarded-killed", "SAVE_INTERVAL": 1, **small}
+    with before_each_step(vanish_after(2)), pytest.raises(Killed):
+        train.main(words(place, base, **killed))
+    assert train.main(words(place, base, RESUME_CHECKPOINT_PATH="auto", **killed)) == 0
+    assert differences(run / "last", place / "checkpoints/rewarded-killed/last") == []
+    for changes in ({"SCST_EPOCHS": 0}, {"INIT_CHECKPOINT_PATH": ""}):
+        with pytest.raises(UserError, match="NUM_EPOCHS is 0, which leaves"):
+            parse_config(words(place, base, **{**small, **changes}))
+
+
 def saved_after_a_change(place: Path, name: str, **changes: object) -> Path:
     """A checkpoint of a run whose trained encoder has other weights than it began with."""
     config = parse_config(arguments(place, RUN_NAME=name, **changes))
@@ -256,7 +319,9 @@ def test_runs_of_a_comparison_begin_with_it_too(place: Path, base: Path) -> None
         read_plan(file)
 
 
-def test_it_works_with_all_that_a_run_may_be(place: Path, base: Path) -> None:
+def test_it_works_with_all_that_a_run_may_be(
+    place: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A stream that mixes old data in, self-critical training, an average; to the end."""
     line = words(
         place,
@@ -271,11 +336,44 @@ def test_it_works_with_all_that_a_run_may_be(place: Path, base: Path) -> None:
         VALIDATION_IMAGES=1,
     )
     assert train.main(line) == 0
+    assert "/mixed/best  (epoch 2:" in capsys.readouterr().out.replace("\n              ", " ")
     last = read_checkpoint(place / "checkpoints/mixed/last")
     assert last.state is not None
     assert last.state.step == 4
     assert str(base) == last.config.INIT_CHECKPOINT_PATH
     assert last.tokenizer.to_json() == read_checkpoint(base).tokenizer.to_json()
+
+
+@pytest.mark.slow
+def test_several_processes_begin_as_one_does(place: Path, base: Path) -> None:
+    """With the encoder in parts; and go on exactly, into self-critical training."""
+    settings = {
+        "DATASET": "other",
+        "INIT_CHECKPOINT_PATH": base,
+        "NUM_EPOCHS": 1,
+        "SCST_EPOCHS": 1,
+        "ENCODER_TRAINED_BLOCKS": -1,
+        "DECODER_DROPOUT": 0,
+        "LOG_INTERVAL": 1,
+        **dict.fromkeys(MODEL),
+    }
+    one = run(place, RUN_NAME="one", **settings)
+    parts = {**settings, "SHARDING": "on", "SAVE_INTERVAL": 1, "KEEP_CHECKPOINTS": 9}
+    two = run_together(place, RUN_NAME="two", **parts)
+    curves = [lines_of(folder / "metrics.jsonl") for folder in (one, two)]
+    for alone, together in zip(*curves, strict=True):  # samples are each process's own
+        for name in {"loss", "gradient_norm", "validation_loss"} & alone.keys():
+            if alone["epoch"] == 1:
+                assert together[name] == pytest.approx(alone[name], rel=2e-5)
+    first, second = (weights_of(folder / "best-cross-entropy") for folder in (one, two))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
+    assert read_checkpoint(two / "best").parent["sha256"] == sha256_of(base / "model.safetensors")
+    earliest = min(two.glob("step-*"), key=lambda path: int(path.name[5:]))
+    again = shutil.copytree(earliest, place / "checkpoints" / "again" / "last").parent
+    run_together(place, RUN_NAME="again", RESUME_CHECKPOINT_PATH="auto", **parts)
+    assert differences(two / "last", again / "last") == []
 
 
 def test_a_forged_model_is_refused(base: Path, place: Path, tmp_path: Path) -> None:

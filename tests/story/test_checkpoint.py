@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from captioning.sharing.repository import upload_checkpoint
 from captioning.system import folders as checkpoint_files
 from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
@@ -110,8 +111,18 @@ def test_a_missing_file_is_named(copied: Path) -> None:
         read_checkpoint(copied / "best")
 
 
-def test_a_folder_without_manifest_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a checkpoint"):
+def test_a_folder_without_manifest_is_no_checkpoint(copied: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a checkpoint: .* Name a folder such as"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(UserError, match=r"It is the folder of a run; name .* in it: .*/best$"):
+        read_checkpoint(copied)
+    with pytest.raises(UserError, match=r"it has no checkpoint\.json,.* in it: .*/best$"):
+        upload_checkpoint(copied, "me/x", left_out=())
+    (tmp_path / "export.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is not a checkpoint: .* It is an export"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "image-captioner"}')
+    with pytest.raises(UserError, match=r"is not a checkpoint\. It is an export"):
         read_checkpoint(tmp_path)
 
 

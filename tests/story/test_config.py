@@ -236,7 +236,7 @@ def test_roles_say_what_a_run_may_go_on_with_and_what_alters_it() -> None:
 
 def test_the_command_line_ends_with_2_and_without_a_traceback() -> None:
     done = subprocess.run(
-        [sys.executable, "train.py", "--BATCHSIZE", "3", "--NUM_EPOCHS", "0"],
+        [sys.executable, "train.py", "--BATCHSIZE", "3", "--NUM_EPOCHS", "-1"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -246,5 +246,5 @@ def test_the_command_line_ends_with_2_and_without_a_traceback() -> None:
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         "error: there is no setting BATCHSIZE; did you mean BATCH_SIZE?",
-        "error: NUM_EPOCHS is 0; it must be from 1 to 1,000,000.",
+        "error: NUM_EPOCHS is -1; it must be from 0 to 1,000,000.",
     ]

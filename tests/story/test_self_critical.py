@@ -110,6 +110,24 @@ def test_samples_that_are_worth_the_same_teach_nothing() -> None:
     assert gradient_of(model).abs().max() < 1e-6
 
 
+def test_beams_are_the_likeliest_captions_whatever_the_seed() -> None:
+    model = make_model(vocabulary=6)
+    step = one_picture(times=1, samples=7)
+    losses, gradients = [], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model.zero_grad()
+        objective = make_objective(rewards_of, 7, search="beam")
+        losses.append(objective(model, step.batches[0].content, step.batches[0], step))
+        torch.autograd.backward(losses[-1].share)
+        gradients.append(gradient_of(model))
+    captions = [(END,), *((a, END) for a in WORDS), *((a, b) for a in WORDS for b in WORDS)]
+    texts = [Written(TwoWords().decode(ids), ids[-1] == END) for ids in captions]
+    assert losses[0].total.item() == pytest.approx(sum(map(worth, texts)))  # seven beams find all
+    assert gradients[0].equal(gradients[1])
+    assert gradients[0].norm() > 0
+
+
 def cider_objective(records: Any, **settings: Any) -> SelfCritical:
     rules = TokenRules(start_id=1, end_id=END, max_length=11, forbidden_ids=(0, 1, 3))
     reward = CiderReward([record.captions for record in records])

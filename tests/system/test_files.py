@@ -3,12 +3,14 @@
 import os
 import secrets
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from captioning.system.errors import UserError
 from captioning.system.files import (
+    alone_in,
     atomic_write,
     own_file,
     read_json,
@@ -54,6 +56,23 @@ def test_after_an_error_nothing_has_changed(tmp_path: Path, error: BaseException
         write_half()
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["name.txt"]
+
+
+def test_who_writes_files_that_belong_together_is_alone(tmp_path: Path) -> None:
+    def write_both() -> None:
+        with alone_in(tmp_path):
+            for file in ("a", "b"):
+                write_text(tmp_path / file, "other")
+
+    other = threading.Thread(target=write_both)
+    with alone_in(tmp_path):
+        write_text(tmp_path / "a", "mine")
+        other.start()
+        other.join(0.2)
+        assert other.is_alive()
+        assert os.listdir(tmp_path) == ["a"]
+    other.join()
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "other"
 
 
 def test_no_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

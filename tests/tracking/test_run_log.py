@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from captioning.tracking import wandb_log
 from captioning.tracking.console import Console, duration
 from captioning.tracking.curves import draw_curves
 from captioning.tracking.events import Outcome, Validation
-from captioning.tracking.run_log import JsonLines, RunFiles, RunLog, best_validation
+from captioning.tracking.run_log import JsonLines, RunFiles, RunLog, validation_at
 from captioning.tracking.wandb_log import WandbLog, choose_mode
 from tests.helpers.run_logs import FACTS, MEASURED, SCORES, config, make_samples
 
@@ -98,18 +99,25 @@ def test_other_processes_log_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == ""
 
 
-def test_best_validation() -> None:
+def test_a_run_of_few_steps_is_told_how_to_make_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Console(config(tmp_path, BATCH_SIZE=64)).start(replace(FACTS, steps_per_epoch=1), 0)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "few steps 12 steps in all may teach little; a BATCH_SIZE below 64 or more" in text
+    Console(config(tmp_path)).start(FACTS, 0)
+    assert "few steps" not in capsys.readouterr().out
+
+
+def test_the_validation_of_the_best_step_is_found() -> None:
     lines = [
         {"step": 1, "loss": 0.1},
         {"step": 2, "validation_loss": 3.0, "CIDEr": 0.4},
-        {"step": 3, "validation_loss": 2.0, "CIDEr": 0.3},
+        {"step": 2, "loss": 0.1},
         {"step": 4, "validation_loss": None, "CIDEr": None},
-        {"step": 5, "validation_loss": 2.0, "CIDEr": 0.4},
     ]
-    assert best_validation(lines, "CIDEr")["step"] == 2
-    assert best_validation(lines, "loss")["step"] == 3
-    assert best_validation([{"step": 7, "validation_loss": 1.0}], "CIDEr")["step"] == 7
-    assert best_validation(lines[:1], "CIDEr") == {}
+    assert validation_at(lines, 2) == lines[1]
+    assert validation_at(lines, 0) == validation_at(lines, 1) == validation_at(lines, 4) == {}
 
 
 def test_curves_have_a_panel_for_each_kind_of_number(tmp_path: Path) -> None:
@@ -374,7 +382,7 @@ for epoch in range(first, last + 1):
     log.step(epoch * 100 - 50, epoch, {**MEASURED, "loss": 4.0 / epoch})
     scores = {name: value / epoch for name, value in SCORES.items()}
     log.validation(epoch * 100, epoch, scores, samples, attention_strip=strip, is_best=epoch == 1)
-log.close(finished=True)
+log.close(finished=True, best_step=100)
 print(log.wandb_run_id)
 """
 

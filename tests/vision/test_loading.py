@@ -12,7 +12,7 @@ from huggingface_hub import errors as hub
 from safetensors.torch import load_file
 
 from captioning.system.errors import UserError
-from captioning.vision import loading
+from captioning.vision import VisionTower, loading
 from captioning.vision.loading import build_tower, load_config, load_tower
 from tests.helpers.tiny_encoders import FAMILIES
 
@@ -48,23 +48,23 @@ def test_a_model_of_a_package_that_is_not_there_names_the_package(
         load_config(str(tmp_path))
 
 
-def test_all_files_are_of_the_config_s_commit(
+def test_all_files_are_of_one_commit_which_is_known_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    FAMILIES["clip"].save(tmp_path)
-    whole = hf.AutoConfig.from_pretrained(str(tmp_path))
-    whole._commit_hash = "c0ffee"
-    monkeypatch.setattr(hf.AutoConfig, "from_pretrained", lambda *_, **__: whole)
-    config = load_config("a/b")
-    asked = []
-
-    def read(*_: object, revision: str, **__: object) -> object:
-        asked.append(revision)
-        return hf.CLIPVisionModel(config), {"missing_keys": [], "unexpected_keys": []}
-
-    monkeypatch.setattr(hf.CLIPVisionModel, "from_pretrained", read)
-    assert load_tower("a/b", config).revision == "c0ffee"
-    assert asked == ["c0ffee"]
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--a--b"
+    (repository / "refs").mkdir(parents=True)
+    older, newer = ("0" * 40, "c0ffee" + "1" * 34)
+    fingerprints = {}
+    for commit, family in ((older, "vit"), (newer, "clip")):  # as the Hub's client leaves them
+        FAMILIES[family].save(repository / "snapshots" / commit)
+        (repository / "refs" / "main").write_text(commit)
+        tower = VisionTower.from_pretrained("a/b")
+        assert tower.revision == commit
+        fingerprints[commit] = tower.fingerprint()
+    assert fingerprints[older] != fingerprints[newer]
+    again = VisionTower.from_pretrained("a/b", revision=older)
+    assert (again.revision, again.fingerprint()) == (older, fingerprints[older])
 
 
 def test_prefix_is_the_one_that_leads_to_most() -> None:
@@ -166,7 +166,7 @@ def test_converted_weights_are_found_on_the_hub(
     monkeypatch.setattr(loading, "_read_weights", read)
     monkeypatch.setattr(loading, "load_config", lambda *_, **__: config)
     monkeypatch.setattr(huggingface_hub.HfApi, "get_repo_discussions", discussions)
-    load_tower("a/b", config)
+    assert load_tower("a/b", config).revision == "refs/pr/7"
     assert asked == ["", "refs/pr/7"]
     monkeypatch.setattr(huggingface_hub.HfApi, "get_repo_discussions", lambda *_, **__: [])
     with pytest.raises(UserError, match="pickled ones are never opened"):
