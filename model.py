@@ -15,12 +15,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioning.decoding.attention import FewReaders, KeysValues, KVCache, attend, of_pictures
 from captioning.gpt2.architecture import GPT2Architecture
 from captioning.system.errors import UserError
 from captioning.training.packing import Packing
@@ -59,35 +60,6 @@ class DecoderStyle:
             activation=architecture.activation,
             norm_eps=architecture.norm_eps,
         )
-
-
-class KeysValues(NamedTuple):
-    """What attention reads in one layer."""
-
-    keys: Tensor
-    """(B, H, P, d) of pictures, or (R, H, T, d) of captions."""
-    values: Tensor
-    """The same shape."""
-
-
-class KVCache:
-    """Keys and values of the tokens that each row has read so far, in one layer."""
-
-    def __init__(self) -> None:
-        self._past: KeysValues | None = None
-
-    def update(self, keys: Tensor, values: Tensor) -> KeysValues:
-        """Append (R, H, 1, d) of the newest token; returns all (R, H, T, d)."""
-        if self._past is not None:
-            keys = torch.cat([self._past.keys, keys], dim=2)
-            values = torch.cat([self._past.values, values], dim=2)
-        self._past = KeysValues(keys, values)
-        return self._past
-
-    def reorder(self, rows: Tensor) -> None:
-        """Let new row r go on from old row `rows[r]`."""
-        if self._past is not None:
-            self._past = KeysValues(*(part.index_select(0, rows) for part in self._past))
 
 
 class SelfAttention(nn.Module):
@@ -133,14 +105,14 @@ class CrossAttention(nn.Module):
         weights: list[Tensor] | None = None,
     ) -> Tensor:
         """(N, D) -> (N, D); appends (R, H, T, P) attention weights to `weights` if given."""
-        keys, values = memory
+        keys = memory[0]
         q = packing.pad(self.query(x)).view(keys.shape[0], -1, x.shape[-1])  # (B, R / B * T, D)
         (q,) = split_heads(q, self.heads, parts=1)  # (B, H, R / B * T, d)
         if weights is not None:
             scores = q @ keys.transpose(-2, -1) / math.sqrt(q.shape[-1])
             shape = (packing.rows, packing.length, self.heads, keys.shape[2])
             weights.append(scores.softmax(-1).transpose(1, 2).reshape(shape).transpose(1, 2))
-        x = F.scaled_dot_product_attention(q, keys, values)
+        x = attend(q, memory)
         x = x.transpose(1, 2).reshape(packing.rows, packing.length, -1)  # (R, T, D)
         return self.output(packing.pack(x))
 
@@ -418,7 +390,8 @@ class DecoderState:
 
     def __init__(self, decoder: TransformerDecoder, memory: Sequence[KeysValues]) -> None:
         """Begin with one empty row for each picture of `CaptionModel.encode_memory`."""
-        self._decoder, self._memory = decoder, memory
+        self._decoder = decoder
+        self._memory = [FewReaders.of(layer) for layer in memory]
         self._caches = [KVCache() for _ in self._memory]
         self._length = 0
         self._width = 1
@@ -436,10 +409,7 @@ class DecoderState:
         """New picture b is old picture `pictures[b]`; its row w goes on from old `rows[b, w]`."""
         before = self._memory[0].keys.shape[0]
         if len(pictures) != before:
-            self._memory = [
-                KeysValues(*(part.index_select(0, pictures) for part in layer))
-                for layer in self._memory
-            ]
+            self._memory = [of_pictures(layer, pictures) for layer in self._memory]
         flat = (pictures[:, None] * self._width + rows).flatten()
         for cache in self._caches:
             cache.reorder(flat)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from captioning import decoding
 from captioning.decoding import Hypothesis, SearchOptions, TokenRules
+from captioning.decoding.attention import KeysValues
 from captioning.system.runtime import Runtime
 from captioning.training.packing import Packing
 from captioning.training.reward import Written
@@ -31,7 +32,7 @@ from captioning.training.weight_average import WeightAverage
 from captioning.vision.blocks import depths
 from dataset import Batch, Step
 from encoder import VisionEncoder, encode
-from model import CaptionModel, DecoderState, KeysValues
+from model import CaptionModel, DecoderState
 from tokenizer import CaptionTokenizer
 
 NO_TOKEN = -1

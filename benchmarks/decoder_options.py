@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from captioning.decoding import SearchOptions
+from captioning.decoding.attention import KeysValues, KVCache
 from captioning.sources.images import load_image
 from captioning.sources.records import Record, read_records
 from captioning.store.views import TrainingPictures
@@ -41,8 +42,6 @@ from dataset import CaptionDataset, PreparedSteps, Split
 from model import (
     CaptionModel,
     DecoderBlock,
-    KeysValues,
-    KVCache,
     Projection,
     TransformerDecoder,
 )

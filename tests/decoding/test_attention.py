@@ -1,0 +1,32 @@
+"""Attention of a search reads what torch's own reads, and a cache goes on from the right rows."""
+
+import torch
+import torch.nn.functional as F
+
+from captioning.decoding.attention import FewReaders, KeysValues, KVCache, attend, of_pictures
+
+
+def test_few_queries_read_what_torchs_attention_reads() -> None:
+    memory = KeysValues(torch.randn(3, 2, 7, 4), torch.randn(3, 2, 7, 4))
+    queries = torch.randn(3, 2, 5, 4)
+    laid_out = FewReaders.of(memory)
+    expected = F.scaled_dot_product_attention(queries, *memory)
+    torch.testing.assert_close(attend(queries, laid_out), expected)
+    assert isinstance(laid_out, FewReaders)
+    kept = torch.tensor([2, 0])
+    fewer = of_pictures(laid_out, kept)
+    assert isinstance(fewer, FewReaders)
+    assert fewer.keys.mT.is_contiguous()
+    torch.testing.assert_close(attend(queries[kept], fewer), expected[kept])
+
+
+def test_a_cache_goes_on_from_the_rows_that_were_chosen_even_twice_before_a_token() -> None:
+    first, second = torch.randn(2, 4, 1, 1, 3), torch.randn(2, 3, 1, 1, 3)
+    cache = KVCache()
+    cache.update(*first)
+    cache.reorder(torch.tensor([3, 1, 0, 2]))
+    cache.reorder(torch.tensor([0, 0, 1]))
+    keys, values = cache.update(*second)
+    rows = torch.tensor([3, 3, 1])
+    assert keys.equal(torch.cat([first[0][rows], second[0]], dim=2))
+    assert values.equal(torch.cat([first[1][rows], second[1]], dim=2))
