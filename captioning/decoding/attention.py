@@ -72,6 +72,8 @@ class KVCache:
     def _append(self, past: Tensor, newest: Tensor) -> Tensor:
         if self._rows is None:
             return torch.cat([past, newest], dim=2)
+        if torch.is_grad_enabled():  # what is written into a part has no gradient
+            return torch.cat([past.index_select(0, self._rows), newest], dim=2)
         length = past.shape[2]
         joined = newest.new_empty(*newest.shape[:2], length + 1, newest.shape[3])
         torch.index_select(past, 0, self._rows, out=joined[:, :, :length])

@@ -1,5 +1,9 @@
 """Attention of a search reads what torch's own reads, and a cache goes on from the right rows."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -20,7 +24,16 @@ def test_few_queries_read_what_torchs_attention_reads() -> None:
     torch.testing.assert_close(attend(queries[kept], fewer), expected[kept])
 
 
-def test_a_cache_goes_on_from_the_rows_that_were_chosen_even_twice_before_a_token() -> None:
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
+def test_a_cache_goes_on_from_the_rows_that_were_chosen_even_twice_before_a_token(
+    mode: Callable[[], AbstractContextManager[None]],
+) -> None:
+    with mode():
+        check_cache()
+
+
+def check_cache() -> None:
+    """Reordering twice, then a token."""
     first, second = torch.randn(2, 4, 1, 1, 3), torch.randn(2, 3, 1, 1, 3)
     cache = KVCache()
     cache.update(*first)
