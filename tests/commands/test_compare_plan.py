@@ -97,7 +97,7 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
     RANDOM_SEED = 3
     [models.ViT]
     DATASET = "coco"
-    NUM_EPOCHS = 0
+    NUM_EPOCHS = -1
     [model.BLIP]
     """
     found = "\n".join(problems_of(tmp_path, text, {"DECODER_HEADS": 7}))
@@ -108,7 +108,7 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         "[models.CLIP]: there is no setting ENCODER_NAME; did you mean ENCODER_",
         "[models.CLIP]: RANDOM_SEED is given to each run by the comparison; leave it out.",
         "[models.ViT]: DATASET must be the same for all models; move it to the top of the file.",
-        "[models.ViT]: NUM_EPOCHS is 0; it must be from 1 to 1,000,000.",
+        "[models.ViT]: NUM_EPOCHS is -1; it must be from 0 to 1,000,000.",
         "there is no table [model]; did you mean [models]?",
         "the command line: DECODER_HEADS is 7; it must divide",
     ):

@@ -93,7 +93,7 @@ def test_what_is_there_is_skipped_and_overwritten_on_demand(command: Command, fo
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         (folder / "photos" / "new.png").write_bytes(picture(9))
         code, told = command(*words)
-        assert (code, "1 pictures captioned" in told, "5 were before" in told) == (0, True, True)
+        assert (code, "1 picture captioned" in told, "5 were before" in told) == (0, True, True)
         (folder / "photos" / "new.png").unlink()
         assert "--overwrite captions them again" in command(*words)[1]
         assert "5 pictures captioned" in command(*words, "--overwrite")[1]
@@ -130,7 +130,7 @@ def test_a_run_that_breaks_off_goes_on_where_it_was(
             file.write(b'{"key": "photos/p3')  # a kill amid a line
     else:
         assert len(list((folder / "broken").rglob("*.txt"))) == 4
-    assert "1 pictures captioned" in command(*words, "--output", "broken")[1]
+    assert "1 picture captioned" in command(*words, "--output", "broken")[1]
     for path in (folder / "whole").rglob("*.*"):
         same = folder / "broken" / path.relative_to(folder / "whole")
         if form == "parquet":

@@ -235,7 +235,8 @@ def test_a_command_of_a_page_does_its_work(
     command: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "compare.py" in command:
-        assert import_module("compare").plan_of(words_of(command)[1]).runs
+        compare = import_module("compare")
+        assert compare.plan_of(*compare.options_of(words_of(command)[1])).runs
     elif "app.py" in command:
         app_options = parse_options(AppOptions, words_of(command)[1])
         assert all(Path(one).exists() for one in (app_options.folder, app_options.captions) if one)

@@ -186,7 +186,7 @@ def test_a_half_fetched_checkpoint_is_not_used_offline(
     assert broken.returncode == 2
     offline = run_client(None, tmp_path, LOAD, HF_HUB_OFFLINE="1")
     assert offline.returncode == 2
-    assert "not whole in the cache" in offline.stderr
+    assert "its cache does not hold it whole" in offline.stderr
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,7 @@ function flag() {
 }
 
 function undo() {
+  const stood = grid.place;
   state.touched = true;
   work = work.then(async () => {
     try {
@@ -297,7 +298,8 @@ function undo() {
       if (!item) { tell("There is nothing to undo."); return; }
       take(item);
       const place = state.numbers.indexOf(item.number);
-      if (place >= 0) grid.choose(place);
+      // Who has gone elsewhere meanwhile, or writes, is left in peace.
+      if (place >= 0 && grid.place === stood && !editing) grid.choose(place);
       tell(`Taken back: ${item.name}`);
     } catch (error) {
       if (error.status === 409) { update([error.body.item]); tell(`Another window has changed ${error.body.item.name} since; it stays as it is.`); }
