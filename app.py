@@ -110,6 +110,7 @@ def listening(options: AppOptions) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((options.host, options.port))
+        listener.listen()  # who comes before the page is there waits for it
     except OSError as error:
         listener.close()
         raise UserError(
