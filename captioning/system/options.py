@@ -85,8 +85,12 @@ def check_value(field: Field, value: object) -> Iterator[str]:
         return
     if not _is_of_kind(value, kind):
         names = {int: "a whole number", float: "a number", bool: "true or false"}
-        choices = ", ".join(map(str, typing.get_args(kind)))
-        text = f"one of {choices}" if choices else names.get(kind, "text")
+        if typing.get_origin(kind) is Literal:
+            text = f"one of {', '.join(map(str, typing.get_args(kind)))}"
+        elif typing.get_origin(kind) is tuple:
+            text = f"{names.get(typing.get_args(kind)[0], 'text')}, or several"
+        else:
+            text = names.get(kind, "text")
         yield f"{_shown(field.name)} is {value!r:.80}; it must be {text}."
         return
     if type(value) is int and abs(value) > MOST_WHOLE:
@@ -101,6 +105,8 @@ def check_value(field: Field, value: object) -> Iterator[str]:
 def _is_of_kind(value: object, kind: Any) -> bool:
     if typing.get_origin(kind) is Literal:
         return value in typing.get_args(kind)
+    if isinstance(value, tuple) and typing.get_origin(kind) is tuple:
+        return all(_is_of_kind(part, typing.get_args(kind)[0]) for part in value)
     return type(value) is (typing.get_origin(kind) or kind)
 
 
@@ -182,18 +188,22 @@ def _convert(field: Field, words: list[str]) -> Any:
     if typing.get_origin(kind) is tuple:
         if not words:
             raise ValueError(f"{shown} needs at least one value.")
-        return tuple(words)
+        part = typing.get_args(kind)[0]
+        return tuple(_converted(word, part) for word in words)
     if kind is bool and not words:
         return True
     if len(words) != 1:
         found = " ".join(words) if words else "nothing"
         raise ValueError(f"{shown} takes one value, found {found}.")
-    (word,) = words
+    return _converted(words[0], kind)
+
+
+def _converted(word: str, kind: Any) -> Any:
+    """The value that a word means, or the word where it means none of that kind."""
     try:
-        value = CONVERTERS.get(kind, str)(word)
+        return CONVERTERS.get(kind, str)(word)
     except (ValueError, OverflowError):
-        value = word
-    return value
+        return word
 
 
 def _switch(word: str) -> bool:
@@ -210,6 +220,7 @@ def _whole(word: str) -> int:
 
 
 CONVERTERS: dict[Any, Callable[[str], Any]] = {bool: _switch, int: _whole, float: float}
+PLACEHOLDERS = {int: "NUMBER", float: "NUMBER", bool: "[true|false]"}
 
 
 def _canonical(name: str) -> str:
@@ -275,13 +286,13 @@ def _placeholder(field: Field) -> str:
     if typing.get_origin(kind) is Literal:
         return "|".join(map(str, typing.get_args(kind)))
     if typing.get_origin(kind) is tuple:
-        return "TEXT ..."
-    return {int: "NUMBER", float: "NUMBER", bool: "[true|false]"}.get(kind, "TEXT")
+        return f"{PLACEHOLDERS.get(typing.get_args(kind)[0], 'TEXT')} ..."
+    return PLACEHOLDERS.get(kind, "TEXT")
 
 
 def _as_typed(value: Any) -> str:
     if isinstance(value, tuple):
-        return " ".join(value) or '""'
+        return " ".join(map(_as_typed, value)) or '""'
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value) or '""'

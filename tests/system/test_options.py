@@ -18,6 +18,8 @@ class Some:
     """Pictures."""
     beam_size: int | None = None
     """Beams."""
+    batches: tuple[int, ...] = (1, 32)
+    """Pictures together."""
     json: bool = False
     """As JSON."""
     # Further
@@ -28,6 +30,13 @@ class Some:
 def test_tuples_take_several_words_and_switches_none() -> None:
     options = parse_options(Some, ["--image", "a", "b", "--json", "--beam-size", "5"])
     assert options == Some(image=("a", "b"), beam_size=5, json=True)
+
+
+def test_each_of_several_numbers_is_a_number() -> None:
+    options = parse_options(Some, ["--image", "a", "--batches", "2", "1e3"])
+    assert options.batches == (2, 1000)
+    with pytest.raises(UserError, match=r"batches is .*'x'.*; it must be a whole number, or sev"):
+        parse_options(Some, ["--image", "a", "--batches", "2", "x"])
 
 
 def test_a_flag_that_is_given_twice_counts_once() -> None:
@@ -54,6 +63,7 @@ def test_help_shows_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Pictures." in shown
     assert "What it does." in shown
     assert shown.index("Flags:") < shown.index("--image") < shown.index("Further:")
+    assert "--batches NUMBER ...  (default: 1 32)" in shown
     assert shown.index("Further:") < shown.index("--limit NUMBER  (default: 0)")
 
 
