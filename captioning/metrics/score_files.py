@@ -18,7 +18,7 @@ import glob
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -39,6 +39,7 @@ from captioning.sources.caption_files import (
 )
 from captioning.sources.picture_names import is_picture_name
 from captioning.system.errors import UserError
+from captioning.system.terminal import counted
 
 SHOWN_IDS = 5
 FORMATS = (
@@ -82,14 +83,14 @@ def check_pairs(candidates: Mapping[str, str], references: Mapping[str, Sequence
     unscorable = [key for key in candidates if key not in references]
     if unscorable:
         problems.append(
-            f"{counted(unscorable, 'candidate')} without references; add references for: "
+            f"{counted(len(unscorable), 'candidate')} without references; add references for: "
             f"{shown(unscorable)}."
         )
     missing = [key for key in references if key not in candidates]
     if missing:
         problems.append(
-            f"{counted(missing, 'picture')} with references but no candidate; scores over a part "
-            f"cannot be compared, so add candidates for: {shown(missing)}."
+            f"{counted(len(missing), 'picture')} with references but no candidate; scores over a "
+            f"part cannot be compared, so add candidates for: {shown(missing)}."
         )
     empty = [key for key, texts in references.items() if not texts]
     if empty:
@@ -121,11 +122,6 @@ def read_references(path: str | os.PathLike[str]) -> list[NamedCaptions]:
     if not found:
         raise UserError(f"{path} holds no references. Formats: {FORMATS}.")
     return found
-
-
-def counted(keys: Collection[str], noun: str) -> str:
-    """ "1 picture", "2 pictures"."""
-    return f"{len(keys):,} {noun}{'' if len(keys) == 1 else 's'}"
 
 
 def shown(keys: Sequence[str]) -> str:

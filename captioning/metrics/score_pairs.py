@@ -19,9 +19,10 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from captioning.metrics.score_files import NamedCaptions, counted, shown
+from captioning.metrics.score_files import NamedCaptions, shown
 from captioning.sources.picture_names import path_parts
 from captioning.system.errors import UserError
+from captioning.system.terminal import counted
 
 NUMBER = re.compile(r"(?:coco_(?:train|val|test)\d{4}_|coco_)?0*(\d+)(?:\.0+)?")
 """A picture's number: of any number of digits, as COCO's file names or LAVIS' ids have it."""
@@ -95,9 +96,9 @@ def pair(
             if one.split in splits and place not in taken
         ]
         raise UserError(
-            f"{counted(missing, 'picture')} with references but no candidate: {shown(missing)}. "
-            "Scores over a part cannot be compared with scores over all: add candidates, or score "
-            "those that there are with --partial."
+            f"{counted(len(missing), 'picture')} with references but no candidate: "
+            f"{shown(missing)}. Scores over a part cannot be compared with scores over all: add "
+            "candidates, or score those that there are with --partial."
         )
     own = [references[place] for place in found]
     pairs = list(zip(candidates, own, strict=True))
@@ -146,7 +147,7 @@ def find_pictures(folder: str, names: Iterable[Sequence[str]]) -> list[Path]:
         missing += [] if len(hits) == 1 else [own[0]]
     if missing:
         raise UserError(
-            f"{counted(missing, 'candidate')} without one picture of that name in {folder}: "
+            f"{counted(len(missing), 'candidate')} without one picture of that name in {folder}: "
             f"{shown(missing)}. Its files are called {shown([one.file_name for one in files])}."
         )
     return found
@@ -175,7 +176,7 @@ def _match(candidates: Sequence[NamedCaptions], references: Sequence[NamedCaptio
     best = min(ways, key=lambda way: way.count(None))
     without = [one.name for one, place in zip(candidates, best, strict=True) if place is None]
     raise UserError(
-        f"{counted(without, 'candidate')} without references; add references for: "
+        f"{counted(len(without), 'candidate')} without references; add references for: "
         f"{shown(without)}. The references are of: {shown([one.name for one in references])}. "
         "Names may differ in form (a number's zeros, folders in front, suffix, case), not in what "
         "they say, and each must fit one picture only."

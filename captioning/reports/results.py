@@ -22,7 +22,7 @@ from captioning.reports.contact_sheet import contact_sheet
 from captioning.reports.report import Report, ReportedScore, write_report
 from captioning.sources.records import CaptionedPicture, Record
 from captioning.system.files import alone_in, write_json, write_text
-from captioning.system.terminal import one_line
+from captioning.system.terminal import counted, one_line
 from captioning.tracking.effort import Effort
 
 NUMBERS = "metrics.json"
@@ -174,7 +174,7 @@ def print_captions(evaluation: Evaluation) -> None:
     """A few captions beside what a person wrote."""
     pictures = evaluation.pictures
     shown = min(SHOWN_CAPTIONS, len(pictures))
-    print(f"\n{shown} caption{'' if shown == 1 else 's'}, and what a person wrote:")
+    print(f"\n{counted(shown, 'caption')}, and what a person wrote:")
     step = max(len(pictures) // SHOWN_CAPTIONS, 1)
     for one in pictures[::step][:SHOWN_CAPTIONS]:
         name, caption, reference = map(one_line, (one.image.name, one.caption, one.references[0]))

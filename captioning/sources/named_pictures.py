@@ -29,6 +29,7 @@ from captioning.sources.image_inputs import (
 )
 from captioning.sources.images import HEIC_ENDINGS
 from captioning.system.errors import UserError
+from captioning.system.terminal import counted
 
 STANDARD_INPUT = "-"
 SHOWN = 3
@@ -104,7 +105,8 @@ def _passed_over(found: NamedPictures, folder: str) -> list[str]:
     unknown = [one for one in others if not _is_picture(one) and _is_unknown(one)]
     if unknown:
         found.notes.append(
-            f"{folder}: {_counted(unknown)} of unknown kind passed over: {_shown(unknown)}."
+            f"{folder}: {counted(len(unknown), 'file')} of unknown kind passed over: "
+            f"{_shown(unknown)}."
         )
     if not unread:
         return []
@@ -112,8 +114,8 @@ def _passed_over(found: NamedPictures, folder: str) -> list[str]:
     mend = "HEIC is read after: pip install pillow-heif" if heic else "convert them to JPEG"
     kinds = ", ".join(sorted({one.suffix[1:].upper() for one in unread}))
     return [
-        f"{folder}: {_counted(unread)} passed over that cannot be read as pictures here ({kinds}): "
-        f"{_shown(unread)}. {mend[0].upper()}{mend[1:]}."
+        f"{folder}: {counted(len(unread), 'file')} passed over that cannot be read as pictures "
+        f"here ({kinds}): {_shown(unread)}. {mend[0].upper()}{mend[1:]}."
     ]
 
 
@@ -155,10 +157,6 @@ def _common_folder(paths: Sequence[str]) -> str:
     folders = [path.split("/")[:-1] for path in paths]
     shared = zip(*folders, strict=False)
     return "/".join(parts[0] for parts in takewhile(lambda parts: len({*parts}) == 1, shared))
-
-
-def _counted(files: Sequence[Path]) -> str:
-    return f"{len(files):,} file{'' if len(files) == 1 else 's'}"
 
 
 def _shown(files: Sequence[Path]) -> str:

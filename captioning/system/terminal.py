@@ -34,6 +34,11 @@ def json_line(value: object) -> str:
     return IN_JSON.sub(_as_json, json.dumps(value, ensure_ascii=False))
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 picture", "2 pictures"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def words_of(text: str) -> str:
     """A caption without what no caption needs; runs of control characters become a space."""
     return CONTROL.sub(" ", BIDI.sub("", text)).strip()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from captioning.sources.records import CaptionedPicture
 from captioning.system.privacy import mask_urls
 from captioning.system.progress import Progress
-from captioning.system.terminal import one_line
+from captioning.system.terminal import counted, one_line
 from captioning.tracking.events import Outcome, RunFacts, Validation, Values
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Console:
                 *_cut_captions(config, facts),
                 (
                     "schedule",
-                    f"{_plural(facts.epochs, 'epoch')} of {_plural(facts.steps_per_epoch, 'step')},"
+                    f"{counted(facts.epochs, 'epoch')} of {counted(facts.steps_per_epoch, 'step')},"
                     f" {config.BATCH_SIZE:,} captions each"
                     + (
                         f", the last {facts.self_critical_epochs} self-critical"
@@ -270,7 +270,7 @@ def _few_steps(config: "Config", facts: RunFacts) -> list[tuple[str, str]]:
     return [
         (
             "few steps",
-            f"{_plural(steps, 'step')} in all may teach little; a BATCH_SIZE below "
+            f"{counted(steps, 'step')} in all may teach little; a BATCH_SIZE below "
             f"{config.BATCH_SIZE:,} or more NUM_EPOCHS make more",
         )
     ]
@@ -308,10 +308,6 @@ def count_text(number: int) -> str:
         if number >= size:
             return f"{number / size:.1f} {unit}"
     return str(number)
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

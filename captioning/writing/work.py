@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from captioning.sources.image_inputs import ImageInput
 from captioning.sources.named_pictures import NamedPictures
+from captioning.system.terminal import counted
 from captioning.writing.outputs import Output, Part, Written, open_output
 from captioning.writing.pictures import Picture, ShardEnd, Unread, each_picture, file_picture
 
@@ -83,7 +84,7 @@ class Work:
         """Say on standard error what became of the pictures."""
         if self.output.description:
             before = f"; {self.skipped:,} were before" if self.skipped else ""
-            pictures = f"{self.captioned:,} picture{'' if self.captioned == 1 else 's'}"
+            pictures = counted(self.captioned, "picture")
             print(f"{pictures} captioned: {self.output.description}{before}.", file=sys.stderr)
             if self.skipped and not (self.captioned or self.broken):
                 print("--overwrite captions them again.", file=sys.stderr)
