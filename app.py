@@ -133,7 +133,7 @@ def make_page(options: AppOptions) -> "Page":
         raise UserError("--captions and --corrections are of a folder; name it: --folder PICTURES")
     names = options.checkpoint or (_newest(options.output_dir),)
     models = [_load(name, options) for name in names]
-    page = Page(models=models, beginning=_beginning(models[0]))
+    beginning, album, drafting = _beginning(models[0]), None, None
     if options.folder:
         folder = Path(options.folder)
         if not folder.is_dir():
@@ -143,8 +143,7 @@ def make_page(options: AppOptions) -> "Page":
         fingerprint = files_fingerprint(names[0]) if Path(names[0]).is_dir() else names[0]
         path = drafts_path(corrections.path, fingerprint)
         drafting = Drafting(album, models[0].drafts, path, is_on=options.draft)
-        page = Page(models, page.beginning, album, drafting, options.captions)
-    return page
+    return Page(models, beginning, album, drafting, options.captions)
 
 
 def serve(page: "Page", options: AppOptions, listener: socket.socket) -> None:
@@ -223,7 +222,7 @@ class PageModel:
         if self._asking is None:
             usual = self.captioner
             asking = Captioner(usual.pipeline, usual.config, is_ours=usual.is_ours)
-            place = Path(self._data_dir) if self._data_dir else data_folder(self.name, usual.config)
+            place = data_folder(self.name, usual.config, self._data_dir)
             asking.ask_neighbours(place / usual.config.dataset_name)
             self._asking = asking
         return self._asking

@@ -38,8 +38,6 @@ class Album:
 
     def __init__(self, folder: Path, corrections: Corrections) -> None:
         """List the pictures; raises `UserError` where there are none."""
-        if not folder.is_dir():
-            raise UserError(f"--folder is {str(folder)!r}; name a folder with pictures.")
         self.folder, self.corrections = folder, corrections
         self._root = folder.resolve()
         names = (file.name for file in list_files(str(folder)))

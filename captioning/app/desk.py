@@ -8,7 +8,7 @@ import threading
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,8 +16,6 @@ from PIL import Image
 
 from captioning.app.drafts import Drafting
 from captioning.sources.records import WordHeat
-
-__all__ = ["CancelledError", "Desk", "Model", "Said"]
 
 
 @dataclass(frozen=True)
