@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captioning.decoding.attention import FewReaders, KeysValues, KVCache, attend, of_pictures
+from captioning.decoding.attention import KeysValues, KVCache
 from captioning.gpt2.architecture import GPT2Architecture
 from captioning.system.errors import UserError
 from captioning.training.packing import Packing
@@ -105,14 +105,14 @@ class CrossAttention(nn.Module):
         weights: list[Tensor] | None = None,
     ) -> Tensor:
         """(N, D) -> (N, D); appends (R, H, T, P) attention weights to `weights` if given."""
-        keys = memory[0]
+        keys = memory.keys
         q = packing.pad(self.query(x)).view(keys.shape[0], -1, x.shape[-1])  # (B, R / B * T, D)
         (q,) = split_heads(q, self.heads, parts=1)  # (B, H, R / B * T, d)
         if weights is not None:
             scores = q @ keys.transpose(-2, -1) / math.sqrt(q.shape[-1])
             shape = (packing.rows, packing.length, self.heads, keys.shape[2])
             weights.append(scores.softmax(-1).transpose(1, 2).reshape(shape).transpose(1, 2))
-        x = attend(q, memory)
+        x = memory.read(q)
         x = x.transpose(1, 2).reshape(packing.rows, packing.length, -1)  # (R, T, D)
         return self.output(packing.pack(x))
 
@@ -391,7 +391,7 @@ class DecoderState:
     def __init__(self, decoder: TransformerDecoder, memory: Sequence[KeysValues]) -> None:
         """Begin with one empty row for each picture of `CaptionModel.encode_memory`."""
         self._decoder = decoder
-        self._memory = [FewReaders.of(layer) for layer in memory]
+        self._memory = [layer.for_few() for layer in memory]
         self._caches = [KVCache() for _ in self._memory]
         self._length = 0
         self._width = 1
@@ -409,7 +409,7 @@ class DecoderState:
         """New picture b is old picture `pictures[b]`; its row w goes on from old `rows[b, w]`."""
         before = self._memory[0].keys.shape[0]
         if len(pictures) != before:
-            self._memory = [of_pictures(layer, pictures) for layer in self._memory]
+            self._memory = [layer.of_pictures(pictures) for layer in self._memory]
         flat = (pictures[:, None] * self._width + rows).flatten()
         for cache in self._caches:
             cache.reorder(flat)

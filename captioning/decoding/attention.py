@@ -19,36 +19,35 @@ class KeysValues(NamedTuple):
     values: Tensor
     """The same shape."""
 
+    def read(self, queries: Tensor) -> Tensor:
+        """(B, H, Q, d) queries -> (B, H, Q, d)."""
+        return F.scaled_dot_product_attention(queries, self.keys, self.values)
 
-class FewReaders(KeysValues):
-    """Keys and values laid out in memory for few queries on a CPU: keys number by number."""
+    def of_pictures(self, pictures: Tensor) -> "KeysValues":
+        """Those of some pictures (B'), laid out as they were."""
+        return KeysValues(*(part.index_select(0, pictures) for part in self))
 
-    @classmethod
-    def of(cls, memory: KeysValues) -> KeysValues:
-        """The same keys and values; on a GPU as they are."""
-        if memory.keys.is_cuda:
-            return memory
-        return cls(memory.keys.mT.contiguous().mT, memory.values.contiguous())
+    def for_few(self) -> "KeysValues":
+        """The same, laid out for few queries where that pays: on a CPU."""
+        if self.keys.device.type != "cpu":
+            return self
+        return _ForFew(self.keys.mT.contiguous().mT, self.values.contiguous())
 
 
-def attend(queries: Tensor, memory: KeysValues) -> Tensor:
-    """(B, H, Q, d) queries -> (B, H, Q, d).
+class _ForFew(KeysValues):
+    """Keys lie in memory number by number.
 
     Torch's own attention is made for many queries: for one to ten a picture, two plain products
     take a quarter to two thirds of its time on a CPU.
     """
-    if not isinstance(memory, FewReaders):
-        return F.scaled_dot_product_attention(queries, *memory)
-    scores = queries * queries.shape[-1] ** -0.5 @ memory.keys.mT
-    return scores.softmax(-1) @ memory.values
 
+    def read(self, queries: Tensor) -> Tensor:
+        scores = queries * queries.shape[-1] ** -0.5 @ self.keys.mT
+        return scores.softmax(-1) @ self.values
 
-def of_pictures(memory: KeysValues, pictures: Tensor) -> KeysValues:
-    """Keys and values of some pictures (B'), laid out as they were."""
-    values = memory.values.index_select(0, pictures)
-    if isinstance(memory, FewReaders):
-        return FewReaders(memory.keys.mT.index_select(0, pictures).mT, values)
-    return KeysValues(memory.keys.index_select(0, pictures), values)
+    def of_pictures(self, pictures: Tensor) -> KeysValues:
+        keys = self.keys.mT.index_select(0, pictures).mT
+        return _ForFew(keys, self.values.index_select(0, pictures))
 
 
 class KVCache:
@@ -61,7 +60,8 @@ class KVCache:
     def update(self, keys: Tensor, values: Tensor) -> KeysValues:
         """Append (R, H, 1, d) of the newest token; returns all (R, H, T, d)."""
         if self._past is not None:
-            keys, values = self._append(self._past.keys, keys), self._append(self._past[1], values)
+            keys = self._append(self._past.keys, keys)
+            values = self._append(self._past.values, values)
         self._past, self._rows = KeysValues(keys, values), None
         return self._past
 

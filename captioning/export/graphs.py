@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captioning.decoding.attention import KeysValues
 from captioning.system.errors import UserError
 from captioning.training.packing import Packing
 
@@ -67,7 +68,8 @@ class DecoderGraph(nn.Module):
         ids = tokens.flatten()
         position = torch.zeros_like(ids) + past[0][0].shape[2]
         packing = Packing(rows=tokens.shape[0] * tokens.shape[1], length=1)
-        hidden = decoder(ids, position, packing, memory, caches)
+        layers = [KeysValues(*layer) for layer in memory]
+        hidden = decoder(ids, position, packing, layers, caches)
         log_probabilities = decoder.exact_logits(hidden).log_softmax(-1)
         return log_probabilities.view(*tokens.shape, -1), [cache.newest for cache in caches]
 

@@ -7,21 +7,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from captioning.decoding.attention import FewReaders, KeysValues, KVCache, attend, of_pictures
+from captioning.decoding.attention import KeysValues, KVCache
 
 
 def test_few_queries_read_what_torchs_attention_reads() -> None:
     memory = KeysValues(torch.randn(3, 2, 7, 4), torch.randn(3, 2, 7, 4))
     queries = torch.randn(3, 2, 5, 4)
-    laid_out = FewReaders.of(memory)
+    laid_out = memory.for_few()
     expected = F.scaled_dot_product_attention(queries, *memory)
-    torch.testing.assert_close(attend(queries, laid_out), expected)
-    assert isinstance(laid_out, FewReaders)
+    torch.testing.assert_close(laid_out.read(queries), expected)
+    assert laid_out.keys.mT.is_contiguous()
     kept = torch.tensor([2, 0])
-    fewer = of_pictures(laid_out, kept)
-    assert isinstance(fewer, FewReaders)
+    fewer = laid_out.of_pictures(kept)
+    assert type(fewer) is type(laid_out)
     assert fewer.keys.mT.is_contiguous()
-    torch.testing.assert_close(attend(queries[kept], fewer), expected[kept])
+    torch.testing.assert_close(fewer.read(queries[kept]), expected[kept])
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
