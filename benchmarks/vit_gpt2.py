@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 import transformers as hf
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import generate
 from captioner import Captioner
@@ -39,12 +38,11 @@ from captioning.sources.named_pictures import find_named
 from captioning.system.errors import run_command
 from captioning.system.options import parse_options
 from captioning.system.rules import at_least
-from captioning.vision.loading import silenced
 from captioning.writing.outputs import Part
 from captioning.writing.work import Work
+from tests.helpers.tiny_gpt2 import TheirCaptions, gpt2_tokenizer, save_vit_gpt2
 
 BATCH = 32
-END = "<|endoftext|>"
 SIDES = ("ours", "transformers")
 
 
@@ -77,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(caption(Path(options.folder), options.side)))
         return 0
     with tempfile.TemporaryDirectory() as place:
-        save_model(Path(place) / "model", options)
+        save_model(Path(place), options)
         write_scenes(Path(place) / "pictures", seed=0, count=options.pictures, size=options.size)
         print(table(measure(Path(place), options)))
     return 0
@@ -132,83 +130,49 @@ def by_ours(place: Path, pictures: Sequence[Path]) -> tuple[list[str], float]:
     seconds = time.perf_counter() - began
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     said = {Path(row["image"]).name: row["captions"][0]["text"] for row in rows}
-    return [said[path.name].strip() for path in pictures], seconds
+    return [said[path.name] for path in pictures], seconds
 
 
-@torch.inference_mode()
 def by_transformers(place: Path, pictures: Sequence[Path]) -> tuple[list[str], float]:
     """As its documentation says."""
-    with silenced():
-        model = hf.VisionEncoderDecoderModel.from_pretrained(place / "model").eval()
-        processor = hf.AutoImageProcessor.from_pretrained(place / "model", backend="pil")
-        tokenizer = hf.AutoTokenizer.from_pretrained(place / "model")
+    captioner = TheirCaptions(place / "model")
     texts: list[str] = []
     began = time.perf_counter()
     for first in range(0, len(pictures), BATCH):
-        opened = [Image.open(path) for path in pictures[first : first + BATCH]]
-        pixels = processor(opened, return_tensors="pt")
-        ids = model.generate(pixels["pixel_values"])
-        texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [text.strip() for text in texts], time.perf_counter() - began
+        texts += captioner.texts([Image.open(path) for path in pictures[first : first + BATCH]])
+    return texts, time.perf_counter() - began
 
 
-def save_model(path: Path, options: Options) -> None:
+def save_model(place: Path, options: Options) -> None:
     """A ViT-GPT2 of random weights, saved as transformers does."""
     is_toy = options.width < 100
-    tokenizer = words_tokenizer(600 if is_toy else 10_000)
-    ids = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id)
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32}
+    if not is_toy:
+        shape = {"num_hidden_layers": 12, "num_attention_heads": 3, "image_size": 224}
     torch.manual_seed(0)
     tower = hf.ViTModel(
         hf.ViTConfig(
             hidden_size=options.width,
-            num_hidden_layers=2 if is_toy else 12,
-            num_attention_heads=2 if is_toy else 3,
             intermediate_size=4 * options.width,
-            image_size=32 if is_toy else 224,
             initializer_range=0.2,
+            **shape,
         )
     )
-    language = hf.GPT2Config(
-        vocab_size=len(tokenizer),
-        n_embd=options.width if is_toy else 256,
-        n_layer=2 if is_toy else 4,
-        n_head=2 if is_toy else 4,
-        n_positions=64,
-        initializer_range=0.2,
-        add_cross_attention=True,
-        is_decoder=True,
-        **ids,
-    )
-    with silenced():
-        model = hf.VisionEncoderDecoderModel(encoder=tower, decoder=hf.GPT2LMHeadModel(language))
-        length = options.tokens + 1  # with the start
-        settings = ids | {"num_beams": options.beams, "min_length": length, "max_length": length}
-        settings |= dict.fromkeys(("decoder_start_token_id", "pad_token_id"), ids["bos_token_id"])
-        for name, value in settings.items():
-            setattr(model.generation_config, name, value)
-        model.save_pretrained(path)
-        tokenizer.save_pretrained(path)
-        side = tower.config.image_size
-        hf.ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(path)
-
-
-def words_tokenizer(entries: int) -> Any:
-    """GPT-2's kind of tokenizer, of drawn words."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=entries - 1,
-        show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )
+    entries = 600 if is_toy else 10_000
     letters = itertools.product(string.ascii_lowercase, repeat=3)
     words = ["".join(word) for word in itertools.islice(letters, entries)]
-    core.train_from_iterator([" " + " ".join(words)] * 2, trainer)
-    core.add_special_tokens([END])
-    tokenizer = hf.GPT2TokenizerFast(tokenizer_object=core)
-    tokenizer.pad_token = END
-    return tokenizer
+    length = options.tokens + 1  # with the start
+    saved = save_vit_gpt2(
+        place,
+        encoder=tower,
+        width=options.width if is_toy else 256,
+        generation={"num_beams": options.beams, "min_length": length, "max_length": length},
+        tokenizer=gpt2_tokenizer(texts=[" " + " ".join(words)] * 2, entries=entries - 1),
+        n_layer=2 if is_toy else 4,
+        n_head=2 if is_toy else 4,
+        initializer_range=0.2,
+    )
+    saved.rename(place / "model")
 
 
 if __name__ == "__main__":

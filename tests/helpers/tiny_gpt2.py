@@ -31,16 +31,18 @@ BEAMS = {
 """Generation settings as tutorials have them."""
 
 
-def gpt2_tokenizer(*special: str) -> Any:
+def gpt2_tokenizer(
+    *special: str, texts: Sequence[str] = tuple(TEXTS * 3), entries: int = 290
+) -> Any:
     """GPT-2's kind, of few entries: bytes, some merges, and at the end what is special."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=290, show_progress=False, initial_alphabet=alphabet, min_frequency=1
+        vocab_size=entries, show_progress=False, initial_alphabet=alphabet, min_frequency=1
     )
-    core.train_from_iterator(TEXTS * 3, trainer)
+    core.train_from_iterator(texts, trainer)
     core.add_special_tokens([END, *special])
     return hf.GPT2TokenizerFast(tokenizer_object=core)
 
@@ -64,12 +66,13 @@ def save_vit_gpt2(
     width: int = WIDTH + 8,
     special: Sequence[str] = (),
     generation: dict[str, Any] | None = None,
+    tokenizer: Any = None,
     seed: int = 0,
     **decoder: Any,
 ) -> Path:
     """A captioner under `folder`, of a family of encoders or of a whole one; returns its folder."""
     path = folder / (f"tiny-{encoder}-gpt2" if isinstance(encoder, str) else "vit-gpt2")
-    tokenizer = gpt2_tokenizer(*special)
+    tokenizer = tokenizer or gpt2_tokenizer(*special)
     tokenizer.pad_token = END
     ids = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id)
     language = hf.GPT2Config(
