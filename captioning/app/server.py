@@ -55,8 +55,8 @@ from captioning.system.errors import UserError
 from captioning.system.processes import worker_count
 
 PAGE_DIR = Path(__file__).parent / "page"
-SHARED = ("palette.css", "heat.js")
-"""Parts that the page has in common with reports."""
+SHARED = ("palette.css", "heat.js", "camera.js")
+"""Parts that the page has in common with reports and exported pages."""
 KINDS = {
     ".css": "text/css",
     ".js": "text/javascript",

@@ -17,7 +17,7 @@ from captioning.system.errors import UserError
 from captioning.system.files import write_text
 
 PAGE = (
-    TEMPLATES_DIR / "palette.css",  # as in reports
+    *(TEMPLATES_DIR / one for one in ("palette.css", "camera.js")),  # other pages have them too
     *(
         TEMPLATES / one
         for one in ("index.html", "page.css", "page.js", "worker.js", "captioner.js")

@@ -58,6 +58,15 @@ def review(browser: Browser, page: str) -> None:
     browser.wait_for(f"return {first} === 'a red of 50'")
 
 
+def tried(browser: Browser, page: str, picture: Path, way: str = "file") -> None:
+    """Have a picture captioned."""
+    browser.visit("about:blank")
+    browser.visit(page + "#try")
+    browser.wait_for(READY)
+    browser.bring(picture, way)
+    browser.wait_for(CAPTION)
+
+
 def wait_until(holds: Callable[[], object]) -> None:
     end = time.monotonic() + 30
     while not holds():
@@ -94,21 +103,7 @@ def test_captions_are_reviewed_by_keyboard_alone(browser: Browser, page: str, fo
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["file", "drop", "paste", "camera"])
 def test_a_picture_comes_in_every_way(browser: Browser, page: str, folder: Path, way: str) -> None:
-    browser.visit("about:blank")
-    browser.visit(page + "#try")
-    browser.wait_for(READY)
-    picture = folder / "d.png"
-    if way == "file":
-        browser.choose("#files", [picture])
-    elif way == "drop":
-        browser.drop(picture)
-    elif way == "paste":
-        browser.paste(picture)
-    else:
-        browser.click("#open-camera")
-        browser.wait_for("return document.querySelector('#viewfinder').videoWidth")
-        browser.click("#shoot")
-    browser.wait_for(CAPTION)
+    tried(browser, page, folder / "d.png", way)
     text = browser.script(CAPTION)
     assert text.startswith("a red of ") if way == "camera" else text == "a red of 150"
     answers = "return document.querySelectorAll('#answers .answer li').length"
@@ -120,11 +115,7 @@ def test_a_picture_comes_in_every_way(browser: Browser, page: str, folder: Path,
 def test_a_word_shows_what_it_looked_at_when_pointed_at_and_focused(
     browser: Browser, page: str, folder: Path
 ) -> None:
-    browser.visit("about:blank")
-    browser.visit(page + "#try")
-    browser.wait_for(READY)
-    browser.choose("#files", [folder / "d.png"])
-    browser.wait_for(CAPTION)
+    tried(browser, page, folder / "d.png")
     brightest = (
         "const canvas = document.querySelector('.look canvas');"
         "if (canvas.hidden) return null;"
@@ -151,11 +142,7 @@ def test_a_word_shows_what_it_looked_at_when_pointed_at_and_focused(
 def test_settings_ask_anew_and_mistakes_are_sentences(
     browser: Browser, page: str, folder: Path
 ) -> None:
-    browser.visit("about:blank")
-    browser.visit(page + "#try")
-    browser.wait_for(READY)
-    browser.choose("#files", [folder / "d.png"])
-    browser.wait_for(CAPTION)
+    tried(browser, page, folder / "d.png")
     browser.script(
         "const one = document.querySelector('[name=num_captions]'); one.value = 5;"
         "one.dispatchEvent(new Event('input', { bubbles: true }))"

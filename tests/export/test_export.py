@@ -340,15 +340,7 @@ def test_a_picture_comes_in_every_way(tmp_path: Path, way: str) -> None:
     try:
         with open_browser(tmp_path / "profile", FAKE_CAMERA) as browser:
             browser.visit(f"http://127.0.0.1:{server.server_port}/")
-            if way == "drop":
-                browser.drop(picture)
-            elif way == "paste":
-                browser.paste(picture)
-            else:
-                browser.wait_for("return !document.querySelector('#open-camera').hidden")
-                browser.click("#open-camera")
-                browser.wait_for("return document.querySelector('#viewfinder').videoWidth")
-                browser.click("#shoot")
+            browser.bring(picture, way)
             browser.wait_for(f"{RESULTS}.length === 1")
             browser.wait_for("return document.querySelector('#results img').naturalWidth")
     finally:

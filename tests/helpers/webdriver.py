@@ -115,6 +115,20 @@ class Browser:
         self.command("Input.dispatchKeyEvent", {**key, "type": "keyDown", "commands": ["paste"]})
         self.command("Input.dispatchKeyEvent", {**key, "type": "keyUp"})
 
+    def bring(self, picture: Path, way: str) -> None:
+        """Give a page a picture: "file", "drop" or "paste" it, or take another by "camera"."""
+        if way == "file":
+            self.choose("#files", [picture])
+        elif way == "drop":
+            self.drop(picture)
+        elif way == "paste":
+            self.paste(picture)
+        else:
+            self.wait_for("return !document.querySelector('#open-camera').hidden")
+            self.click("#open-camera")
+            self.wait_for("return document.querySelector('#viewfinder').videoWidth")
+            self.click("#shoot")
+
     def open_window(self) -> str:
         """Open another window and turn to it; gives the handle of the one before."""
         before: str = self._driver.current_window_handle

@@ -187,28 +187,11 @@ document.addEventListener("drop", (event) => {
   add(event.dataTransfer.files);
 });
 
-const camera = find("#camera");
-find("#open-camera").hidden = !navigator.mediaDevices?.getUserMedia;
-find("#open-camera").onclick = async () => {
-  try {
-    find("#viewfinder").srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-    camera.showModal();
-  } catch (error) {
+useCamera({
+  format: { type: "image/jpeg", quality: 0.95 },
+  take: (blob) => tryPicture(blob, "camera.jpg"),
+  refused: (error) => {
     find("#hint").textContent = `There is no camera for this page: ${error.message}.`;
     find("#tried").hidden = false;
-  }
-};
-camera.onclose = () => {
-  for (const track of find("#viewfinder").srcObject?.getTracks() ?? []) track.stop();
-  find("#viewfinder").srcObject = null;
-};
-find("#close-camera").onclick = () => camera.close();
-find("#shoot").onclick = async () => {
-  const video = find("#viewfinder");
-  if (!video.videoWidth) return;  // nothing is seen yet
-  const shot = element("canvas", { width: video.videoWidth, height: video.videoHeight });
-  shot.getContext("2d").drawImage(video, 0, 0);
-  const blob = await new Promise((done) => { shot.toBlob(done, "image/jpeg", 0.95); });
-  camera.close();
-  tryPicture(blob, "camera.jpg");
-};
+  },
+});

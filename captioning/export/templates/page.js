@@ -155,26 +155,10 @@ document.addEventListener("drop", (event) => {
 
 // ---- camera ----
 
-const camera = find("#camera");
-const viewfinder = find("#viewfinder");
-find("#open-camera").hidden = !navigator.mediaDevices?.getUserMedia;
-find("#open-camera").onclick = async () => {
-  try {
-    viewfinder.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-    camera.showModal();
-  } catch (error) {
+useCamera({
+  format: { type: "image/png" },
+  take: (blob) => add([new File([blob], "From the camera", { type: "image/png" })]),
+  refused: (error) => {
     find("#open-camera").textContent = error.name === "NotAllowedError" ? "The camera is not allowed" : "No camera was found";
-  }
-};
-find("#close-camera").onclick = () => camera.close();
-camera.onclose = () => {
-  viewfinder.srcObject?.getTracks().forEach((track) => track.stop());
-  viewfinder.srcObject = null;
-};
-find("#shoot").onclick = async () => {
-  const canvas = new OffscreenCanvas(viewfinder.videoWidth, viewfinder.videoHeight);
-  canvas.getContext("2d").drawImage(viewfinder, 0, 0);
-  const blob = await canvas.convertToBlob({ type: "image/png" });
-  camera.close();
-  add([new File([blob], "From the camera", { type: "image/png" })]);
-};
+  },
+});
