@@ -239,7 +239,8 @@ class Config:
     PRECISION: Annotated[Literal["auto", "fp32", "bf16"], MAY_CHANGE] = "auto"
     """Arithmetic of the model; auto is bf16 on GPUs that have it, fp32 elsewhere."""
     COMPILE: Annotated[Literal["auto", "on", "off"], NO_EFFECT] = "auto"
-    """torch.compile for the training step; auto is on for CUDA (not measured yet), else off."""
+    """auto: a CUDA GPU that trains alone records the kernels of a step and replays them; on: the
+    decoder's blocks go through torch.compile, too, on any device; off: neither."""
 
     # Validation and checkpoints
     VALIDATION_INTERVAL: Annotated[int, at_least(1), MAY_CHANGE] = 1

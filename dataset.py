@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -25,6 +26,8 @@ from captioning.system.stopping import set_up_worker
 from captioning.training.packing import Packing
 from tokenizer import CaptionTokenizer
 
+NO_TOKEN = -1
+"""The target of a token that counts for nothing."""
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
@@ -51,6 +54,52 @@ class Batch:
     def num_tokens(self) -> int:
         """N, the tokens to predict."""
         return self.targets.numel()
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What decides which kernels compute it."""
+        packing = self.packing
+        return self.content.shape, self.content.dtype, packing.rows, packing.length, self.num_tokens
+
+    def rounded_up(self) -> "Batch":
+        """The same batch in one of few shapes: with more pictures, tokens and room for them.
+
+        What is added counts for nothing: pictures of zeros without a caption, and tokens without a
+        target, each after the last of a caption, so that none of a caption sees it.
+        """
+        packing, pictures = self.packing, len(self.picture_rows)
+        assert packing.slots is not None
+        more = -pictures % 4
+        rows = packing.rows // pictures * (pictures + more)
+        length = packing.length + -packing.length % 8
+        row = torch.div(packing.slots, packing.length, rounding_mode="floor")
+        slots = packing.slots + row * (length - packing.length)
+        is_free = torch.ones(rows * length, dtype=torch.bool)
+        is_free[slots] = False
+        unit = 2 ** max(self.num_tokens.bit_length() - 5, 0)  # a sixteenth at most
+        free = is_free.nonzero()[: -self.num_tokens % unit, 0]
+        added = (0, len(free))
+        return Batch(
+            picture_rows=F.pad(self.picture_rows, (0, more)),
+            content=F.pad(self.content, (*(0, 0) * (self.content.dim() - 1), 0, more)),
+            inputs=F.pad(self.inputs, added),
+            targets=F.pad(self.targets, added, value=NO_TOKEN),
+            positions=F.pad(self.positions, added),
+            packing=Packing(rows, length, torch.cat([slots, free])),
+            num_captions=self.num_captions,
+        )
+
+    def copy_(self, other: "Batch") -> None:
+        """Take over the numbers of another batch of the same shape."""
+        for mine, its in zip(self._tensors, other._tensors, strict=True):
+            mine.copy_(its, non_blocking=True)
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        slots = self.packing.slots
+        assert slots is not None
+        tensors = (self.picture_rows, self.content, self.inputs, self.targets, self.positions)
+        return (*tensors, slots)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`; the copy does not wait where memory is pinned."""

@@ -13,6 +13,7 @@ for the device: losses stay tensors.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -25,18 +26,18 @@ from captioning import decoding
 from captioning.decoding import Hypothesis, SearchOptions, TokenRules
 from captioning.decoding.attention import KeysValues
 from captioning.system.runtime import Runtime
+from captioning.training.averaging import ProcessAverage
 from captioning.training.packing import Packing
+from captioning.training.recording import RecordedPasses
 from captioning.training.reward import Written
-from captioning.training.sharding import clip_gradients, is_part, is_sharded
+from captioning.training.sharding import clip_gradients, is_sharded
 from captioning.training.weight_average import WeightAverage
 from captioning.vision.blocks import depths
-from dataset import Batch, Step
+from dataset import NO_TOKEN, Batch, Step
 from encoder import VisionEncoder, encode
 from model import CaptionModel, DecoderState
 from tokenizer import CaptionTokenizer
 
-NO_TOKEN = -1
-LossFunction = Callable[[CaptionModel, Tensor, Batch, float], Tensor]
 Reward = Callable[[Sequence[Written], Sequence[Sequence[Written]]], NDArray[np.float64]]
 """The reward of each of N captions against the references of its picture; [N]."""
 
@@ -149,8 +150,7 @@ def caption_loss(
     return F.cross_entropy(
         logits.float(),
         batch.targets,
-        # Of GPT-2's vocabulary every entry may stand in a caption.
-        ignore_index=CaptionTokenizer.pad_id if model.gpt2 is None else NO_TOKEN,
+        ignore_index=NO_TOKEN,
         label_smoothing=label_smoothing,
         reduction="sum",
     )
@@ -183,7 +183,6 @@ class CrossEntropy:
     """That the captions of people become likely, token by token."""
 
     label_smoothing: float
-    loss_function: LossFunction = caption_loss
     logged_as = "loss"
 
     def count(self, step: Step) -> int:
@@ -192,7 +191,7 @@ class CrossEntropy:
 
     def __call__(self, model: CaptionModel, features: Tensor, batch: Batch, step: Step) -> Losses:
         """The mean over the step's tokens."""
-        total = self.loss_function(model, features, batch, self.label_smoothing)
+        total = caption_loss(model, features, batch, self.label_smoothing)
         return Losses(total / step.num_tokens, total.detach())
 
 
@@ -311,18 +310,6 @@ class SelfCritical:
         return total.view(len(found), self.samples)
 
 
-class ZeroLoss(nn.Module):
-    """A loss of 0 in which parameters have part, so that a backward pass visits each gradient."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        super().__init__()
-        self._visited = nn.ParameterList(parameters)
-
-    def forward(self) -> Tensor:
-        """0, with a graph."""
-        return torch.stack([parameter.sum() for parameter in self._visited]).sum() * 0
-
-
 class Gradients:
     """Makes the gradients of steps."""
 
@@ -332,22 +319,22 @@ class Gradients:
         encoder: VisionEncoder,
         runtime: Runtime,
         objective: Objective,
+        *,
+        records: bool = False,
     ) -> None:
-        """For what `model` and `encoder` train at present."""
+        """For what `model` and `encoder` train at present.
+
+        With `records` a GPU repeats passes of cross-entropy over given features as it has recorded
+        them, and gradients stay at one address.
+        """
         self.objective = objective
         self._model, self._encoder, self._runtime = model, encoder, runtime
         self._is_sharded = is_sharded(encoder)
-        self._statistics = _running_statistics(encoder)
-        self._replicated = [
-            parameter
-            for module in (model, encoder)
-            for parameter in module.parameters()
-            if parameter.requires_grad and not is_part(parameter)
-        ]
-        self._zero = runtime.replica(ZeroLoss(self._replicated))
-        # DDP takes the order of its buckets from its first pass: here always the same, so that
-        # sums are rounded alike in a run that was resumed and in one that was not.
-        self._average()
+        self._average = ProcessAverage((model, encoder), runtime)
+        self._recorded: RecordedPasses[Batch] | None = None
+        if records and isinstance(objective, CrossEntropy):
+            run = partial(self._add_by_factor, objective)
+            self._recorded = RecordedPasses(run, self._average.parameters, runtime.device)
         self.drop()
 
     def add(self, step: Step) -> Tensor:
@@ -355,31 +342,45 @@ class Gradients:
 
         Raises `BatchTooLargeError` in all processes, the gradients dropped, if memory ran out.
         """
-        before = [statistic.clone() for statistic in self._statistics]
+        before = [statistic.clone() for statistic in self._average.statistics]
         loss_sum = torch.zeros((), device=self._runtime.device)
         failed = 0
         for batch, weight in self._passes(step):
+            factor = weight * self._runtime.world_size  # the average divides by it
             try:
+                if self._recorded is not None and batch.content.is_floating_point():
+                    part = factor / step.num_tokens
+                    loss_sum += self._recorded(batch.rounded_up(), part) * weight
+                    continue
                 batch = batch.to(self._runtime.device)
                 with self._runtime.autocast():
                     features = encode(batch.content, self._encoder)
                     losses = self.objective(self._model, features, batch, step)
-                # The average divides by the number of processes.
-                torch.autograd.backward(losses.share * (weight * self._runtime.world_size))
+                torch.autograd.backward(losses.share * factor)
                 loss_sum += losses.total * weight
             except torch.OutOfMemoryError:
                 if self._is_sharded:  # the others are amid the same pass
                     raise
+                if self._recorded is not None:
+                    self._recorded.stop()
                 failed = batch.num_captions
                 break
         if failed := self._runtime.max_over_processes(failed):
             self.drop()
-            for statistic, old in zip(self._statistics, before, strict=True):
+            for statistic, old in zip(self._average.statistics, before, strict=True):
                 statistic.copy_(old)
             torch.cuda.empty_cache()
             raise BatchTooLargeError(failed)
-        self._average()
+        self._average.take()
         return loss_sum
+
+    def _add_by_factor(self, objective: CrossEntropy, batch: Batch, factor: Tensor) -> Tensor:
+        """Add the gradients of a batch's loss times a factor; returns the loss."""
+        with self._runtime.autocast():
+            features = encode(batch.content, self._encoder)
+            loss = caption_loss(self._model, features, batch, objective.label_smoothing)
+        torch.autograd.backward(loss, factor)
+        return loss.detach()
 
     def drop(self) -> None:
         """Forget the gradients."""
@@ -393,28 +394,6 @@ class Gradients:
             missing = self._runtime.max_over_processes(len(passes)) - len(passes)
             passes += [(step.batches[0], 0.0)] * missing
         return passes
-
-    def _average(self) -> None:
-        """Average gradients, and what BatchNorm has seen, over the processes."""
-        if self._runtime.is_alone:
-            return
-        resting = [parameter for parameter in self._replicated if parameter.grad is None]
-        torch.autograd.backward(self._zero())
-        for parameter in resting:  # an encoder that is not trained yet
-            parameter.grad = None
-        self._runtime.average(self._statistics)
-
-
-def _running_statistics(encoder: nn.Module) -> list[Tensor]:
-    """Means and variances that the BatchNorm of a trained encoder keeps."""
-    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    return [
-        statistic
-        for module in encoder.modules()
-        if isinstance(module, norms) and module.weight is not None and module.weight.requires_grad
-        for statistic in (module.running_mean, module.running_var)
-        if statistic is not None
-    ]
 
 
 @dataclass(frozen=True)

@@ -293,22 +293,18 @@ def build_phase(
 ) -> "Phase":
     """The objective of the running epoch and all that works towards it, new or as the checkpoint
     has it. Self-critical training begins with the weights that were validated last."""
-    import torch
-
     from captioning.training.reward import CiderReward
-    from optimization import CrossEntropy, SelfCritical, caption_loss
+    from optimization import CrossEntropy, SelfCritical
     from trainer import Phase
 
     first, end = config.NUM_EPOCHS, config.all_epochs
     if state.epoch < first or not config.SCST_EPOCHS:
-        is_compiled = config.COMPILE == "on" or (
-            config.COMPILE == "auto" and pipeline.runtime.device.type == "cuda"
-        )
-        loss = torch.compile(caption_loss, dynamic=True) if is_compiled else caption_loss
+        if config.COMPILE == "on":
+            pipeline.model.decoder.compile_blocks()
         optimization = build_optimization(
             config,
             pipeline,
-            CrossEntropy(config.LABEL_SMOOTHING, loss),
+            CrossEntropy(config.LABEL_SMOOTHING),
             steps.length(0) * first,
             encoder_start=config.ENCODER_START_EPOCH / first,
             checkpoint=checkpoint,
@@ -380,9 +376,11 @@ def build_optimization(
             fill_tensors(average.tensors, checkpoint.folder / AVERAGE)
             if is_new:
                 average.adopt()
+    runtime = pipeline.runtime
+    is_recorded = config.COMPILE != "off" and runtime.device.type == "cuda" and runtime.is_alone
     return Optimization(
         optimizer,
-        Gradients(model, encoder, pipeline.runtime, objective),
+        Gradients(model, encoder, runtime, objective, records=is_recorded),
         Schedule(total_steps, config.WARMUP_STEPS),
         Schedule(
             total_steps,

@@ -5,18 +5,22 @@
     python benchmarks/gpu.py --device cpu --toy --output /tmp/toy    does it run at all
 
 Needs no network and no data. Each part runs in a process and with a time limit of its own, so that
-one that fails costs itself alone, the most telling first; `gpu.json` and `gpu.md` in the output
-folder grow as it goes. What they hold already is not done again, so that the same command goes on
-where it was cut off. No part is begun after `--minutes`.
+one that fails costs itself alone, the most telling first: checks beside each other, what is timed
+by itself. `gpu.json` and `gpu.md` in the output folder grow as it goes. What they hold already is
+not done again, so that the same command goes on where it was cut off. No part is begun after
+`--minutes`.
 """
 
+import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,6 +34,7 @@ from captioning.system.files import write_json, write_text
 from captioning.system.options import parse_options
 
 ROOT = Path(__file__).parent.parent
+CHECKS_AT_ONCE = max(1, (os.cpu_count() or 1) // 4)
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy")
 
 
@@ -43,23 +48,25 @@ class Part:
     """Flags besides, for a run that is tiny."""
     seconds: int
     """Time limit."""
+    is_timed: bool = True
+    """Whether it measures time, so that nothing may run beside it."""
 
 
 def _check(name: str, seconds: int) -> Part:
-    return Part(f"gpu_right.py --check {name}", "--toy true", seconds)
+    return Part(f"gpu_right.py --check {name}", "--toy true", seconds, is_timed=False)
 
 
 TOY_TRAINING = "--pictures 8 --steps 1 --rounds 1 --batch_size 8 --skip_old true"
 TOY_FEATURES = "--encoder tiny --pictures 4 --repeats 1 --num_workers 0"
 TRAINING = "training.py --steps 40"
 PARTS = {
-    "step": _check("step", 90),
-    "captions": _check("captions", 90),
-    "resume": _check("resume", 150),
-    "memory": _check("memory", 60),
-    "workers": _check("workers", 90),
-    "sharding": _check("sharding", 60),
-    "self-critical": _check("self-critical", 120),
+    "step": _check("step", 180),
+    "captions": _check("captions", 180),
+    "resume": _check("resume", 180),
+    "self-critical": _check("self-critical", 180),
+    "workers": _check("workers", 180),
+    "memory": _check("memory", 90),
+    "sharding": _check("sharding", 90),
     "training": Part(
         f"{TRAINING} --pictures 29000 --compiled true --profile true", TOY_TRAINING, 150
     ),
@@ -110,56 +117,88 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / "gpu.json"
     known = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
-    began = time.monotonic()
     found = {"machine": machine(options.device), "parts": dict(known.get("parts", {}))}
-    for name in options.parts or PARTS:
-        done = found["parts"].get(name, {})
-        if "found" in done:
-            continue
-        left = options.minutes * 60 - (time.monotonic() - began)
-        if left <= 0:
-            print(f"{name}: left out, {options.minutes:g} minutes are over; run it again to go on.")
-            continue
-        found["parts"][name] = run_part(name, options, folder)
-        write_json(place, found)
-        write_text(folder / "gpu.md", table(found))
-        print(f"{name}: {verdict(found['parts'][name])}", flush=True)
+    todo = [name for name in options.parts or PARTS if "found" not in found["parts"].get(name, {})]
+    checks = [name for name in todo if not PARTS[name].is_timed]
+    end = time.monotonic() + options.minutes * 60
+    for together in (checks, *([name] for name in todo if PARTS[name].is_timed)):
+        for name, part in run_together(together, options, folder, end):
+            found["parts"][name] = part
+            write_json(place, found)
+            write_text(folder / "gpu.md", table(found))
+            print(f"{name}: {verdict(part)}", flush=True)
     print(f"\n{table(found)}\nwritten to {place} and {folder / 'gpu.md'}")
     wanted = [found["parts"].get(name, {}) for name in options.parts or PARTS]
     is_well = all("found" in part and part["found"].get("right") is not False for part in wanted)
     return EXIT_DONE if is_well else EXIT_PARTLY_DONE
 
 
-def run_part(name: str, options: Options, folder: Path) -> dict[str, Any]:
-    """What a part found, or why it found nothing; what it printed lies in the folder."""
+def run_together(
+    names: Sequence[str], options: Options, folder: Path, end: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Run parts, some beside each other; each with what it found, as they end."""
+    running: set[subprocess.Popen[bytes]] = set()
+    with ThreadPoolExecutor(CHECKS_AT_ONCE) as pool:
+        found = {pool.submit(run_part, name, options, folder, end, running): name for name in names}
+        try:
+            for ended in as_completed(found):
+                yield found[ended], ended.result()
+        finally:  # also where a user has had enough
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                end_session(process)
+
+
+def run_part(
+    name: str,
+    options: Options,
+    folder: Path,
+    end: float,
+    running: "set[subprocess.Popen[bytes]]",
+) -> dict[str, Any]:
+    """What a part found, or why it found nothing; what it printed lies in the folder. Its process
+    is among `running` while it runs."""
+    if time.monotonic() > end:
+        return {"failed": f"left out after {options.minutes:g} minutes; run it again to go on"}
     part, result = PARTS[name], folder / f"{name.replace('/', '-')}.json"
     result.unlink(missing_ok=True)
     flags = [*part.command.split()[1:], *(part.toy.split() if options.toy else ())]
     command = [sys.executable, str(ROOT / "benchmarks" / part.command.split()[0])]
     command += [*last_of_each(flags), "--device", options.device, "--json", str(result)]
-    offline = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+    settings = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "PYTHONFAULTHANDLER": "1"}
     limit = part.seconds * (10 if options.toy else 1)  # a CPU, perhaps a busy one
     began = time.monotonic()
-    why = ""
     with open(result.with_suffix(".log"), "w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **settings},
+            start_new_session=True,
+        )
+        running.add(process)
         try:
-            code = subprocess.run(
-                command,
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                timeout=limit,
-                env={**os.environ, **offline},
-                check=False,
-            ).returncode
+            code = process.wait(limit)
             why = f"it ended with {code}" if code else ""
         except subprocess.TimeoutExpired:
-            why = f"it took more than {limit} s"
+            why = f"it took more than {limit} s, its log says where"
+        end_session(process)
+        running.discard(process)
     taken = {"seconds": round(time.monotonic() - began, 1), "command": part.command}
     if result.exists() and not why:
         return {**taken, "found": json.loads(result.read_text(encoding="utf-8"))}
     last = Path(log.name).read_text(encoding="utf-8").strip().splitlines()[-1:]
     return {**taken, "failed": f"{why or 'it wrote nothing'}: {' '.join(last)[:300]}"}
+
+
+def end_session(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and all that it started; Python writes first where it was."""
+    for number in (signal.SIGABRT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(3)
 
 
 def machine(device: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ Each check is a function of the options that gives what it measured, and under `
 may be believed. All data is drawn, all weights are random or trained on the spot.
 """
 
+import itertools
 import json
 import math
 import signal
@@ -25,7 +26,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks.flags import last_of_each
-from benchmarks.training import DrawnRows, drawn_records, make_model, make_optimizer, step_of
+from benchmarks.training import (
+    PATCHES,
+    DrawnRows,
+    drawn_records,
+    make_model,
+    make_optimizer,
+    step_of,
+)
 from captioning.scenes import write_scenes
 from captioning.sources.records import Record, read_records
 from captioning.store.rows import LivePictures
@@ -37,7 +45,7 @@ from config import Config
 from dataset import CaptionDataset, StepDataset
 from encoder import VisionEncoder
 from model import CaptionModel
-from optimization import BatchTooLargeError, CrossEntropy, Gradients, caption_loss
+from optimization import BatchTooLargeError, CrossEntropy, Gradients
 from tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -76,46 +84,66 @@ def size_of(options: Options) -> Size:
     if options.toy:
         tiny = "--DECODER_EMBED_DIM 16 --PROJECTION_DIM 16 --DECODER_LAYERS 1 --DECODER_HEADS 2"
         return Size(24, 2, (*tiny.split(), "--BATCH_SIZE", "16", "--VALIDATION_IMAGES", "3"))
-    return Size(1200, 4, ("--VALIDATION_IMAGES", "60"))
+    return Size(600, 3, ("--VALIDATION_IMAGES", "30"))
 
 
 def check_step(options: Options) -> dict[str, Any]:
-    """Loss and gradients of a step against float32 on the CPU: fp32, bf16, compiled."""
-    config = Config(DECODER_DROPOUT=0.0, **(TOY_DECODER if options.toy else {}))
-    records = drawn_records(8 if options.toy else 64)
-    tokenizer = train_tokenizer((text for one in records for text in one.captions), 10_000)
-    captions = CaptionDataset(records, tokenizer, config.MAX_SEQ_LEN)
-    rows = DrawnRows(len(records), torch.device("cpu"), torch.float32)
-    steps = StepDataset(captions, captions.plan(256, seed=0), rows)
-
-    def gradients(device: str, precision: str, *, compiled: bool = False) -> tuple[float, Tensor]:
-        runtime = Runtime.create(device, precision)
-        model = make_model(config, rows.rows(torch.tensor([0])).shape[1], 10_000, runtime.device)
-        loss = torch.compile(caption_loss, dynamic=True) if compiled else caption_loss
-        maker = Gradients(model, nn.Identity(), runtime, CrossEntropy(0.1, loss))  # type: ignore[arg-type]
-        step = step_of(steps, 0)
-        total = float(maker.add(step)) / step.num_tokens
-        found = [p.grad.flatten().float().cpu() for p in model.parameters() if p.grad is not None]
-        return total, torch.cat(found)
-
-    loss, exact = gradients("cpu", "fp32")
-    result: dict[str, Any] = {"loss_cpu": loss}
-    for name, precision, compiled in (
-        ("fp32", "fp32", False),
-        ("bf16", "bf16", False),
-        ("fp32 compiled", "fp32", True),
-        ("bf16 compiled", "bf16", True),
-    ):
-        if compiled and options.toy:
-            continue
-        loss, found = gradients(options.device, precision, compiled=compiled)
-        result[name] = {"loss": loss, "error": float((found - exact).norm() / exact.norm())}
+    """Loss and gradients of a step against float32 on the CPU; and a step that is replayed with
+    dropout against the same when it was not recorded yet."""
+    is_gpu = options.device.startswith("cuda")
+    exact_loss, exact = gradients_of(options, "cpu", "fp32", "off")[0]
+    result: dict[str, Any] = {"loss_cpu": exact_loss}
+    for precision, compiling in itertools.product(LARGEST_ERROR, ("off", "auto", "on")):
+        if compiling == "off" or is_gpu:
+            loss, found = gradients_of(options, options.device, precision, compiling)[-1]
+            error = float((found - exact).norm() / exact.norm())
+            result[f"{precision}, COMPILE {compiling}"] = {"loss": loss, "error": error}
     result["right"] = all(
         result[name]["error"] < LARGEST_ERROR[name[:4]]
         for name in result
         if name[:4] in LARGEST_ERROR
     )
+    if is_gpu:
+        first, other, again = (
+            found for _, found in gradients_of(options, options.device, "fp32", "auto", dropout=0.1)
+        )
+        result["replayed with dropout"] = float((again - first).norm() / first.norm())
+        result["with other dropout"] = float((other - first).norm() / first.norm())
+        result["right"] &= result["replayed with dropout"] < LARGEST_ERROR["fp32"]
+        result["right"] &= result["with other dropout"] > 0.01
     return result
+
+
+def gradients_of(
+    options: Options, device: str, precision: str, compiling: str, dropout: float = 0.0
+) -> list[tuple[float, Tensor]]:
+    """Loss and gradients of a step by a value of COMPILE, with a seed, another, and the first."""
+    config = Config(DECODER_DROPOUT=dropout, **(TOY_DECODER if options.toy else {}))
+    records = drawn_records(8 if options.toy else 64)
+    tokenizer = train_tokenizer((text for one in records for text in one.captions), 10_000)
+    captions = CaptionDataset(records, tokenizer, config.MAX_SEQ_LEN)
+    torch.manual_seed(0)
+    rows = DrawnRows(len(records), torch.device("cpu"), torch.float32)
+    step = step_of(StepDataset(captions, captions.plan(256, seed=0), rows), 0)
+    runtime = Runtime.create(device, precision)
+    model = make_model(config, PATCHES, 10_000, runtime.device)
+    if compiling == "on":
+        model.decoder.compile_blocks()
+    maker = Gradients(
+        model,
+        nn.Identity(),  # type: ignore[arg-type]
+        runtime,
+        CrossEntropy(0.1),
+        records=compiling != "off",
+    )
+    found = []
+    for seed in (0, 1, 0) if compiling != "off" else (0,):  # recorded when it comes again
+        maker.drop()
+        runtime.seed_step(0, seed)
+        loss = float(maker.add(step)) / step.num_tokens
+        gradients = [p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]
+        found.append((loss, torch.cat(gradients)))
+    return found
 
 
 TOY_DECODER: dict[str, Any] = {
@@ -165,12 +193,13 @@ def check_resume(options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         draw(place, options)
-        for name in ("whole", "again"):
-            end_of(train_process(place, options, "--RUN_NAME", name))
         words = ("--RUN_NAME", "killed", "--SAVE_INTERVAL", "5")
         killed = train_process(place, options, *words)
         kill_after_a_save(killed, place / "runs/killed/last")
-        end_of(train_process(place, options, *words, "--RESUME_CHECKPOINT_PATH", "auto"))
+        runs = [train_process(place, options, "--RUN_NAME", name) for name in ("whole", "again")]
+        runs.append(train_process(place, options, *words, "--RESUME_CHECKPOINT_PATH", "auto"))
+        for run in runs:
+            end_of(run)
         whole, again, resumed = (
             weights_of(place / f"runs/{name}/last") for name in ("whole", "again", "killed")
         )
@@ -193,7 +222,13 @@ def check_memory(options: Options) -> dict[str, Any]:
     rows = DrawnRows(len(records), runtime.device, torch.bfloat16)
     whole = StepDataset(captions, captions.plan(2000, seed=0), rows)
     model = make_model(Config(DECODER_DROPOUT=0.0), 50, len(tokenizer), runtime.device)
-    gradients = Gradients(model, nn.Identity(), runtime, CrossEntropy(0.1))  # type: ignore[arg-type]
+    gradients = Gradients(
+        model,
+        nn.Identity(),  # type: ignore[arg-type]
+        runtime,
+        CrossEntropy(0.1),
+        records=True,
+    )
     before = torch.cuda.memory_allocated()
     full_loss = float(gradients.add(step_of(whole, 0)))
     gradients.drop()
@@ -363,43 +398,35 @@ def draw(place: Path, options: Options) -> Path:
     return data
 
 
-def train_process(place: Path, options: Options, *words: str) -> "subprocess.Popen[str]":
-    """`train.py` on the drawn scenes, with the demo's encoder and settings."""
+def train_process(place: Path, options: Options, *words: str) -> "subprocess.Popen[bytes]":
+    """`train.py` on the drawn scenes, with the demo's encoder and settings; prints where we do."""
     size = size_of(options)
     command = [sys.executable, str(ROOT / "train.py"), "--config", "presets/demo.toml"]
     command += ["--DATASET", "scenes", "--DATA_DIR", str(place / "data"), "--RUN_NAME", "run"]
     command += ["--OUTPUT_DIR", str(place / "runs"), "--DEVICE", options.device]
     command += ["--WANDB_MODE", "disabled", "--NUM_EPOCHS", str(size.epochs), "--NUM_WORKERS", "0"]
-    return subprocess.Popen(
-        last_of_each([*command, *size.settings, *words]),
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    return subprocess.Popen(last_of_each([*command, *size.settings, *words]), cwd=ROOT)
 
 
-def end_of(process: "subprocess.Popen[str]") -> str:
-    """What a process printed, when it has ended well."""
-    printed, _ = process.communicate()
-    if process.returncode:
-        raise UserError(f"train.py ended with {process.returncode}: {printed[-2000:]}")
-    return printed
+def end_of(process: "subprocess.Popen[bytes]") -> None:
+    """Wait until a process ends well."""
+    if process.wait():
+        raise UserError(f"train.py ended with {process.returncode}; see above.")
 
 
-def wait_for(path: Path, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
+def wait_for(path: Path, process: "subprocess.Popen[bytes]", seconds: float = 120) -> None:
     """Until a run has saved, or has ended."""
     end = time.monotonic() + seconds
     while not path.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
 
 
-def kill_after_a_save(process: "subprocess.Popen[str]", path: Path) -> None:
+def kill_after_a_save(process: "subprocess.Popen[bytes]", path: Path) -> None:
     """SIGKILL, a moment after the first checkpoint."""
     wait_for(path, process)
     time.sleep(0.3)
     process.kill()
-    process.communicate()
+    process.wait()
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ old     the encoder (CLIP ViT-B/32's architecture, random weights) runs for each
         read in each step
 plain   features are cached, captions padded to the longest of the batch, each pair on its own
 ours    `optimization.train_step` as `train.py` runs it
-compiled  the same under `torch.compile` where ours is not, or `eager` where it is (`train.py`
-        compiles on GPUs)
+compiled  the same with `COMPILE on`
+eager   on a GPU, the same with `COMPILE off`: no kernels are recorded
 
 Pairs are picture-caption pairs. The share of the ceiling is the arithmetic that our step needs
 (counted, see `flops`) over what the machine's own matrix product reaches in the same minutes.
@@ -40,6 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
 from captioning.sources.records import Record
 from captioning.system.errors import run_command
@@ -50,7 +51,7 @@ from captioning.training.weight_average import WeightAverage
 from config import Config
 from dataset import Batch, CaptionDataset, Step, StepDataset
 from model import CaptionModel, Projection
-from optimization import CrossEntropy, Gradients, build_optimizer, caption_loss, train_step
+from optimization import CrossEntropy, Gradients, build_optimizer, train_step
 from tokenizer import CaptionTokenizer, train_tokenizer
 
 SHAPES = {"B/32": (50, 768), "B/16": (197, 768), "L/14-336": (577, 1024)}
@@ -85,7 +86,7 @@ class Options:
     skip_old: bool = False
     """Leave the old way out."""
     compiled: bool = False
-    """Measure ours both with and without torch.compile."""
+    """Measure ours with the other values of COMPILE, too."""
     json: str = ""
     """File for the numbers as JSON."""
 
@@ -107,8 +108,9 @@ class DrawnRows:
         size = (pictures, *shape)
         mapped = torch.from_file(str(file), shared=True, size=math.prod(size), dtype=dtype)
         self._rows = mapped.view(size)
-        for row in self._rows:
-            row.normal_()
+        few = torch.randn(min(pictures, 100), *shape, dtype=dtype)
+        for start in range(0, pictures, len(few)):
+            self._rows[start : start + len(few)] = few[: pictures - start]
 
     def rows(self, indices: Tensor) -> Tensor:
         """(B, P, F) of row numbers."""
@@ -125,11 +127,15 @@ def read_records(options: Options) -> list[Record]:
         for row in csv.DictReader(file):
             captions.setdefault(row["image"], []).append(row["caption"])
     real = [Record(Path(name), tuple(texts)) for name, texts in captions.items()]
-    # A set larger than the file repeats it.
-    return (real * (options.pictures // len(real) + 1))[: options.pictures]
+    return repeated(real, options.pictures)
 
 
-def drawn_records(pictures: int) -> list[Record]:
+def repeated(records: list[Record], count: int) -> list[Record]:
+    """So many of the records, all of them again where they are fewer."""
+    return (records * (count // len(records) + 1))[:count]
+
+
+def drawn_records(pictures: int, different: int = 1000) -> list[Record]:
     """Five captions a picture, as long as Flickr8k's: 11.8 ± 3.8 words and marks, 15 tokens.
 
     Words are letters alone: a tokenizer cuts a letter from a digit, and captions of "w12" had 25.
@@ -137,14 +143,16 @@ def drawn_records(pictures: int) -> list[Record]:
     generator = np.random.default_rng(0)
     words = ["".join(letters) for letters in itertools.product(string.ascii_lowercase, repeat=3)]
     words = words[:9000]
-    lengths = generator.normal(11.8, 3.8, (pictures, 5)).round().clip(3, 35).astype(int)
-    return [
+    shape = min(pictures, different), 5
+    lengths = generator.normal(11.8, 3.8, shape).round().clip(3, 35).astype(int)
+    drawn = [
         Record(
             Path(f"{number}.jpg"),
             tuple(" ".join(generator.choice(words, length)) for length in row),
         )
         for number, row in enumerate(lengths)
     ]
+    return repeated(drawn, pictures)
 
 
 def make_model(
@@ -278,20 +286,18 @@ class OurWay:
         model: CaptionModel,
         steps: StepDataset,
         runtime: Runtime,
-        *,
-        is_compiled: bool,
     ) -> None:
         self.model, self.steps, self.runtime, self.config = model, steps, runtime, config
+        if config.COMPILE == "on":
+            model.decoder.compile_blocks()
         self.optimizer = make_optimizer(model, config)
         self.number = 0
         self.gradients = Gradients(
             model,
             nn.Identity(),  # type: ignore[arg-type]
             runtime,
-            CrossEntropy(
-                config.LABEL_SMOOTHING,
-                torch.compile(caption_loss, dynamic=True) if is_compiled else caption_loss,
-            ),
+            CrossEntropy(config.LABEL_SMOOTHING),
+            records=runtime.device.type == "cuda" and config.COMPILE != "off",
         )
 
     def __call__(self) -> int:
@@ -358,7 +364,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = runtime.device
     config = Config(BATCH_SIZE=options.batch_size)
     records = read_records(options)
-    tokenizer = train_tokenizer((c for r in records for c in r.captions), config.VOCAB_SIZE)
+    texts = {caption: None for record in records for caption in record.captions}
+    tokenizer = train_tokenizer(texts, config.VOCAB_SIZE)
     dataset = CaptionDataset(records, tokenizer, config.MAX_SEQ_LEN)
     patches, width = SHAPES[options.encoder]
     folder = tempfile.TemporaryDirectory()
@@ -370,20 +377,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     def fresh() -> CaptionModel:
         return make_model(config, patches, len(tokenizer), device, width)
 
-    ours = OurWay(config, fresh(), steps, runtime, is_compiled=device.type == "cuda")
+    ours = OurWay(config, fresh(), steps, runtime)
     sides: dict[str, Callable[[], int]] = {
         "plain": plain_way(config, fresh(), dataset, rows, runtime),
         "ours": ours,
     }
     if options.compiled:
-        other = "eager" if device.type == "cuda" else "compiled"
-        sides[other] = OurWay(config, fresh(), steps, runtime, is_compiled=other == "compiled")
+        sides["compiled"] = OurWay(replace(config, COMPILE="on"), fresh(), steps, runtime)
+        if device.type == "cuda":
+            sides["eager"] = OurWay(replace(config, COMPILE="off"), fresh(), steps, runtime)
     if not options.skip_old:
         sides["old"] = old_way(config, tokenizer, records, device)
     warm_seconds = {}
     for side, step in sides.items():
         began = time.perf_counter()
-        pairs_per_second(step, 2, device)  # compile, allocate, warm caches
+        # Compile, allocate, record shapes.
+        pairs_per_second(step, options.steps if device.type == "cuda" else 2, device)
         warm_seconds[side] = time.perf_counter() - began
     found: dict[str, list[float]] = {side: [] for side in sides}
     ceilings = []
@@ -437,7 +446,12 @@ def profile(step: Callable[[], int], count: int, device: torch.device) -> dict[s
         synchronize(device)
     wall = 1e3 * (time.perf_counter() - began) / count
     name = "self_device_time_total" if is_gpu else "self_cpu_time_total"
-    times = {one.key: getattr(one, name) / 1e3 / count for one in profiler.key_averages()}
+    times = {
+        one.key: getattr(one, name) / 1e3 / count
+        for one in profiler.key_averages()
+        # What lies on a GPU are kernels, and spans of time that have names.
+        if not is_gpu or (one.device_type is DeviceType.CUDA and not one.is_user_annotation)
+    }
     longest = sorted(times.items(), key=lambda item: -item[1])[:15]
     return {"a step, profiled": wall, "all kernels": sum(times.values()), **dict(longest)}
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,10 @@ import benchmarks.encoder_training, generate, evaluate, train
 sys.exit(train.main(sys.argv[1:]))
 """
 WRITES = "import json, sys; open(sys.argv[-1], 'w').write(json.dumps({'right': True, 'of': 0.5}))"
+HANGS = """import subprocess, time
+child = subprocess.Popen('while true; do echo >> "$CHILD"; sleep 0.02; done', shell=True)
+time.sleep(60)
+"""
 
 
 def scripts(folder: Path, monkeypatch: pytest.MonkeyPatch, **texts: str) -> None:
@@ -65,12 +70,17 @@ def test_a_part_that_fails_costs_itself_and_is_tried_again(
 
 
 def test_a_part_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scripts(tmp_path, monkeypatch, hangs="import time; time.sleep(60)", works=WRITES)
-    monkeypatch.setitem(gpu.PARTS, "hangs", Part("hangs.py", "", 1))
+    scripts(tmp_path, monkeypatch, hangs=HANGS, works=WRITES)
+    monkeypatch.setitem(gpu.PARTS, "hangs", Part("hangs.py", "", 2))
+    monkeypatch.setenv("CHILD", str(tmp_path / "child"))
     assert main(["--output", str(tmp_path / "gpu"), "--device", "cpu"]) == 1
     found = json.loads((tmp_path / "gpu" / "gpu.json").read_text())["parts"]
-    assert "more than 1 s" in found["hangs"]["failed"]
+    assert "more than 2 s" in found["hangs"]["failed"]
     assert found["works"]["found"]["right"]
+    assert 'hangs.py", line 3' in (tmp_path / "gpu" / "hangs.log").read_text()
+    written = (tmp_path / "child").read_text()
+    time.sleep(0.2)
+    assert (tmp_path / "child").read_text() == written
 
 
 def test_a_finding_that_is_wrong_and_time_that_is_over_show_in_the_exit_code(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import optimization
 from captioning.system.runtime import Runtime
 from dataset import Step, StepDataset
 from optimization import BatchTooLargeError, CrossEntropy, Gradients, caption_loss
@@ -118,7 +119,9 @@ def test_what_batch_norm_has_seen_is_averaged_over_processes() -> None:
     assert [id(one) for one in averaged] == [id(trained.running_mean), id(trained.running_var)]
 
 
-def test_memory_that_another_process_lacks_gives_the_step_up_here_too() -> None:
+def test_memory_that_another_process_lacks_gives_the_step_up_here_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Beside(OneOfMany):
         def max_over_processes(self, value: int) -> int:
             return max(value, 9)
@@ -130,12 +133,8 @@ def test_memory_that_another_process_lacks_gives_the_step_up_here_too() -> None:
         encoder.running_mean += 1
         return caption_loss(*arguments)
 
-    gradients = Gradients(
-        model,
-        encoder,
-        one_of(2, kind=Beside),
-        CrossEntropy(0, loss),
-    )
+    monkeypatch.setattr(optimization, "caption_loss", loss)
+    gradients = Gradients(model, encoder, one_of(2, kind=Beside), CrossEntropy(0))
     with pytest.raises(BatchTooLargeError) as caught:
         gradients.add(make_step())
     assert caught.value.num_captions == 9
