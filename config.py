@@ -238,9 +238,9 @@ class Config:
     """Weight of people's captions beside the reward."""
     PRECISION: Annotated[Literal["auto", "fp32", "bf16"], MAY_CHANGE] = "auto"
     """Arithmetic of the model; auto is bf16 on GPUs that have it, fp32 elsewhere."""
-    COMPILE: Annotated[Literal["auto", "on", "off"], NO_EFFECT] = "auto"
-    """auto: a CUDA GPU that trains alone records the kernels of a step and replays them; on: the
-    decoder's blocks go through torch.compile, too, on any device; off: neither."""
+    CUDA_GRAPHS: Annotated[Literal["auto", "off"], NO_EFFECT] = "auto"
+    """auto: a CUDA GPU that trains alone on kept features records the kernels of a step, once for
+    each shape, and replays them."""
 
     # Validation and checkpoints
     VALIDATION_INTERVAL: Annotated[int, at_least(1), MAY_CHANGE] = 1

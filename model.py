@@ -188,7 +188,6 @@ class TransformerDecoder(nn.Module):
             DecoderBlock(dim, heads, ff_dim, memory_dim, dropout, style) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(dim, style.norm_eps)
-        self._training_block: Callable[..., Tensor] = DecoderBlock.__call__
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
         initialise(self, branches=3 * layers)
 
@@ -202,13 +201,6 @@ class TransformerDecoder(nn.Module):
         """Hold everything frozen but what reads the picture."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_("cross" in name)
-
-    def compile_blocks(self) -> None:
-        """From now on train with blocks that `torch.compile` fuses.
-
-        One compilation is good for all blocks and sizes; of the model as a whole it took minutes.
-        """
-        self._training_block = torch.compile(DecoderBlock.forward, dynamic=True)
 
     def keys_values(self, memory: Tensor) -> list[KeysValues]:
         """(B, P, M) -> each layer's cross-attention keys and values."""
@@ -226,10 +218,9 @@ class TransformerDecoder(nn.Module):
         """(N,) ids at (N,) positions -> (N, D) hidden states."""
         x = self.embedding(ids) * self.embedding_scale
         x = self.dropout(x + self.positions[positions])
-        compute = self._training_block if self.training else DecoderBlock.__call__
         for layer, block in enumerate(self.blocks):
             cache = caches[layer] if caches is not None else None
-            x = compute(block, x, packing, memory[layer], cache, weights)
+            x = block(x, packing, memory[layer], cache, weights)
         return self.norm(x)
 
     def logits(self, x: Tensor) -> Tensor:

@@ -337,6 +337,11 @@ class Gradients:
             self._recorded = RecordedPasses(run, self._average.parameters, runtime.device)
         self.drop()
 
+    @property
+    def recorded_shapes(self) -> int:
+        """How many shapes of batches are replayed."""
+        return len(self._recorded.recordings) if self._recorded else 0
+
     def add(self, step: Step) -> Tensor:
         """Leave the gradients of a step in the parameters; returns this process's logged sum.
 

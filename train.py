@@ -299,8 +299,6 @@ def build_phase(
 
     first, end = config.NUM_EPOCHS, config.all_epochs
     if state.epoch < first or not config.SCST_EPOCHS:
-        if config.COMPILE == "on":
-            pipeline.model.decoder.compile_blocks()
         optimization = build_optimization(
             config,
             pipeline,
@@ -377,7 +375,9 @@ def build_optimization(
             if is_new:
                 average.adopt()
     runtime = pipeline.runtime
-    is_recorded = config.COMPILE != "off" and runtime.device.type == "cuda" and runtime.is_alone
+    is_recorded = (
+        config.CUDA_GRAPHS == "auto" and runtime.device.type == "cuda" and runtime.is_alone
+    )
     return Optimization(
         optimizer,
         Gradients(model, encoder, runtime, objective, records=is_recorded),

@@ -58,7 +58,7 @@ def _check(name: str, seconds: int) -> Part:
 
 TOY_TRAINING = "--pictures 8 --steps 1 --rounds 1 --batch_size 8 --skip_old true"
 TOY_FEATURES = "--encoder tiny --pictures 4 --repeats 1 --num_workers 0"
-TRAINING = "training.py --steps 40"
+TRAINING = "training.py --steps 30"
 PARTS = {
     "step": _check("step", 180),
     "captions": _check("captions", 180),
@@ -67,27 +67,25 @@ PARTS = {
     "workers": _check("workers", 180),
     "memory": _check("memory", 90),
     "sharding": _check("sharding", 90),
-    "training": Part(
-        f"{TRAINING} --pictures 29000 --compiled true --profile true", TOY_TRAINING, 150
-    ),
+    "training": Part(f"{TRAINING} --pictures 29000 --profile true", TOY_TRAINING, 150),
     "training on L/14-336": Part(
-        f"{TRAINING} --pictures 8000 --encoder L/14-336 --skip_old true", TOY_TRAINING, 90
+        f"{TRAINING} --pictures 8000 --encoder L/14-336 --skip_old true", TOY_TRAINING, 120
     ),
     "training on L/14-336, mapped": Part(
-        f"{TRAINING} --pictures 2000 --encoder L/14-336 --mapped true --skip_old true",
+        "training.py --steps 5 --pictures 1000 --encoder L/14-336 --mapped true --skip_old true",
         f"{TOY_TRAINING} --encoder B/32",
         90,
     ),
     "search": Part(
-        "generation.py --batches 1 32 256 --repeats 3 --old false", "--batches 1 --repeats 1", 90
+        "generation.py --batches 1 32 256 --repeats 3 --old false", "--batches 1 --repeats 1", 120
     ),
-    "features of B/32": Part("features.py --pictures 2048", TOY_FEATURES, 60),
-    "features of B/16": Part("features.py --pictures 1024 --encoder B/16", TOY_FEATURES, 60),
+    "features of B/32": Part("features.py --pictures 1024", TOY_FEATURES, 60),
+    "features of B/16": Part("features.py --pictures 512 --encoder B/16", TOY_FEATURES, 60),
     "features of L/14-336": Part(
-        "features.py --pictures 512 --encoder L/14-336 --repeats 2", TOY_FEATURES, 90
+        "features.py --pictures 256 --encoder L/14-336 --repeats 2", TOY_FEATURES, 90
     ),
     "training of the encoder": Part(
-        "encoder_training.py --pictures 64 --repeats 2", "--pictures 2 --steps 1 --repeats 1", 150
+        "encoder_training.py --pictures 64 --repeats 1 --steps 8", "--pictures 2 --steps 1", 150
     ),
 }
 

@@ -1,6 +1,6 @@
 """Settings of version 0.1, read as what they are called since.
 
-Twelve went with version 0.2: seven are gone, five are two in one (CHANGELOG.md has the table).
+Thirteen went with version 0.2: eight are gone, five are two in one (CHANGELOG.md has the table).
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ CARRIED_OVER: dict[str, Callable[[Any], bool]] = {
     "ENCODER_WARMUP_STEPS": lambda value: value == -1,
     "STREAM_HELD_OUT": lambda value: value == 1000,
     "HF_PRIVATE": lambda value: value is False,
-    **dict.fromkeys(("STOP_ON_SAVE_ERROR", "WANDB_LOG_BEST"), lambda value: True),
+    **dict.fromkeys(("STOP_ON_SAVE_ERROR", "WANDB_LOG_BEST", "COMPILE"), lambda value: True),
 }
 """Settings of version 0.1 that are gone, and the values for which nothing has changed."""
 FRACTIONS = ("VALIDATION_FRACTION", "TEST_FRACTION")
@@ -24,6 +24,7 @@ BECAME = {
     **dict.fromkeys(FRACTIONS, "write HELD_OUT_FRACTION"),
     **dict.fromkeys(("CACHE_FEATURES", "STREAM_CACHE_GB"), "write FEATURE_CACHE"),
     **dict.fromkeys(CARRIED_OVER, "leave it out"),
+    "COMPILE": "write CUDA_GRAPHS",
 }
 """What to do where somebody still names them."""
 NUMBERS = (*FRACTIONS, "SAVE_INTERVAL_STEPS", "SAVE_INTERVAL_MINUTES", "STREAM_CACHE_GB")

@@ -1,21 +1,17 @@
 """Schedule, decay, loss per true token, accumulation."""
 
-import itertools
 import math
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.utils import counters
 
 import optimization
 from captioning.system.runtime import Runtime
-from dataset import NO_TOKEN, Batch, Step, StepDataset
+from dataset import NO_TOKEN, Batch, Step
 from encoder import VisionEncoder
 from optimization import (
     BatchTooLargeError,
@@ -218,32 +214,3 @@ def test_it_overfits_eight_pictures() -> None:
         found = pipeline.captions(pipeline.features(batch.content), options)
         assert [one[0].text for one in found] == [record.captions[0] for record in records]
         assert min(one[0].confidence for one in found) > 0.9
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # which the compiler looks at
-def test_compiled_blocks_are_three_graphs_for_all_shapes_of_an_epoch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    counts = np.random.default_rng(0).integers(1, 6, 50).tolist()
-    _, captions = make_captions(counts)
-    model, runtime = make_model(vocabulary=len(TOKENIZER)), Runtime.create("cpu", "fp32")
-    torch._dynamo.reset()
-    counters.clear()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    model.decoder.compile_blocks()
-    gradients = Gradients(model, nn.Identity(), runtime, SMOOTHED)
-    shapes = set()
-    for epoch, micro in itertools.product(range(3), (0, 7)):
-        steps = StepDataset(captions, captions.plan(20, seed=epoch), NoiseFeatures(), micro)
-        for number in range(len(steps)):
-            step = steps[number]
-            assert isinstance(step, Step)
-            for batch in step.batches:
-                rows, length = batch.packing.rows, batch.packing.length
-                shapes.add((batch.num_tokens, rows, length, len(batch.picture_rows)))
-            gradients.add(step)
-            gradients.drop()
-    assert len(shapes) > 50
-    assert counters["stats"]["unique_graphs"] <= 3
-    assert not counters["graph_break"]
