@@ -262,7 +262,8 @@ def plain_way(
         inputs, targets = grid.to(runtime.device)
         positions = torch.arange(packing.length, device=runtime.device).repeat(packing.rows)
         with runtime.autocast():
-            logits = model(batch.content.float(), inputs, positions, packing)
+            features = batch.content.to(runtime.device).float()
+            logits = model(features, inputs, positions, packing)
             loss = F.cross_entropy(logits.float(), targets, ignore_index=pad, label_smoothing=0.1)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -442,7 +443,7 @@ def profile(step: Callable[[], int], count: int, device: torch.device) -> dict[s
         one.key: getattr(one, name) / 1e3 / count
         for one in profiler.key_averages()
         # What lies on a GPU are kernels, and spans of time that have names.
-        if not is_gpu or (one.device_type is DeviceType.CUDA and not one.is_user_annotation)
+        if not is_gpu or (one.device_type == DeviceType.CUDA and not one.is_user_annotation)
     }
     longest = sorted(times.items(), key=lambda item: -item[1])[:15]
     return {"a step, profiled": wall, "all kernels": sum(times.values()), **dict(longest)}
