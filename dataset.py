@@ -23,12 +23,11 @@ from captioning.store.views import TrainingPictures
 from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime
 from captioning.system.stopping import set_up_worker
-from captioning.training.packing import Packing
+from captioning.training.packing import Ints, Packing, pack_captions, ranges
 from tokenizer import CaptionTokenizer
 
 NO_TOKEN = -1
 """The target of a token that counts for nothing."""
-Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
@@ -189,7 +188,7 @@ def plan_epoch(
     pictures = picture_of_caption[starts]
     if generator is not None:
         order = generator.permutation(len(starts))
-        captions = captions[_ranges(starts[order], sizes[order])]
+        captions = captions[ranges(starts[order], sizes[order])]
         sizes, pictures = sizes[order], pictures[order]
     group_starts = np.concatenate([[0], np.cumsum(sizes)])
     computed = np.full_like(sizes, samples) if samples else sizes
@@ -206,12 +205,6 @@ def _fill(sizes: Ints, batch_size: int) -> Ints:
             filled = 0
         filled += size
     return np.array([*starts, len(sizes)] if len(sizes) else [0])
-
-
-def _ranges(starts: Ints, sizes: Ints) -> Ints:
-    """start, start + 1, ... for each of `sizes`, one after another."""
-    ends = np.cumsum(sizes)
-    return np.arange(sizes.sum()) + np.repeat(starts - (ends - sizes), sizes)
 
 
 class CaptionDataset:
@@ -283,21 +276,17 @@ class CaptionDataset:
         rows = torch.from_numpy(plan.pictures[groups].astype(np.int64))
         starts, stops = plan.group_starts[:-1][groups], plan.group_starts[1:][groups]
         sizes = stops - starts
-        captions = plan.captions[_ranges(starts, sizes)]
-        max_captions = int(sizes.max())
-        row = _ranges(np.arange(len(sizes)) * max_captions, sizes)  # (R,) each caption's row
+        captions = plan.captions[ranges(starts, sizes)]
         lengths = self._starts[captions + 1] - self._starts[captions] - 1
-        longest = int(lengths.max())
-        tokens = _ranges(self._starts[captions], lengths)
-        positions = _ranges(np.zeros(len(captions), np.int64), lengths)
-        slots = np.repeat(row * longest, lengths) + positions
+        tokens = ranges(self._starts[captions], lengths)
+        positions = ranges(np.zeros(len(captions), np.int64), lengths)
         return Batch(
             picture_rows=rows,
             content=pictures.rows(rows),
             inputs=torch.from_numpy(self._ids[tokens].astype(np.int64)),
             targets=torch.from_numpy(self._ids[tokens + 1].astype(np.int64)),
             positions=torch.from_numpy(positions),
-            packing=Packing(len(sizes) * max_captions, longest, torch.from_numpy(slots)),
+            packing=pack_captions(sizes, lengths),
             num_captions=int(plan.sizes(groups).sum()),
         )
 

@@ -73,14 +73,16 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, packing: Packing, cache: KVCache | None = None) -> Tensor:
         """(N, D) -> (N, D)."""
-        qkv = packing.pad(self.query_key_value(x))  # (R, T, 3 D)
-        q, k, v = split_heads(qkv, self.heads, parts=3)  # 3 (R, H, T, d)
-        if cache is not None:
-            k, v = cache.update(k, v)
-        # A cached step is one token a row, which may read all that the cache holds. Padding needs
-        # no mask: it stands behind a row's tokens, and its own results are not taken up again.
-        x = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
-        return self.output(packing.pack(x.transpose(1, 2).flatten(2)))
+        found = []
+        for qkv in packing.captions.spread(self.query_key_value(x)):  # (R, T, 3 D)
+            q, k, v = split_heads(qkv, self.heads, parts=3)  # 3 (R, H, T, d)
+            if cache is not None:
+                k, v = cache.update(k, v)
+            # A cached step is one token a row, which may read all that the cache holds. Padding
+            # needs no mask: it stands behind a row's tokens, and its results are not taken up.
+            read = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
+            found.append(read.transpose(1, 2).flatten(2))
+        return self.output(packing.captions.take(found))
 
 
 class CrossAttention(nn.Module):
@@ -106,15 +108,15 @@ class CrossAttention(nn.Module):
     ) -> Tensor:
         """(N, D) -> (N, D); appends (R, H, T, P) attention weights to `weights` if given."""
         keys = memory.keys
-        q = packing.pad(self.query(x)).view(keys.shape[0], -1, x.shape[-1])  # (B, R / B * T, D)
-        (q,) = split_heads(q, self.heads, parts=1)  # (B, H, R / B * T, d)
+        pictures = packing.pictures(keys.shape[0])
+        (q,) = pictures.spread(self.query(x))  # (B, places of a picture, D)
+        (q,) = split_heads(q, self.heads, parts=1)  # (B, H, places, d)
         if weights is not None:
+            assert packing.by_picture is None
             scores = q @ keys.transpose(-2, -1) / math.sqrt(q.shape[-1])
             shape = (packing.rows, packing.length, self.heads, keys.shape[2])
             weights.append(scores.softmax(-1).transpose(1, 2).reshape(shape).transpose(1, 2))
-        x = memory.read(q)
-        x = x.transpose(1, 2).reshape(packing.rows, packing.length, -1)  # (R, T, D)
-        return self.output(packing.pack(x))
+        return self.output(pictures.take([memory.read(q).transpose(1, 2).flatten(2)]))
 
 
 class DecoderBlock(nn.Module):

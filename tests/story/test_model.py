@@ -1,9 +1,11 @@
 """The decoder: no look-ahead, no padding, cached equals whole, captions keep to their picture."""
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from captioning.training.packing import Packing
+from captioning.training.packing import Packing, pack_captions, ranges
 from model import CaptionModel, DecoderState, memory_encoder, sinusoids
 from tests.helpers.models import FEATURES, PATCHES, VOCABULARY, make_model
 
@@ -170,13 +172,55 @@ def test_sinusoids_are_those_of_the_paper() -> None:
     torch.testing.assert_close(table[position, 2 * pair + 1], angle.cos(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("counts", [[3, 1, 5], [1], [2, 2, 2, 2]])
+def test_captions_laid_out_closer_give_the_grids_numbers(counts: list[int]) -> None:
+    generator = np.random.default_rng(0)
+    sizes = np.array(counts)
+    lengths = generator.integers(1, 9, sizes.sum())
+    close = pack_captions(sizes, lengths)
+    assert close.by_length is not None
+    assert close.by_picture is not None
+    grid = Packing(close.rows, close.length, close.slots)
+    model, tokens = make_model(), int(lengths.sum())
+    ids = torch.from_numpy(generator.integers(0, VOCABULARY, tokens))
+    positions = torch.from_numpy(ranges(np.zeros_like(lengths), lengths))
+    found = []
+    for packing in (grid, close):
+        logits = model(features_of(len(counts)), ids, positions, packing)
+        logits.logsumexp(-1).sum().backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        found.append((logits.detach(), gradients))
+        model.zero_grad()
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_hold_captions_of_like_length_and_those_of_a_picture() -> None:
+    packing = pack_captions(np.array([2, 4]), np.array([3, 9, 2, 2, 3, 8]))
+    assert packing.captions.blocks == ((2, 2), (1, 3), (1, 3), (1, 8), (1, 9))
+    assert packing.pictures(2).blocks == ((2, 15),)
+    rows = torch.arange(1, 28).view(-1, 1)
+    long, short = packing.captions.spread(rows)[-1], packing.captions.spread(rows)[0]
+    assert long.flatten().tolist() == list(range(4, 13))
+    assert short.flatten().tolist() == [13, 14, 15, 16]
+    (pictures,) = packing.pictures(2).spread(rows)
+    assert pictures[:, :, 0].tolist() == [[*range(1, 13), 0, 0, 0], [*range(13, 28)]]
+    on_gpu = packing.to(torch.device("meta"))
+    assert on_gpu.captions.blocks == ((8, 9),)
+    assert on_gpu.pictures(2).blocks == ((2, 15),)
+
+
 def test_packing_gradients_are_those_of_indexing() -> None:
     slots = torch.tensor([0, 1, 3, 5, 4])
     packing = Packing(2, 3, slots)
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, 3, 4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda v: packing.pack(packing.pad(v) * weight), (x,))
-    assert packing.pack(packing.pad(x)).equal(x)
+
+    def weighed(v: Tensor) -> Tensor:
+        (rows,) = packing.captions.spread(v)
+        return packing.captions.take([rows * weight])
+
+    assert torch.autograd.gradcheck(weighed, (x,))
+    assert packing.captions.take(packing.captions.spread(x)).equal(x)
 
 
 def test_logits_of_a_search_are_not_rounded_to_bfloat16() -> None:
