@@ -320,6 +320,8 @@ def load_model(
     start_id = checkpoint.tokenizer.start_id
     features = torch.zeros(1, encoder.num_tokens, encoder.feature_dim)
     _check_it_speaks(model.eval(), features, start_id, weights)
+    if runtime.int8:
+        model.decoder.multiply_in_integers()
     return CaptionPipeline(
         encoder.to(runtime.device).eval(),
         model.to(runtime.device).eval(),

@@ -107,6 +107,8 @@ class EvaluateOptions:
     """Seed of the bootstrap."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    precision: Annotated[Literal["auto", "fp32", "bf16", "int8"], OF_CHECKPOINTS] = "auto"
+    """Arithmetic of the checkpoints; int8: of their decoders alone, faster on a CPU, not exact."""
     revision: Annotated[str, OF_CHECKPOINTS] = ""
     """Branch, tag or commit of a Hub repository."""
     trust_remote_code: Annotated[bool, OF_CHECKPOINTS] = False
@@ -203,6 +205,7 @@ def _evaluated_checkpoint(options: EvaluateOptions, name: str) -> tuple["Evaluat
         name,
         revision=options.revision,
         device=options.device,
+        precision=options.precision,
         trust_remote_code=options.trust_remote_code,
     )
     if not captioner.is_ours:
@@ -448,6 +451,13 @@ def _check(options: EvaluateOptions) -> None:
                 "--clip-model looks at the pictures that the captions are of; add --image-dir "
                 "FOLDER."
             )
+    if options.model and options.dataset and not options.checkpoint:
+        problems += [
+            f"--{flag} is for checkpoints, and none is given; leave it out, or add --checkpoint "
+            "FOLDER."
+            for flag in ("choose", "precision", "revision")
+            if getattr(options, flag) != getattr(EvaluateOptions, flag)
+        ]
     role, sense = OF_GIVEN_CAPTIONS, "is for captions that are given; add --candidates FILE"
     if options.candidates:
         role = OF_CHECKPOINTS

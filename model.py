@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioning.decoding.attention import KeysValues, KVCache
+from captioning.decoding.integers import IntegerMatrix, replace_linear
 from captioning.gpt2.architecture import GPT2Architecture
 from captioning.system.errors import UserError
 from captioning.training.packing import Packing
@@ -190,6 +191,7 @@ class TransformerDecoder(nn.Module):
             DecoderBlock(dim, heads, ff_dim, memory_dim, dropout, style) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(dim, style.norm_eps)
+        self._vocabulary: IntegerMatrix | None = None
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
         initialise(self, branches=3 * layers)
 
@@ -203,6 +205,14 @@ class TransformerDecoder(nn.Module):
         """Hold everything frozen but what reads the picture."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_("cross" in name)
+
+    def multiply_in_integers(self) -> None:
+        """From now on compute all products with weights in 8-bit integers, to caption only.
+
+        Raises `UserError` where the processor cannot.
+        """
+        replace_linear(self)
+        self._vocabulary = IntegerMatrix(self.embedding.weight)
 
     def keys_values(self, memory: Tensor) -> list[KeysValues]:
         """(B, P, M) -> each layer's cross-attention keys and values."""
@@ -227,6 +237,8 @@ class TransformerDecoder(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """(N, D) hidden states -> (N, V): how well each token of the vocabulary follows."""
+        if self._vocabulary is not None:
+            return self._vocabulary(x)
         return F.linear(x, self.embedding.weight)
 
     def exact_logits(self, x: Tensor) -> Tensor:

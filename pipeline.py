@@ -115,7 +115,7 @@ class CaptionPipeline:
     def decoding(self, search: SearchOptions) -> str:
         """How captions come about, in a few words."""
         chosen = f", chosen by {self.neighbours.description}" if self.neighbours else ""
-        return search.description + chosen
+        return search.description + ", in int8" * self.runtime.int8 + chosen
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

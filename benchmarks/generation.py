@@ -13,6 +13,7 @@ with its cache. Batch 1 is also the latency of one picture. The JSON file holds 
 both, which bounds what one can be faster than the other.
 """
 
+import copy
 import itertools
 import json
 import math
@@ -55,6 +56,8 @@ class Options:
     """Standard deviation of the tokens of a caption."""
     batches: tuple[int, ...] = (1, 32)
     """Pictures that are searched together."""
+    int8: bool = False
+    """Measure ours with 8-bit integers too, as `--precision int8` has it."""
     old: bool = True
     """Measure the old way too."""
     repeats: int = 5
@@ -238,11 +241,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(0)
     device = torch.device(options.device)
     model, their_model = make_ours().to(device).eval(), make_theirs().to(device)
+    models = {"ours": model}
+    if options.int8:
+        models["int8"] = copy.deepcopy(model)
+        models["int8"].decoder.multiply_in_integers()
     results: dict[str, dict[str, float]] = {}
     generator = np.random.default_rng(0)
-    print(
-        f"{'':16}{'ours':>12}{'transformers':>14}{'old':>10}   captions/s, ours/old, ours/transf."
-    )
     kinds = ((("greedy", 1), ("beam5", 5)), options.batches)
     for (method, beam_size), batch in itertools.product(*kinds):
         name = f"{method}_batch{batch}"
@@ -254,9 +258,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             lengths[:] = round(options.mean_tokens)
         expected = int(lengths.sum())
         sides: dict[str, Callable[[], int]] = {
-            "ours": partial(ours, model, features, beam_size, lengths),
-            "transformers": partial(theirs, their_model, memory, beam_size, lengths),
+            side: partial(ours, of_ours, features, beam_size, lengths)
+            for side, of_ours in models.items()
         }
+        sides["transformers"] = partial(theirs, their_model, memory, beam_size, lengths)
         if options.old:
             sides["old"] = partial(old, model, features, beam_size, lengths)
         seconds: dict[str, list[float]] = {side: [] for side in sides}
@@ -272,14 +277,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             "ratio_to_transformers": median["transformers"] / median["ours"],
             "seconds": median["ours"],
         }
+        if options.int8:
+            results[name]["int8_captions_per_second"] = batch / median["int8"]
+            results[name]["int8_ratio_to_transformers"] = median["transformers"] / median["int8"]
+        rates = ", ".join(f"{side} {batch / median[side]:.2f}" for side in sides)
+        print(f"{name}: {rates} captions/s")
+        print("  " + ", ".join(f"{key} {value:.2f}" for key, value in results[name].items()))
         if device.type == "cpu":  # on a GPU work is not what takes the time
             results[name]["gflop"] = gflop_of(sides["ours"])
             results[name]["gflop_transformers"] = gflop_of(sides["transformers"])
-        rates = "".join(f"{batch / median[side]:12.2f}" for side in sides)
-        print(
-            f"{name:16}{rates}   {results[name]['ratio_to_old']:6.1f} "
-            f"{results[name]['ratio_to_transformers']:6.1f}   {median['ours'] * 1000:.0f} ms"
-        )
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=2) + "\n")
     return 0

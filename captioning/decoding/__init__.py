@@ -10,7 +10,8 @@ Open this file first: `search` chooses the way, and greedy search and sampling s
 Then `options` (how to search), `hypotheses` (what a search works on: the state, open captions as
 tensors, found captions), `token_rules` (what a caption may say), the longest, `beam_search`, and
 `placing`: words put into captions that were found without them. `neighbours` stands beside them: it
-chooses among captions that were found, by their words.
+chooses among captions that were found, by their words. `attention` and `integers` are what a
+decoder of ours computes a step of a search with.
 
 A model takes part by two methods, `step` and `reorder` of `NextToken`: `model.DecoderState` has
 them, and so has the toy table against which the tests try every caption there is. The room knows

@@ -37,6 +37,8 @@ class Runtime:
     """What matrices are multiplied in: float32, or bfloat16 under autocast."""
     rank: int = 0
     world_size: int = 1
+    int8: bool = False
+    """Whether decoders that only caption multiply with their weights in 8-bit integers."""
 
     @classmethod
     def create(cls, device: str = "auto", precision: str = "auto") -> "Runtime":
@@ -44,6 +46,10 @@ class Runtime:
         rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         chosen = choose_device(device, local_rank if world_size > 1 else None)
+        if precision == "int8" and chosen.type != "cpu":
+            raise UserError(
+                f"--precision int8 is for the CPU, not for {chosen}; write --device cpu"
+            )
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
             torch.set_float32_matmul_precision("high")  # TF32
@@ -59,7 +65,7 @@ class Runtime:
         has_bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         use_bf16 = precision == "bf16" or (precision == "auto" and has_bf16)
         dtype = torch.bfloat16 if use_bf16 else torch.float32
-        return cls(chosen, dtype, rank, world_size)
+        return cls(chosen, dtype, rank, world_size, int8=precision == "int8")
 
     @property
     def is_main(self) -> bool:
@@ -80,6 +86,7 @@ class Runtime:
             threads = torch.get_num_threads()
             name = f"{self.device.type}, {threads} thread{'s' * (threads != 1)}"
         precision = "bf16" if self.dtype is torch.bfloat16 else "fp32"
+        precision += ", decoder in int8" * self.int8
         processes = f"{self.world_size} x " if self.world_size > 1 else ""
         return f"{processes}{name}, {precision}"
 

@@ -215,17 +215,20 @@ def test_checkpoints_of_one_name_keep_apart(tmp_path: Path) -> None:
     assert list(short_names([*names[:1], "user/repo"]).values()) == ["run/best", "user/repo"]
 
 
-def test_other_searches_and_splits(best: Path, tmp_path: Path) -> None:
+def test_other_searches_and_splits(
+    best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captioning.decoding.integers.check_processor", lambda: None)
     captions = {}
     for name, words in {
-        "greedy": ("--method", "greedy"),
+        "greedy": ("--method", "greedy", "--precision", "int8"),
         "wide": ("--beam-size", "5", "--split", "validation"),
     }.items():
         folder = tmp_path / name
-        words = ("--checkpoint", str(best), "--no-java", "--limit", "3", *words)
-        assert evaluate.main([*words, "--output", str(folder)]) == 0
+        asked = ("--checkpoint", str(best), "--no-java", "--limit", "3", *words)
+        assert evaluate.main([*asked, "--output", str(folder)]) == 0
         captions[name] = json.loads((folder / "metrics.json").read_text())["protocol"]
-    assert captions["greedy"]["decoding"] == "greedy"
+    assert captions["greedy"]["decoding"] == "greedy, in int8"
     assert captions["wide"]["decoding"].startswith("beam search, 5 beams")
     assert captions["wide"]["split"] == "validation"
 
@@ -414,6 +417,9 @@ def test_bad_files_are_a_sentence(
         ("--split val", "it must be one of test, validation, train."),
         ("--output-dir nowhere", "there is no trained model under nowhere"),
         ("--checkpoint no/such/folder", "neither a folder nor"),
+        ("--precision fp8", "it must be one of auto, fp32, bf16, int8."),
+        ("--model x --dataset d --precision int8", "--precision is for checkpoints, and none is"),
+        ("--model x --dataset d --choose neighbours", "leave it out, or add --checkpoint FOLDER."),
     ],
 )
 def test_each_mistake_has_its_sentence(
