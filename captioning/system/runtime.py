@@ -28,6 +28,9 @@ COLLECTIVE_TIMEOUT = timedelta(days=1)
 """Others may wait long, while one prepares the data; that one has failed they learn otherwise."""
 
 
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
+
+
 @dataclass(frozen=True)
 class Runtime:
     """The device, the precision and this process's place among the processes."""
@@ -46,6 +49,10 @@ class Runtime:
         rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         chosen = choose_device(device, local_rank if world_size > 1 else None)
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"there is no precision {precision!r}; write one of: {', '.join(PRECISIONS)}."
+            )
         if precision == "int8" and chosen.type != "cpu":
             raise UserError(
                 f"--precision int8 is for the CPU, not for {chosen}; write --device cpu"

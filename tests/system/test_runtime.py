@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from captioning.system.errors import UserError
 from captioning.system.runtime import Runtime, choose_device, stable_seed
 from tests.helpers.one_of_many import OneOfMany, one_of
 
@@ -84,3 +85,8 @@ def test_workers_that_set_up_worker_end_with_it() -> None:
     """As where an error is on its way, and holds what had been reading."""
     done = subprocess.run([sys.executable, "-c", HOLDS_A_LOADER], timeout=60)
     assert done.returncode == 5
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(UserError, match="no precision 'half'; write one of: auto, fp32, bf16"):
+        Runtime.create("cpu", "half")
