@@ -11,7 +11,7 @@ useful alone (docs/library.md): `captioning.metrics`, `captioning.decoding`, `ca
     tracking     what is written down of a run while it goes on
     store        features and pixels on disk
     decoding     search over any model of the next token
-    training     packing, averages, sharded weights, state
+    training     packing, recorded steps, averages, sharded weights, state
     sharing      checkpoints on the Hub
     reports      pages to look at
     streaming    pictures that pass, without end

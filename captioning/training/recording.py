@@ -101,7 +101,11 @@ class RecordedPasses(Generic[Batch]):
             held = batch.to(self._device)
             factor = torch.ones((), device=self._device)
             recording = Recording(held, factor, *self._record(lambda: self._run(held, factor)))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            # A recording that ran out of memory may fail once more at its end.
+            errors = error, error.__context__
+            if not any(isinstance(one, torch.OutOfMemoryError) for one in errors):
+                raise
             self.stop()
             torch.cuda.empty_cache()
             return None

@@ -21,12 +21,20 @@ CPU = torch.device("cpu")
 class Tape:
     """In the place of a CUDA graph: does the recorded call again."""
 
-    def __init__(self, is_full: bool = False) -> None:
-        self.calls, self._is_full = 0, is_full
+    def __init__(self, is_full: bool = False, fails_at_end: bool = False) -> None:
+        self.calls, self._is_full, self._fails_at_end = 0, is_full, fails_at_end
+
+    def end(self) -> None:
+        """As a CUDA graph's end may."""
+        if self._fails_at_end:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     def __call__(self, run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         if self._is_full:
-            raise torch.OutOfMemoryError
+            try:
+                raise torch.OutOfMemoryError
+            finally:
+                self.end()
         self.calls += 1
         value = torch.zeros(())
         return lambda: value.copy_(run()), value
@@ -131,11 +139,12 @@ def test_a_recording_has_memory_of_its_own() -> None:
     torch.testing.assert_close(found(model), found(plain_model), rtol=1e-4, atol=1e-5)
 
 
-def test_where_memory_is_short_nothing_is_recorded_any_more(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("fails_at_end", [False, True])
+def test_where_memory_is_short_for_a_recording_nothing_is_recorded_any_more(
+    *, fails_at_end: bool
 ) -> None:
     step = steps_of(11)[0]
-    model, gradients = model_and_gradients(Tape(is_full=True))
+    model, gradients = model_and_gradients(Tape(is_full=True, fails_at_end=fails_at_end))
     plain_model, plain = model_and_gradients()
     for _ in range(3):
         gradients.drop()
@@ -145,6 +154,11 @@ def test_where_memory_is_short_nothing_is_recorded_any_more(
     plain.add(step)
     torch.testing.assert_close(found(model), found(plain_model), rtol=1e-4, atol=1e-5)
 
+
+def test_a_step_that_does_not_fit_gives_the_recordings_memory_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = steps_of(11)[0]
     model, gradients = model_and_gradients(Tape())
     assert gradients._recorded is not None
     for _ in range(2):
