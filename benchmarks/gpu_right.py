@@ -23,12 +23,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.flags import last_of_each
 from benchmarks.training import (
     PATCHES,
     DrawnRows,
+    decoder_gradients,
     drawn_records,
     make_model,
     make_optimizer,
@@ -134,13 +135,7 @@ def gradients_of(
     step = step_of(StepDataset(captions, captions.plan(256, seed=0), rows), 0)
     runtime = Runtime.create(device, precision)
     model = make_model(config, PATCHES, 10_000, runtime.device)
-    maker = Gradients(
-        model,
-        nn.Identity(),  # type: ignore[arg-type]
-        runtime,
-        CrossEntropy(0.1),
-        records=records,
-    )
+    maker = decoder_gradients(model, runtime, 0.1, records=records)
     found = []
     for seed in (0, 1, 0) if records else (0,):
         maker.drop()
@@ -231,13 +226,7 @@ def check_memory(options: Options) -> dict[str, Any]:
     rows = DrawnRows(len(records), runtime.device, torch.bfloat16)
     whole = StepDataset(captions, captions.plan(2000, seed=0), rows)
     model = make_model(Config(DECODER_DROPOUT=0.0), 50, len(tokenizer), runtime.device)
-    gradients = Gradients(
-        model,
-        nn.Identity(),  # type: ignore[arg-type]
-        runtime,
-        CrossEntropy(0.1),
-        records=True,
-    )
+    gradients = decoder_gradients(model, runtime, 0.1, records=True)
     before = torch.cuda.memory_allocated()
     full_loss = float(gradients.add(step_of(whole, 0)))
     gradients.drop()

@@ -179,6 +179,15 @@ def make_optimizer(
     )
 
 
+def decoder_gradients(
+    model: CaptionModel, runtime: Runtime, label_smoothing: float, *, records: bool
+) -> Gradients:
+    """Gradients of cross-entropy for features that are given, as `train.py` makes them."""
+    encoder = nn.Identity()
+    objective = CrossEntropy(label_smoothing)
+    return Gradients(model, encoder, runtime, objective, records=records)  # type: ignore[arg-type]
+
+
 def flops(batches: Sequence[Batch], model: CaptionModel, tokens: int = PATCHES) -> float:
     """Floating-point operations of a training step: two a weight and token it meets, times three.
 
@@ -288,13 +297,8 @@ class OurWay:
         self.model, self.steps, self.runtime, self.config = model, steps, runtime, config
         self.optimizer = make_optimizer(model, config)
         self.number = 0
-        self.gradients = Gradients(
-            model,
-            nn.Identity(),  # type: ignore[arg-type]
-            runtime,
-            CrossEntropy(config.LABEL_SMOOTHING),
-            records=runtime.device.type == "cuda" and config.CUDA_GRAPHS == "auto",
-        )
+        records = runtime.device.type == "cuda" and config.CUDA_GRAPHS == "auto"
+        self.gradients = decoder_gradients(model, runtime, config.LABEL_SMOOTHING, records=records)
 
     def __call__(self) -> int:
         """One step; returns its pairs."""
