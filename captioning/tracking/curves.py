@@ -10,6 +10,8 @@ TRAINING_COLOUR = "#9aa5b1"
 VALIDATION_COLOUR = "#1f6feb"
 METRIC_COLOURS = ("#d1495b", "#2a9d8f", "#edae49", "#6f4e9b", "#00798c")
 SHOWN_METRICS = ("CIDEr", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
+PANEL = (5.2, 3.8)
+"""Width and height of a panel, inches."""
 SMOOTHED_POINTS = 40
 """The smoothed training curve averages about a fortieth of the run."""
 
@@ -35,8 +37,17 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, *, title: str) -
     ]
     if not panels:
         return
-    figure = Figure(figsize=(5.2 * len(panels), 3.8), layout="constrained")
+    # Margins are given: to find them, matplotlib would draw all of it twice more.
+    width, height = PANEL[0] * len(panels), PANEL[1]
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        left=0.55 / width,
+        right=1 - 0.15 / width,
+        bottom=0.5 / height,
+        top=1 - 0.65 / height,
+        wspace=0.75 / (PANEL[0] - 0.75),
+    )
     figure.suptitle(title, fontsize=12, x=0.01, ha="left", fontweight="bold")
     for draw, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
         draw(axes, lines)

@@ -155,6 +155,7 @@ class RunFiles:
         self._samples = JsonLines(run_dir / SAMPLES_NAME, kept_until=resumed_step)
         self._curves = run_dir / CURVES_NAME
         self._title = title
+        self._drawn = 0  # lines that the curves show
         # A run stopped between a validation and the end of its step repeats that validation.
         self._validated = {
             line["step"] for line in self.metrics.read() if "validation_loss" in line
@@ -184,7 +185,10 @@ class RunFiles:
     def close(self) -> None:
         """Have all on disk, and the curves drawn."""
         self.sync()
-        draw_curves(self.metrics.read(), self._curves, title=self._title)
+        lines = self.metrics.read()
+        if len(lines) != self._drawn:
+            draw_curves(lines, self._curves, title=self._title)
+            self._drawn = len(lines)
 
 
 class JsonLines:

@@ -114,7 +114,7 @@ def test_several_processes_evaluate_as_one_does(place: Path, tmp_path: Path) -> 
 def test_an_error_of_one_process_ends_all_with_its_sentence(place: Path, tmp_path: Path) -> None:
     what = 'raise UserError("The disk of the second process is full; free some.")'
     script = write_script(tmp_path / "t.py", AT_STEP.format(number=3, rank=1, what=what))
-    process = start_training(place, 3, script=script, RUN_NAME="error")
+    process = start_training(place, script=script, RUN_NAME="error")
     began = time.monotonic()
     _, problems = outputs_of(process)
     assert time.monotonic() - began < 60
@@ -125,7 +125,7 @@ def test_an_error_of_one_process_ends_all_with_its_sentence(place: Path, tmp_pat
 
 
 def test_a_mistake_that_all_processes_find_is_told_once(place: Path) -> None:
-    process = start_training(place, 3, RUN_NAME="mistake", DECODER_HEADS=5)
+    process = start_training(place, RUN_NAME="mistake", DECODER_HEADS=5)
     _, problems = outputs_of(process)
     assert problems.count("error: DECODER_HEADS is 5") == 1
     assert "exitcode  : 2" in problems

@@ -51,6 +51,21 @@ def test_lines_hold_what_was_measured(tmp_path: Path) -> None:
     assert (tmp_path / "a-run" / "curves.png").is_file()
 
 
+def test_curves_are_drawn_again_for_new_lines_alone(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "a-run", config(tmp_path))
+    log.start(FACTS)
+    log.step(50, 1, MEASURED)
+    log.validation(100, 1, SCORES)
+    curves = tmp_path / "a-run" / "curves.png"
+    drawn = curves.stat().st_ino
+    log.close(finished=True)
+    assert curves.stat().st_ino == drawn
+    files = RunFiles(tmp_path / "a-run", "a-run", resumed_step=100)
+    files.step(150, 2, MEASURED)
+    files.close()
+    assert curves.stat().st_ino != drawn
+
+
 def test_a_resumed_log_has_neither_gap_nor_double_line(tmp_path: Path) -> None:
     samples = make_samples(tmp_path / "pictures")
 
