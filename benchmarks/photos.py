@@ -64,6 +64,9 @@ RUNGS = {
     "2 captions a step": Rung("plain", "--CAPTIONS_PER_STEP 2"),
     "smoothing 0": Rung("plain", "--LABEL_SMOOTHING 0"),
     "dropout 0.3": Rung("plain", "--DECODER_DROPOUT 0.3"),
+    "half the rate": Rung("plain", "--LEARNING_RATE 4e-4"),
+    "twice the rate": Rung("plain", "--LEARNING_RATE 1.6e-3"),
+    "warm-up of 10 steps": Rung("plain", "--WARMUP_STEPS 10"),
     "6 layers": Rung("plain", "--DECODER_LAYERS 6"),
     "512 wide": Rung(
         "plain",

@@ -215,12 +215,20 @@ def test_the_workers_of_a_killed_run_do_not_hold_its_folder(tmp_path: Path) -> N
             os.killpg(group, signal.SIGKILL)
 
 
-@pytest.fixture
-def stopped(place: Path) -> Path:
+@pytest.fixture(scope="module")
+def stopped_once(place: Path) -> Path:
     """A run with an older checkpoint beside the last, and half of its way to go."""
-    name = f"stopped {len(list((place / 'checkpoints').iterdir()))}"
-    run_killed(place, 10, RUN_NAME=name, KEEP_CHECKPOINTS=1, **SAVES)
-    return place / "checkpoints" / name
+    run_killed(place, 10, RUN_NAME="stopped", KEEP_CHECKPOINTS=1, **SAVES)
+    return place / "checkpoints" / "stopped"
+
+
+@pytest.fixture
+def stopped(stopped_once: Path) -> Path:
+    """A copy of that run."""
+    number = len(list(stopped_once.parent.glob("stopped *")))
+    copied = stopped_once.with_name(f"stopped {number}")
+    shutil.copytree(stopped_once, copied)
+    return copied
 
 
 def cut(path: Path) -> None:
