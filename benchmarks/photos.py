@@ -62,6 +62,8 @@ RUNGS = {
     "layer -2": Rung("plain", "--ENCODER_LAYERS -2"),
     "mirrored": Rung("plain", "--FEATURE_VIEWS 2 --AUGMENTATION flip"),
     "2 captions a step": Rung("plain", "--CAPTIONS_PER_STEP 2"),
+    "1 caption a step": Rung("plain", "--CAPTIONS_PER_STEP 1"),
+    "pooled, 2 captions a step": Rung("pooled", "--CAPTIONS_PER_STEP 2"),
     "smoothing 0": Rung("plain", "--LABEL_SMOOTHING 0"),
     "dropout 0.3": Rung("plain", "--DECODER_DROPOUT 0.3"),
     "half the rate": Rung("plain", "--LEARNING_RATE 4e-4"),
