@@ -201,8 +201,8 @@ def test_a_run_on_other_features_captions_and_shows_what_it_looked_at(
     if "ENCODER_TOKENS" in changes:  # no prefix, so that all of the attention is on the picture
         assert all(abs(word.grid.sum() - 1) < 1e-5 for word in words)
     output = tmp_path / "evaluation"
-    words = ["--checkpoint", str(folder / "best"), "--output", str(output), "--no-java"]
-    assert evaluate(words) == 0
+    command = ["--checkpoint", str(folder / "best"), "--output", str(output), "--no-java"]
+    assert evaluate(command) == 0
     assert (output / "report.html").stat().st_size > 10_000
     wide = captioner.attention(picture, caption, rollout=True)
     assert wide[0].grid.shape == captioner.pipeline.encoder.tower_shape.grid
