@@ -51,6 +51,7 @@ class Rung:
 
 NEIGHBOURS = "--beam-size 10 --choose neighbours"
 SELF_CRITICAL = "--NUM_EPOCHS 0 --SCST_EPOCHS 2 --BATCH_SIZE 250 --WARMUP_STEPS 20"
+OF_BEAMS = f"{SELF_CRITICAL} --SCST_LEARNING_RATE 1e-4 --SCST_SEARCH beam --SCST_EPOCHS 1"
 RUNGS = {
     "plain": Rung(),
     "neighbours": Rung("plain", search=NEIGHBOURS),
@@ -59,7 +60,6 @@ RUNGS = {
     "memory layers": Rung("plain", "--MEMORY_LAYERS 3"),
     "pooled": Rung("plain", "--ENCODER_POOLING 2"),
     "pooled, memory layers": Rung("pooled", "--MEMORY_LAYERS 3"),
-    "pooled by 7": Rung("plain", "--ENCODER_POOLING 7"),
     "layer -2": Rung("plain", "--ENCODER_LAYERS -2"),
     "mirrored": Rung("plain", "--FEATURE_VIEWS 2 --AUGMENTATION flip"),
     "2 captions a step": Rung("plain", "--CAPTIONS_PER_STEP 2"),
@@ -80,18 +80,10 @@ RUNGS = {
     "8 epochs": Rung("plain", "--NUM_EPOCHS 8 --DECODER_DROPOUT 0.2 --WARMUP_STEPS 200"),
     "8 epochs, neighbours": Rung("8 epochs", search=NEIGHBOURS),
     "self-critical": Rung("plain", f"{SELF_CRITICAL} --SCST_LEARNING_RATE 5e-5", goes_on=True),
-    "self-critical, beams": Rung(
-        "plain",
-        f"{SELF_CRITICAL} --SCST_LEARNING_RATE 1e-4 --SCST_SEARCH beam --SCST_EPOCHS 1",
-        goes_on=True,
-    ),
+    "self-critical, beams": Rung("plain", OF_BEAMS, goes_on=True),
     "self-critical, neighbours": Rung("self-critical, beams", search=NEIGHBOURS),
     "pooled, 2 captions, neighbours": Rung("pooled, 2 captions a step", search=NEIGHBOURS),
-    "pooled, 2 captions, self-critical": Rung(
-        "pooled, 2 captions a step",
-        f"{SELF_CRITICAL} --SCST_LEARNING_RATE 1e-4 --SCST_SEARCH beam --SCST_EPOCHS 1",
-        goes_on=True,
-    ),
+    "pooled, 2 captions, self-critical": Rung("pooled, 2 captions a step", OF_BEAMS, goes_on=True),
     "with cross-entropy": Rung(
         "plain",
         f"{SELF_CRITICAL} --SCST_LEARNING_RATE 5e-5 --SCST_CROSS_ENTROPY 0.5",

@@ -37,7 +37,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, *, title: str) -
     ]
     if not panels:
         return
-    # Margins are given: to find them, matplotlib would draw all of it twice more.
+    # Margins are given: to find them, matplotlib would lay all of it out once more.
     width, height = PANEL[0] * len(panels), PANEL[1]
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
