@@ -7,7 +7,9 @@ its device.
 """
 
 import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -60,6 +62,8 @@ class Runtime:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
             torch.set_float32_matmul_precision("high")  # TF32
+        elif sys.platform == "linux":
+            keep_freed_memory()
         if world_size > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
             dist.init_process_group(
@@ -203,6 +207,20 @@ class Runtime:
     def seed_step(self, seed: int, step: int) -> None:
         """Make this process's random numbers of a step (dropout) a function of (seed, step)."""
         torch.manual_seed(stable_seed(seed, step, self.rank))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep memory that is freed, up to 2 GiB, for what is allocated next.
+
+    Otherwise large tensors are new pages each time, which the system must clear: an EfficientNet
+    spends more time on that than on its arithmetic (BENCHMARKS.md, "Features").
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # another libc has none
+    if mallopt is not None:
+        m_mmap_threshold, m_trim_threshold = -3, -1  # <malloc.h>
+        # An old glibc refuses more than 32 MiB.
+        if mallopt(m_mmap_threshold, 1 << 30) or mallopt(m_mmap_threshold, 1 << 25):
+            mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
 def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
