@@ -79,6 +79,8 @@ RUNGS = {
     "average of weights": Rung("plain", "--EMA_DECAY 0.999"),
     "8 epochs": Rung("plain", "--NUM_EPOCHS 8 --DECODER_DROPOUT 0.2 --WARMUP_STEPS 200"),
     "8 epochs, neighbours": Rung("8 epochs", search=NEIGHBOURS),
+    "8 epochs, self-critical": Rung("8 epochs", OF_BEAMS, goes_on=True),
+    "8 epochs, self-critical, neighbours": Rung("8 epochs, self-critical", search=NEIGHBOURS),
     "self-critical": Rung("plain", f"{SELF_CRITICAL} --SCST_LEARNING_RATE 5e-5", goes_on=True),
     "self-critical, beams": Rung("plain", OF_BEAMS, goes_on=True),
     "self-critical, neighbours": Rung("self-critical, beams", search=NEIGHBOURS),
