@@ -140,14 +140,15 @@ def _build(options_type: type[Options], default: Options | None, values: dict[st
     if default is not None:
         return typing.cast(Options, dataclasses.replace(typing.cast(Any, default), **values))
     missing = [
-        f"{_flag(field.name)} is missing."
+        field.name
         for field in dataclasses.fields(typing.cast(Any, options_type))
         if field.name not in values
         and field.default is dataclasses.MISSING
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UserError(*missing)
+        meanings = {field.name: field.meaning for field in described_fields(options_type)}
+        raise UserError(*(f"{_flag(name)} is missing. {meanings[name]}" for name in missing))
     return options_type(**values)
 
 
