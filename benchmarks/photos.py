@@ -87,7 +87,6 @@ RUNGS = {
     "pooled, 2 captions, neighbours": Rung("pooled, 2 captions a step", search=NEIGHBOURS),
     "pooled, 2 captions, self-critical": Rung("pooled, 2 captions a step", OF_BEAMS, goes_on=True),
     "with cross-entropy": Rung("plain", f"{OF_BEAMS} --SCST_CROSS_ENTROPY 0.5", goes_on=True),
-    "self-critical, dropout 0.3": Rung("plain", f"{OF_BEAMS} --DECODER_DROPOUT 0.3", goes_on=True),
     "two blocks trained": Rung(
         "plain",
         "--NUM_EPOCHS 3 --ENCODER_TRAINED_BLOCKS 2 --ENCODER_LEARNING_RATE 5e-5 "
